@@ -1,0 +1,2 @@
+//! Types shared by the eBPF programs and userspace.
+#![no_std]

@@ -1,0 +1,1 @@
+//! proxy-agent: one control stream per server, dials to targets.

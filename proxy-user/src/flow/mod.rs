@@ -1,0 +1,9 @@
+//! What a flow is: its ids, its counts, how it ended, why a dial failed.
+
+mod dial_error;
+mod ending;
+mod meter;
+
+pub use dial_error::{DialError, DialReason};
+pub use ending::{Direction, Ending, Finish};
+pub use meter::{Engine, Meter, Path};

@@ -1,0 +1,1 @@
+//! The bytes' own road: one TCP connection per flow between our server and our agent.

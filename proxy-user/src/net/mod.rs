@@ -1,0 +1,1 @@
+//! Sockets, TLS files and budgets; knows nothing of flows.

@@ -1,0 +1,1 @@
+//! proxy-server: frontends, agents, and the dial between them.

@@ -1,0 +1,64 @@
+//! The two kinds of end that can be joined, and the bytes that belong in front of them.
+
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A clear, non-blocking socket that was taken out of tokio.
+#[derive(Debug)]
+pub enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// An end that is no plain socket: a TLS stream, a mux flow, a gRPC frontend flow.
+///
+/// A clean end of the peer reads as EOF (0 bytes); an abort reads as `ErrorKind::ConnectionReset`.
+/// `poll_shutdown` ends our direction cleanly (FIN, close_notify, mux FIN) and leaves the other one open
+/// where the wire below can express that.
+pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Ends both directions at once, such that the peer sees an abort and not a clean end.
+    /// Bytes already accepted may be lost. Dropping without a shutdown does the same.
+    fn abort(&mut self);
+}
+
+/// One side of a join.
+pub struct End {
+    pub io: EndIo,
+    /// Read from this end already, to be sent to the other end before anything else (bytes pipelined behind a
+    /// CONNECT head).
+    pub early: Bytes,
+    /// Ours, to be written to this end before any byte of the other one (the `200` of a CONNECT). Not counted
+    /// as bytes of the flow. A Unix socket has read it (SIOCOUTQ 0, at most 50 ms) before bytes follow it.
+    pub greeting: Bytes,
+}
+
+/// What an [`End`] is made of.
+pub enum EndIo {
+    Plain(Plain),
+    Stream(Box<dyn FlowStream>),
+}
+
+impl End {
+    pub fn tcp(socket: TcpStream) -> End {
+        End { io: EndIo::Plain(Plain::Tcp(socket)), early: Bytes::new(), greeting: Bytes::new() }
+    }
+
+    pub fn unix(socket: UnixStream) -> End {
+        End { io: EndIo::Plain(Plain::Unix(socket)), early: Bytes::new(), greeting: Bytes::new() }
+    }
+
+    pub fn stream(stream: impl FlowStream + 'static) -> End {
+        End { io: EndIo::Stream(Box::new(stream)), early: Bytes::new(), greeting: Bytes::new() }
+    }
+
+    pub fn with_early(self, early: Bytes) -> End {
+        End { early, ..self }
+    }
+
+    pub fn with_greeting(self, greeting: Bytes) -> End {
+        End { greeting, ..self }
+    }
+}

@@ -1,0 +1,7 @@
+//! Bytes to types and back; no I/O, no tokio. Everything here is fuzzed.
+
+/// What `build.rs` makes of `proto/konnectivity.proto`. Only this module and the gRPC services name it.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod pb {
+    tonic::include_proto!("_");
+}
