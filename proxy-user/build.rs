@@ -3,6 +3,7 @@ fn main() {
     let files = protox::compile(["proto/konnectivity.proto", "proto/lane.proto"], ["proto"]).expect("the .proto files compile");
     tonic_prost_build::configure()
         .bytes(".")
+        .build_transport(false)
         .compile_fds(files)
         .expect("the .proto files generate");
 }
