@@ -1,9 +1,61 @@
-fn main() {
-    println!("cargo:rerun-if-changed=proto/konnectivity.proto");
-    let files = protox::compile(["proto/konnectivity.proto", "proto/lane.proto"], ["proto"]).expect("the .proto files compile");
-    tonic_prost_build::configure()
-        .bytes(".")
-        .build_transport(false)
-        .compile_fds(files)
-        .expect("the .proto files generate");
+//! Generates the protocol's types, and embeds the eBPF object when it is the one of these sources.
+
+#[path = "../xtask/src/stamp.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod stamp;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use stamp::Stamp;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    protocol()?;
+    println!("cargo:rustc-check-cfg=cfg(ebpf_object)");
+    if env::var_os("CARGO_FEATURE_EBPF").is_some() {
+        object()?;
+    }
+    Ok(())
+}
+
+fn protocol() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(["proto/konnectivity.proto", "proto/lane.proto"], ["proto"])?;
+    tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(files)?;
+    Ok(())
+}
+
+/// A release build refuses without a matching object: a binary that silently lost its fast path is worse than
+/// none. A debug build goes on and the binary says so.
+fn object() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
+    for path in ["ebpf", "../proxy-ebpf/Cargo.toml", "../proxy-ebpf/src", "../Cargo.lock", "../xtask/src/stamp.rs"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    match matching(&root) {
+        Ok((object, stamp)) => {
+            fs::write(Path::new(&env::var("OUT_DIR")?).join("proxy-ebpf.o"), object)?;
+            println!("cargo:rustc-cfg=ebpf_object");
+            println!("cargo:rustc-env=KONDUIT_EBPF_STAMP={} by {}", &stamp.sources[..12], stamp.toolchain);
+            Ok(())
+        }
+        Err(why) if env::var("PROFILE")? == "release" => {
+            Err(format!("{why}. Run: cargo xtask build (or build with --no-default-features for a binary without eBPF)").into())
+        }
+        Err(_) => Ok(()),
+    }
+}
+
+fn matching(root: &Path) -> Result<(Vec<u8>, Stamp), String> {
+    let stamp = Stamp::read(root).ok_or("there is no eBPF object yet")?;
+    let object = fs::read(stamp::object_path(root)).map_err(|_| "there is a stamp but no eBPF object")?;
+    let sources = stamp::sources(root).map_err(|error| format!("could not read proxy-ebpf's sources: {error}"))?;
+    if stamp.sources != sources {
+        return Err("the eBPF object was built from other sources than these".to_owned());
+    }
+    if stamp.object != stamp::digest(&object) {
+        return Err("the eBPF object is not the one its stamp names".to_owned());
+    }
+    Ok((object, stamp))
 }

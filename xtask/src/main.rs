@@ -1,1 +1,39 @@
-fn main() {}
+//! Konduit's one door: each subcommand is one file.
+
+mod build;
+mod setup;
+mod sh;
+mod stamp;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Prepare, build and try Konduit", disable_version_flag = true)]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing needs, or say exactly what is missing
+    Setup(setup::Options),
+    /// Build the eBPF object, then proxy-server and proxy-agent
+    Build(build::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Xtask::parse().command {
+        Command::Setup(options) => setup::run(&options),
+        Command::Build(options) => build::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

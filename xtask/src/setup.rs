@@ -1,0 +1,149 @@
+//! Installs what is missing. On Debian and Ubuntu as root it does so by itself, elsewhere it says what to do.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::sh;
+
+/// Debian's rustc has a prebuilt `core` for eBPF, so nothing unstable has to be compiled for it.
+const BUILD: [&str; 9] = [
+    "build-essential",
+    "rustc-web",
+    "cargo-web",
+    "libstd-rust-web-dev-bpf",
+    "llvm-22-dev",
+    "libpolly-22-dev",
+    "libzstd-dev",
+    "zlib1g-dev",
+    "libxml2-dev",
+];
+/// Programs that the tests and the bench run beside ours.
+const TESTS: [&str; 4] = ["haproxy", "iproute2", "openssh-client", "openssh-server"];
+const BPF_LINKER: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only what `cargo xtask build` needs, without the programs that tests compare with
+    #[arg(long)]
+    build_only: bool,
+}
+
+/// A compiler that can make eBPF objects.
+pub(crate) enum Toolchain {
+    /// Debian's cargo and rustc, with `core` for eBPF among its libraries.
+    Debian { cargo: PathBuf, rustc: PathBuf },
+    /// rustup's nightly with rust-src; `core` is compiled on the way.
+    Nightly,
+}
+
+impl Toolchain {
+    /// The toolchain on this machine, Debian's first since it needs less.
+    pub(crate) fn find() -> Option<Toolchain> {
+        Toolchain::debian().or_else(Toolchain::nightly)
+    }
+
+    fn debian() -> Option<Toolchain> {
+        let (cargo, rustc) = (PathBuf::from("/usr/bin/cargo"), PathBuf::from("/usr/bin/rustc"));
+        let sysroot = sh::ask(Command::new(&rustc).args(["--print", "sysroot"]))?;
+        let core = Path::new(&sysroot).join("lib/rustlib/bpfel-unknown-none/lib");
+        (cargo.is_file() && core.is_dir()).then_some(Toolchain::Debian { cargo, rustc })
+    }
+
+    fn nightly() -> Option<Toolchain> {
+        let sysroot = sh::ask(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))?;
+        Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir().then_some(Toolchain::Nightly)
+    }
+
+    /// The compiler's own name of itself.
+    pub(crate) fn version(&self) -> String {
+        let version = match self {
+            Toolchain::Debian { rustc, .. } => sh::ask(Command::new(rustc).arg("--version")),
+            Toolchain::Nightly => sh::ask(Command::new("rustup").args(["run", "nightly", "rustc", "--version"])),
+        };
+        version.unwrap_or_else(|| "rustc of unknown version".to_owned())
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ready_to_build()?;
+    if !options.build_only {
+        let missing: Vec<_> = TESTS.into_iter().filter(|package| !installed(package)).collect();
+        if !missing.is_empty() {
+            install(&missing)?;
+        }
+    }
+    sh::say("everything is here");
+    Ok(())
+}
+
+/// Makes sure that [`Toolchain::find`] and `bpf-linker` succeed, by installing them where that is possible.
+pub(crate) fn ready_to_build() -> Result<Toolchain> {
+    if Toolchain::find().is_none() && sh::find("apt-get").is_some() {
+        let missing: Vec<_> = BUILD.into_iter().filter(|package| !installed(package)).collect();
+        install(&missing)?;
+    }
+    let Some(toolchain) = Toolchain::find() else { bail!("{}", by_hand()) };
+    if sh::find("bpf-linker").is_none() {
+        install_linker()?;
+    }
+    Ok(toolchain)
+}
+
+fn install_linker() -> Result<()> {
+    let mut cargo = sh::cargo();
+    cargo.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked"]);
+    if Path::new(LLVM_PREFIX).join("bin/llvm-config").is_file() {
+        cargo.env("LLVM_PREFIX", LLVM_PREFIX).args(["--no-default-features", "--features", "llvm-22"]);
+    }
+    sh::run("install bpf-linker (about a minute)", &mut cargo)
+}
+
+fn installed(package: &str) -> bool {
+    sh::ask(Command::new("dpkg-query").args(["-W", "-f=${Status}", package]))
+        .is_some_and(|status| status == "install ok installed")
+}
+
+/// Whether apt knows Debian's newer rustc; `None` when apt cannot be asked.
+fn offers_web_toolchain() -> Option<bool> {
+    let policy = sh::ask(Command::new("apt-cache").args(["policy", "libstd-rust-web-dev-bpf"]))?;
+    Some(policy.contains("Candidate:") && !policy.contains("Candidate: (none)"))
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    if sh::is_root() {
+        sh::run("refresh the package lists", Command::new("apt-get").args(["-q", "update"]))?;
+    }
+    if packages.contains(&"libstd-rust-web-dev-bpf") && offers_web_toolchain() == Some(false) {
+        bail!("{}", by_hand());
+    }
+    if !sh::is_root() {
+        bail!(
+            "these Debian packages are missing; install them and run this again:\n  \
+             sudo apt-get install --no-install-recommends {}",
+            packages.join(" ")
+        );
+    }
+    sh::run(
+        &format!("install {} Debian packages (half a minute)", packages.len()),
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-q", "install", "-y", "--no-install-recommends"])
+            .args(packages),
+    )
+}
+
+fn by_hand() -> String {
+    format!(
+        "the eBPF object needs a compiler with the eBPF target, and bpf-linker. Either\n  \
+         on Debian 12 with its security archive:  apt-get install {}\n  \
+         anywhere with rustup:                    rustup toolchain install nightly --profile minimal --component rust-src\n\
+         and then\n  \
+         cargo install bpf-linker --version {BPF_LINKER} --locked\n\
+         (with Debian's LLVM: LLVM_PREFIX={LLVM_PREFIX}, --no-default-features --features llvm-22).\n\
+         Without eBPF at all: cargo build --release -p proxy-user --no-default-features",
+        BUILD.join(" ")
+    )
+}
