@@ -1,1 +1,9 @@
 //! Sockets, TLS files and budgets; knows nothing of flows.
+
+pub mod cipher;
+pub mod listener;
+pub mod pem;
+pub mod reload;
+pub mod sockopt;
+pub mod tls;
+pub mod uds;

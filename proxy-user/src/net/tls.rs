@@ -1,0 +1,269 @@
+//! TLS from files, on both sides, with the rules of the wire contract.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, server};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::cipher::TlsPolicy;
+use super::listener::Accepted;
+use super::pem::{self, PemError};
+use super::reload::{POLL, Reloading};
+
+pub const ALPN_H2: &[u8] = b"h2";
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// TLS sessions a client keeps for resumption, per configuration.
+const CLIENT_SESSIONS: usize = 256;
+
+/// A TLS configuration that cannot be made of its files.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    #[error("certificate {cert:?} and key {key:?} cannot be used together: {source}")]
+    Pair { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("CA bundle {ca:?} cannot be used to verify clients: {why}")]
+    ClientCa { ca: PathBuf, why: String },
+    #[error("the TLS versions and cipher suites asked for leave nothing to offer: {0}")]
+    Policy(rustls::Error),
+}
+
+/// A handshake that led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    #[error("no TLS handshake within {0:?}")]
+    Timeout(Duration),
+    #[error("TLS handshake failed: {0}")]
+    Failed(#[from] io::Error),
+    #[error("TLS peer negotiated no application protocol (ALPN); one is required here")]
+    NoAlpn,
+}
+
+impl HandshakeError {
+    /// Whether the peer said that it knows none of our protocols: a server without lanes, no fault.
+    pub fn is_no_application_protocol(&self) -> bool {
+        let HandshakeError::Failed(error) = self else { return false };
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let alert = rustls::AlertDescription::NoApplicationProtocol;
+        matches!(inner, Some(rustls::Error::AlertReceived(received)) if *received == alert)
+    }
+}
+
+/// What a finished handshake says of the peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsInfo {
+    pub alpn: Option<Vec<u8>>,
+    pub identity: Option<Identity>,
+    pub resumed: bool,
+}
+
+/// Who a verified client certificate is: DER names, compared byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    pub subject: Vec<u8>,
+    pub issuer: Vec<u8>,
+}
+
+impl Identity {
+    fn of(certificate: &[u8]) -> Option<Identity> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        Some(Identity {
+            subject: parsed.subject().as_raw().to_vec(),
+            issuer: parsed.issuer().as_raw().to_vec(),
+        })
+    }
+}
+
+/// The files and rules of one listening endpoint.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Set: a client certificate is required and verified against it. Unset: none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// In order of preference.
+    pub alpn: Vec<Vec<u8>>,
+    /// Refuse peers that negotiate no ALPN.
+    pub require_alpn: bool,
+    pub policy: TlsPolicy,
+}
+
+impl ServerTls {
+    /// Every call makes a new configuration with a ticketer of its own, so nothing that an old CA verified
+    /// resumes under a new one.
+    pub fn load(&self) -> Result<ServerConfig, TlsError> {
+        let builder = ServerConfig::builder_with_provider(self.policy.provider())
+            .with_protocol_versions(self.policy.versions())
+            .map_err(TlsError::Policy)?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, &self.policy)?),
+        };
+        let certified = certified_key(&self.cert, &self.key)?;
+        let mut config =
+            builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+        config.alpn_protocols = self.alpn.clone();
+        if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
+            config.ticketer = ticketer;
+        }
+        config.session_storage = Arc::new(server::NoServerSessionStorage {});
+        Ok(config)
+    }
+
+    /// Loads now and again whenever a file changes. Must be called inside a tokio runtime.
+    pub fn watch(self) -> Result<ServerEndpoint, TlsError> {
+        let files = [&self.cert, &self.key].into_iter().chain(&self.client_ca).cloned().collect();
+        let require_alpn = self.require_alpn;
+        let config = Reloading::start("server TLS", files, POLL, move || self.load().map(Arc::new))?;
+        Ok(ServerEndpoint { config: Arc::new(config), require_alpn })
+    }
+}
+
+/// A listening endpoint's TLS, as its files say now.
+#[derive(Clone)]
+pub struct ServerEndpoint {
+    config: Arc<Reloading<Arc<ServerConfig>>>,
+    require_alpn: bool,
+}
+
+impl ServerEndpoint {
+    pub fn config(&self) -> Arc<ServerConfig> {
+        (*self.config.current()).clone()
+    }
+
+    /// Does the handshake on a connection just accepted, over its socket or whatever wraps that.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        accepted: Accepted<S>,
+        timeout: Duration,
+    ) -> Result<Accepted<tokio_rustls::server::TlsStream<S>>, HandshakeError> {
+        let Accepted { stream, local, remote, .. } = accepted;
+        let handshake = TlsAcceptor::from(self.config()).accept(stream);
+        let stream = tokio::time::timeout(timeout, handshake)
+            .await
+            .map_err(|_| HandshakeError::Timeout(timeout))??;
+        let connection = stream.get_ref().1;
+        let info = TlsInfo {
+            alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
+            identity: connection.peer_certificates().and_then(|chain| Identity::of(chain.first()?)),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        };
+        if self.require_alpn && info.alpn.is_none() {
+            return Err(HandshakeError::NoAlpn);
+        }
+        Ok(Accepted { stream, local, remote, tls: Some(info) })
+    }
+}
+
+/// The files and rules of connections to a proxy-server.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// Nothing else is trusted.
+    pub ca: PathBuf,
+    /// Certificate and key, where the server asks for them.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// In order of preference.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+impl ClientTls {
+    /// Every call makes a new configuration with a session store of its own.
+    pub fn load(&self) -> Result<ClientConfig, TlsError> {
+        let roots: RootCertStore = pem::roots(&self.ca)?;
+        let policy = TlsPolicy::default();
+        let builder = ClientConfig::builder_with_provider(policy.provider())
+            .with_protocol_versions(policy.versions())
+            .map_err(TlsError::Policy)?
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let certified = certified_key(cert, key)?;
+                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
+            }
+        };
+        config.alpn_protocols = self.alpn.clone();
+        config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
+        Ok(config)
+    }
+
+    /// Loads now and again whenever a file changes. Must be called inside a tokio runtime.
+    pub fn watch(self) -> Result<ClientEndpoint, TlsError> {
+        let pair = self.identity.iter().flat_map(|(cert, key)| [cert, key]);
+        let files = std::iter::once(&self.ca).chain(pair).cloned().collect();
+        let config = Reloading::start("client TLS", files, POLL, move || self.load().map(Arc::new))?;
+        Ok(ClientEndpoint { config: Arc::new(config) })
+    }
+}
+
+/// The ALPN list of a connection to a proxy-server: what the operator named, in order, then what we need.
+pub fn alpn_list(named: &[String], ours: &[&[u8]]) -> Vec<Vec<u8>> {
+    let mut list: Vec<Vec<u8>> = named.iter().map(|name| name.as_bytes().to_vec()).collect();
+    for name in ours {
+        if !list.iter().any(|known| known == name) {
+            list.push(name.to_vec());
+        }
+    }
+    list
+}
+
+/// A client's TLS, as its files say now.
+#[derive(Clone)]
+pub struct ClientEndpoint {
+    config: Arc<Reloading<Arc<ClientConfig>>>,
+}
+
+impl ClientEndpoint {
+    pub fn config(&self) -> Arc<ClientConfig> {
+        (*self.config.current()).clone()
+    }
+
+    /// Does the handshake over `stream`; `name` is what the server's certificate must carry: a DNS name, which
+    /// is sent as SNI, or an IP address, which is not.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        name: &str,
+        stream: S,
+        timeout: Duration,
+    ) -> Result<tokio_rustls::client::TlsStream<S>, HandshakeError> {
+        let bare = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = rustls_pki_types::ServerName::try_from(bare)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?}: {error}")))?;
+        let handshake = TlsConnector::from(self.config()).connect(name, stream);
+        Ok(tokio::time::timeout(timeout, handshake).await.map_err(|_| HandshakeError::Timeout(timeout))??)
+    }
+}
+
+fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let chain = pem::chain(cert, "certificate")?;
+    let private = pem::key(key)?;
+    CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()).map_err(|source| TlsError::Pair {
+        cert: cert.into(),
+        key: key.into(),
+        source,
+    })
+}
+
+fn client_verifier(
+    ca: &Path,
+    policy: &TlsPolicy,
+) -> Result<Arc<dyn server::danger::ClientCertVerifier>, TlsError> {
+    let roots = Arc::new(pem::roots(ca)?);
+    WebPkiClientVerifier::builder_with_provider(roots, policy.provider())
+        .build()
+        .map_err(|error| TlsError::ClientCa { ca: ca.into(), why: error.to_string() })
+}
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;
