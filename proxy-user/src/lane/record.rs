@@ -1,0 +1,185 @@
+//! One TLS record at a time, and leaving TLS at an exact byte.
+//!
+//! rustls reads as much as its buffer holds. A lane that goes on in clear must not let it: the bytes behind the
+//! last record belong to the flow. [`RecordExact`] gives rustls the five bytes of a header, then that record and
+//! nothing more, so that whatever follows is still in the socket when the lane leaves TLS.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
+
+const HEADER: usize = 5;
+/// The largest body of a record: 2^14 of plaintext and what TLS 1.2 may add (RFC 5246, 6.2.3).
+const MAX_BODY: usize = 16_384 + 2_048;
+
+/// A transport below TLS that never hands out bytes of two records in one read.
+#[derive(Debug)]
+pub struct RecordExact<S> {
+    io: S,
+    at: At,
+}
+
+#[derive(Debug)]
+enum At {
+    Header {
+        seen: [u8; HEADER],
+        have: usize,
+    },
+    Body {
+        left: usize,
+    },
+    /// Never leaves TLS again; reads are as large as the reader wants.
+    Through,
+}
+
+const BOUNDARY: At = At::Header { seen: [0; HEADER], have: 0 };
+
+impl<S> RecordExact<S> {
+    pub fn new(io: S) -> RecordExact<S> {
+        RecordExact { io, at: BOUNDARY }
+    }
+
+    /// From here on reads may span records: for a connection that stays in TLS to its end.
+    pub fn pass_through(&mut self) {
+        self.at = At::Through;
+    }
+
+    /// Whether every byte handed out so far belongs to a complete record.
+    pub fn at_boundary(&self) -> bool {
+        matches!(self.at, At::Header { have: 0, .. })
+    }
+
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    fn wanted(&self) -> usize {
+        match self.at {
+            At::Header { have, .. } => HEADER - have,
+            At::Body { left } => left,
+            At::Through => usize::MAX,
+        }
+    }
+
+    fn advance(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.at {
+            At::Header { seen, have } => {
+                seen[*have..*have + bytes.len()].copy_from_slice(bytes);
+                *have += bytes.len();
+                if *have == HEADER {
+                    let left = body_length(*seen)?;
+                    self.at = if left == 0 { BOUNDARY } else { At::Body { left } };
+                }
+            }
+            At::Body { left } => {
+                *left -= bytes.len();
+                if *left == 0 {
+                    self.at = BOUNDARY;
+                }
+            }
+            At::Through => {}
+        }
+        Ok(())
+    }
+}
+
+/// The length a record header announces. Only the content types of TLS pass (RFC 8446, 5.1), so that clear bytes
+/// that reach a TLS reader are named as what they are.
+fn body_length([kind, major, _, high, low]: [u8; HEADER]) -> io::Result<usize> {
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if !(20..=23).contains(&kind) || major != 3 || length > MAX_BODY {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the peer sent something that is no TLS record",
+        ));
+    }
+    Ok(length)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for RecordExact<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if matches!(this.at, At::Through) {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let wanted = this.wanted().min(buf.remaining());
+        let mut limited = ReadBuf::new(buf.initialize_unfilled_to(wanted));
+        ready!(Pin::new(&mut this.io).poll_read(cx, &mut limited))?;
+        this.advance(limited.filled())?;
+        let read = limited.filled().len();
+        buf.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for RecordExact<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Why a lane could not leave TLS; it is then dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LeaveError {
+    #[error("the lane cannot go on in clear: its last record was read only in part")]
+    InsideRecord,
+    #[error(
+        "the lane cannot go on in clear: the peer sent more inside TLS than the protocol allows, or closed it"
+    )]
+    Unread,
+    #[error("the lane cannot go on in clear: bytes of TLS were not written yet")]
+    Unwritten,
+}
+
+/// Takes the transport out of TLS. The next byte to read from it is the first that is not TLS.
+///
+/// At a record boundary rustls' deframer is empty: it was given whole records only and decrypts each one it has.
+/// A handshake message split over records cannot wait there either, since the record of the last message would
+/// not have been accepted behind it.
+pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<S, LeaveError> {
+    let (record, session) = stream.get_ref();
+    if session.wants_write() {
+        return Err(LeaveError::Unwritten);
+    }
+    if !record.at_boundary() {
+        return Err(LeaveError::InsideRecord);
+    }
+    if !session.wants_read() {
+        return Err(LeaveError::Unread);
+    }
+    Ok(match stream {
+        TlsStream::Client(client) => client.into_inner().0.io,
+        TlsStream::Server(server) => server.into_inner().0.io,
+    })
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;
