@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::setup::{self, Toolchain};
-use crate::stamp::{self, Stamp};
 use crate::sh;
+use crate::stamp::{self, Stamp};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -28,9 +28,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.ebpf_only {
         return Ok(());
     }
+    binaries(&options.profile)
+}
+
+/// Builds both binaries; release builds need the object, see [`ebpf`].
+pub(crate) fn binaries(profile: &str) -> Result<()> {
     sh::run(
-        &format!("build proxy-server and proxy-agent ({})", options.profile),
-        sh::cargo().args(["build", "--profile", &options.profile, "-p", "proxy-user", "--bins"]),
+        &format!("build proxy-server and proxy-agent ({profile})"),
+        sh::cargo().args(["build", "--profile", profile, "-p", "proxy-user", "--bins"]),
     )
 }
 

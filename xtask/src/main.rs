@@ -1,9 +1,11 @@
 //! Konduit's one door: each subcommand is one file.
 
 mod build;
+mod lint;
 mod setup;
 mod sh;
 mod stamp;
+mod test;
 
 use std::process::ExitCode;
 
@@ -22,12 +24,18 @@ enum Command {
     Setup(setup::Options),
     /// Build the eBPF object, then proxy-server and proxy-agent
     Build(build::Options),
+    /// Run every test, cheapest first, with a printed time per step
+    Test(test::Options),
+    /// Check format, clippy, bans, licences, sources and advisories
+    Lint,
 }
 
 fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Lint => lint::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

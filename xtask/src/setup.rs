@@ -22,13 +22,14 @@ const BUILD: [&str; 9] = [
 /// Programs that the tests and the bench run beside ours.
 const TESTS: [&str; 4] = ["haproxy", "iproute2", "openssh-client", "openssh-server"];
 const BPF_LINKER: &str = "0.13.0";
+const CARGO_DENY: &str = "0.20.2";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Only what `cargo xtask build` needs, without the programs that tests compare with
     #[arg(long)]
-    build_only: bool,
+    pub(crate) build_only: bool,
 }
 
 /// A compiler that can make eBPF objects.
@@ -53,7 +54,8 @@ impl Toolchain {
     }
 
     fn nightly() -> Option<Toolchain> {
-        let sysroot = sh::ask(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))?;
+        let sysroot =
+            sh::ask(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))?;
         Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir().then_some(Toolchain::Nightly)
     }
 
@@ -61,7 +63,9 @@ impl Toolchain {
     pub(crate) fn version(&self) -> String {
         let version = match self {
             Toolchain::Debian { rustc, .. } => sh::ask(Command::new(rustc).arg("--version")),
-            Toolchain::Nightly => sh::ask(Command::new("rustup").args(["run", "nightly", "rustc", "--version"])),
+            Toolchain::Nightly => {
+                sh::ask(Command::new("rustup").args(["run", "nightly", "rustc", "--version"]))
+            }
         };
         version.unwrap_or_else(|| "rustc of unknown version".to_owned())
     }
@@ -90,6 +94,16 @@ pub(crate) fn ready_to_build() -> Result<Toolchain> {
         install_linker()?;
     }
     Ok(toolchain)
+}
+
+/// Makes sure that `cargo deny` is here.
+pub(crate) fn cargo_deny() -> Result<()> {
+    if sh::find("cargo-deny").is_some() {
+        return Ok(());
+    }
+    let mut cargo = sh::cargo();
+    cargo.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked"]);
+    sh::run("install cargo-deny (two minutes)", &mut cargo)
 }
 
 fn install_linker() -> Result<()> {

@@ -1,12 +1,11 @@
 //! `cargo xtask test`: everything that must hold, cheapest first, with a printed time per step.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Result, bail};
 
-use crate::{bench, build, lint, setup, sh};
+use crate::{build, lint, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -21,21 +20,24 @@ pub(crate) struct Options {
 struct Step {
     name: &'static str,
     shows: &'static str,
-    run: fn() -> anyhow::Result<()>,
+    run: fn() -> Result<()>,
 }
 
 const STEPS: &[Step] = &[
     Step { name: "setup", shows: "what the build and the tests need is installed", run: prepare },
-    Step { name: "lint", shows: "format, clippy, bans, licences, sources, advisories", run: lint::all },
+    Step { name: "lint", shows: "format, clippy, bans, licences, sources, advisories", run: lint::run },
     Step { name: "build", shows: "the eBPF object, both binaries, the tools of the tests", run: build_all },
     Step { name: "lower", shows: "builds and passes without the in-kernel engine", run: lower_engines },
     Step { name: "unit", shows: "logic beside the code", run: unit },
     Step { name: "behaviour", shows: "real sockets, processes, kernels", run: behaviour },
-    Step { name: "kubernetes", shows: "the API server's own code, kubectl, a kubelet's streaming", run: kubernetes },
-    Step { name: "figures", shows: "the short form of the bench and of the integrity run", run: figures },
+    Step {
+        name: "kubernetes",
+        shows: "the API server's own code, kubectl, a kubelet's streaming",
+        run: kubernetes,
+    },
 ];
 
-pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     if options.list {
         for step in STEPS {
             println!("{:<12} {}", step.name, step.shows);
@@ -45,8 +47,10 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     if let Some(unknown) = options.steps.iter().find(|name| STEPS.iter().all(|step| step.name != *name)) {
         bail!("there is no step `{unknown}`; `cargo xtask test --list` names them");
     }
-    let chosen: Vec<&Step> =
-        STEPS.iter().filter(|step| options.steps.is_empty() || options.steps.iter().any(|n| n == step.name)).collect();
+    let chosen: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| options.steps.is_empty() || options.steps.iter().any(|n| n == step.name))
+        .collect();
     let mut times = Vec::new();
     for (at, step) in chosen.iter().enumerate() {
         println!("\n=== [{}/{}] {}: {}", at + 1, chosen.len(), step.name, step.shows);
@@ -55,7 +59,10 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         times.push((step.name, began.elapsed()));
         if let Err(error) = outcome {
             print_times(&times);
-            return Err(error.context(format!("step `{}` failed; `cargo xtask test {}` runs it alone", step.name, step.name)));
+            return Err(error.context(format!(
+                "step `{}` failed; `cargo xtask test {}` runs it alone",
+                step.name, step.name
+            )));
         }
     }
     print_times(&times);
@@ -71,43 +78,47 @@ fn print_times(times: &[(&str, Duration)]) {
     println!("  {:<12} {:>6.0} s", "total", times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>());
 }
 
-fn prepare() -> anyhow::Result<()> {
-    setup::run(setup::Options { tests: true })
+fn prepare() -> Result<()> {
+    setup::run(&setup::Options { build_only: false })
 }
 
-fn build_all() -> anyhow::Result<()> {
-    build::run(build::Options::default())?;
-    sh::run(cargo(&["build", "--release", "-p", "proxy-tests", "--bins"]))
+fn build_all() -> Result<()> {
+    build::ebpf(false)?;
+    build::binaries("release")?;
+    sh::run(
+        "build the tools of the tests",
+        &mut cargo(&["build", "--release", "-p", "proxy-tests", "--bins"]),
+    )
 }
 
-fn lower_engines() -> anyhow::Result<()> {
-    sh::run(cargo(&["test", "-p", "proxy-user", "--no-default-features", "--lib", "--quiet"]))
+fn lower_engines() -> Result<()> {
+    let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--quiet"];
+    sh::run("test without the in-kernel engine", &mut cargo(&args))
 }
 
-fn unit() -> anyhow::Result<()> {
-    sh::run(cargo(&["test", "-p", "proxy-ebpf", "-p", "proxy-user", "-p", "xtask"]))
+fn unit() -> Result<()> {
+    let args = ["test", "-p", "proxy-ebpf", "-p", "proxy-user", "-p", "xtask"];
+    sh::run("test the logic beside the code", &mut cargo(&args))
 }
 
-fn behaviour() -> anyhow::Result<()> {
-    sh::run(cargo(&["test", "-p", "proxy-tests"]))
+fn behaviour() -> Result<()> {
+    sh::run("test behaviour", &mut cargo(&["test", "-p", "proxy-tests"]))
 }
 
-fn kubernetes() -> anyhow::Result<()> {
-    let module = Path::new("tests/kubernetes");
-    let root = std::env::current_dir().context("the current directory cannot be read")?;
+fn kubernetes() -> Result<()> {
+    if sh::find("go").is_none() {
+        bail!("Go is missing: install Go 1.26 or newer and run this again");
+    }
+    let release = sh::root().join("target/release");
     let mut go = Command::new("go");
-    go.current_dir(module).args(["test", "-count=1", "-timeout=25m", "./..."]);
-    go.env("KONDUIT_SERVER", root.join("target/release/proxy-server"));
-    go.env("KONDUIT_AGENT", root.join("target/release/proxy-agent"));
-    sh::run(go)
-}
-
-fn figures() -> anyhow::Result<()> {
-    bench::quick()
+    go.current_dir(sh::root().join("tests/kubernetes"));
+    go.args(["test", "-count=1", "-timeout=25m", "./..."]);
+    go.env("KONDUIT_SERVER", release.join("proxy-server")).env("KONDUIT_AGENT", release.join("proxy-agent"));
+    sh::run("test the Kubernetes path", &mut go)
 }
 
 fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command.args(args);
-    command
+    let mut cargo = sh::cargo();
+    cargo.args(args);
+    cargo
 }
