@@ -27,10 +27,12 @@ pub enum DialReason {
     SendFailed = 14,
     /// Whoever asked went away.
     Cancelled = 15,
+    /// The dial could not be sent to the agent in time.
+    SendTimeout = 16,
 }
 
 impl DialReason {
-    pub const ALL: [DialReason; 15] = [
+    pub const ALL: [DialReason; 16] = [
         DialReason::Other,
         DialReason::NoAgent,
         DialReason::BadAddress,
@@ -46,7 +48,31 @@ impl DialReason {
         DialReason::AgentTimeout,
         DialReason::SendFailed,
         DialReason::Cancelled,
+        DialReason::SendTimeout,
     ];
+
+    /// What an upstream agent's words mean. The one place where a decision reads text, since the wire gives no more;
+    /// the first three lines are upstream's own mapping to HTTP status.
+    pub fn from_text(text: &str) -> DialReason {
+        let text = text.to_ascii_lowercase();
+        let words: [(&str, DialReason); 11] = [
+            ("timeout", DialReason::Timeout),
+            ("deadline exceeded", DialReason::Timeout),
+            ("too many open files", DialReason::Exhausted),
+            ("connection refused", DialReason::Refused),
+            ("no such host", DialReason::NoSuchHost),
+            ("server misbehaving", DialReason::DnsFailure),
+            ("no route to host", DialReason::NoRoute),
+            ("network is unreachable", DialReason::NetworkUnreachable),
+            ("connection reset", DialReason::Reset),
+            ("unknown network", DialReason::BadAddress),
+            ("missing port in address", DialReason::BadAddress),
+        ];
+        words
+            .into_iter()
+            .find(|(word, _)| text.contains(word))
+            .map_or(DialReason::Other, |(_, reason)| reason)
+    }
 
     /// The reason that `number` stands for on the wire; an unknown number is [`DialReason::Other`].
     pub fn from_wire(number: u32) -> DialReason {
@@ -65,5 +91,27 @@ pub struct DialError {
 impl DialError {
     pub fn new(reason: DialReason, text: impl Into<String>) -> DialError {
         DialError { reason, text: text.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_survives_the_wire() {
+        for reason in DialReason::ALL {
+            assert_eq!(DialReason::from_wire(reason as u32), reason);
+        }
+        assert_eq!(DialReason::from_wire(9999), DialReason::Other);
+    }
+
+    #[test]
+    fn upstreams_words_are_understood() {
+        let of = DialReason::from_text;
+        assert_eq!(of("dial tcp 10.0.0.1:80: connect: connection refused"), DialReason::Refused);
+        assert_eq!(of("dial tcp 198.18.0.254:1234: i/o timeout"), DialReason::Timeout);
+        assert_eq!(of("dial tcp: lookup x: no such host"), DialReason::NoSuchHost);
+        assert_eq!(of("something else"), DialReason::Other);
     }
 }

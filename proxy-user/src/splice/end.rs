@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +23,12 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Ends both directions at once, such that the peer sees an abort and not a clean end.
     /// Bytes already accepted may be lost. Dropping without a shutdown does the same.
     fn abort(&mut self);
+
+    /// Ready once the peer takes no more bytes, whatever is written. An upstream peer's close ends both directions:
+    /// when every byte read from this stream was handed over, the other direction is to be ended with it.
+    fn poll_unwritable(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 /// One side of a join.

@@ -1,5 +1,11 @@
 //! Bytes to types and back; no I/O, no tokio. Everything here is fuzzed.
 
+pub mod connect;
+pub mod identifiers;
+pub mod ids;
+pub mod metadata;
+pub mod packet;
+
 /// What `build.rs` makes of `proto/konnectivity.proto`. Only this module and the gRPC services name it.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod pb {

@@ -1,0 +1,190 @@
+//! gRPC metadata of a control stream: upstream's four keys, and what our own ends offer each other beside them.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
+
+use super::identifiers::Identifiers;
+use super::ids::{AgentId, ServerId};
+
+const AGENT_ID: HeaderName = HeaderName::from_static("agentid");
+const AGENT_IDENTIFIERS: HeaderName = HeaderName::from_static("agentidentifiers");
+const SERVER_ID: HeaderName = HeaderName::from_static("serverid");
+const SERVER_COUNT: HeaderName = HeaderName::from_static("servercount");
+/// Ours: the version of window, FIN and RESET packets that the sender understands.
+const MUX: HeaderName = HeaderName::from_static("konduit-mux");
+
+/// The version of our mux packets.
+pub const MUX_VERSION: u32 = 1;
+
+/// What an agent sends when it opens a control stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentHello {
+    pub agent: AgentId,
+    pub identifiers: Identifiers,
+    /// The service-account token, if it has one.
+    pub token: Option<Token>,
+    /// It understands our mux packets.
+    pub mux: bool,
+}
+
+/// What a server answers before any packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerHello {
+    pub server: ServerId,
+    /// How many servers there are, as far as this one knows.
+    pub count: u32,
+    /// It understands our mux packets, and the agent offered them.
+    pub mux: bool,
+}
+
+/// A bearer token; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Why a stream's metadata was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetadataError {
+    #[error("expected one {key} in the metadata, got {found}")]
+    Count { key: &'static str, found: usize },
+    #[error("{key} in the metadata is no text")]
+    NotText { key: &'static str },
+    #[error("the agent's identifiers cannot be read: {0}")]
+    Identifiers(#[from] super::identifiers::IdentifiersError),
+    #[error("expected a number in servercount, got {0:?}")]
+    ServerCount(String),
+    #[error("the service-account token has bytes that no header can carry")]
+    Token,
+}
+
+impl AgentHello {
+    /// # Errors
+    /// As upstream: exactly one agentID, at most one agentIdentifiers, which must decode. A malformed
+    /// `authorization` is left to authentication and read as "none".
+    pub fn read(headers: &HeaderMap) -> Result<AgentHello, MetadataError> {
+        let agent = exactly_one(headers, &AGENT_ID, "agentID")?;
+        let identifiers = match headers.get_all(&AGENT_IDENTIFIERS).iter().count() {
+            0 => Identifiers::default(),
+            1 => Identifiers::parse(exactly_one(headers, &AGENT_IDENTIFIERS, "agentIdentifiers")?)?,
+            found => return Err(MetadataError::Count { key: "agentIdentifiers", found }),
+        };
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token =
+            token.and_then(|value| value.strip_prefix("Bearer ")).map(|token| Token(token.to_owned()));
+        Ok(AgentHello { agent: agent.into(), identifiers, token, mux: offers_mux(headers) })
+    }
+
+    /// # Errors
+    /// A value that no header can carry.
+    pub fn write(&self) -> Result<HeaderMap, MetadataError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(AGENT_ID, text("agentID", self.agent.as_str())?);
+        headers.insert(AGENT_IDENTIFIERS, text("agentIdentifiers", self.identifiers.raw())?);
+        if let Some(Token(token)) = &self.token {
+            let bearer = format!("Bearer {}", token.trim());
+            let mut value = HeaderValue::try_from(bearer).map_err(|_| MetadataError::Token)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        if self.mux {
+            headers.insert(MUX, HeaderValue::from(MUX_VERSION));
+        }
+        Ok(headers)
+    }
+}
+
+impl ServerHello {
+    /// # Errors
+    /// Exactly one serverID and one servercount, the latter a number.
+    pub fn read(headers: &HeaderMap) -> Result<ServerHello, MetadataError> {
+        let server = exactly_one(headers, &SERVER_ID, "serverID")?;
+        let count = exactly_one(headers, &SERVER_COUNT, "serverCount")?;
+        let count: i64 = count.parse().map_err(|_| MetadataError::ServerCount(count.to_owned()))?;
+        let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+        Ok(ServerHello { server: server.into(), count, mux: offers_mux(headers) })
+    }
+
+    /// # Errors
+    /// A server id that no header can carry.
+    pub fn write(&self) -> Result<HeaderMap, MetadataError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(SERVER_ID, text("serverID", self.server.as_str())?);
+        headers.insert(SERVER_COUNT, HeaderValue::from(self.count));
+        if self.mux {
+            headers.insert(MUX, HeaderValue::from(MUX_VERSION));
+        }
+        Ok(headers)
+    }
+}
+
+fn offers_mux(headers: &HeaderMap) -> bool {
+    let version = headers.get(&MUX).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+    version.is_some_and(|version| version >= MUX_VERSION)
+}
+
+fn exactly_one<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    key: &'static str,
+) -> Result<&'a str, MetadataError> {
+    let found = headers.get_all(name).iter().count();
+    match headers.get(name) {
+        Some(value) if found == 1 => {
+            str::from_utf8(value.as_bytes()).map_err(|_| MetadataError::NotText { key })
+        }
+        _ => Err(MetadataError::Count { key, found }),
+    }
+}
+
+fn text(key: &'static str, value: &str) -> Result<HeaderValue, MetadataError> {
+    HeaderValue::from_str(value).map_err(|_| MetadataError::NotText { key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> AgentHello {
+        AgentHello {
+            agent: "node-1".into(),
+            identifiers: Identifiers::parse("ipv4=1.2.3.4&host=a%20b").unwrap(),
+            token: Some(Token("abc".into())),
+            mux: true,
+        }
+    }
+
+    #[test]
+    fn hellos_survive_the_wire() {
+        assert_eq!(AgentHello::read(&hello().write().unwrap()), Ok(hello()));
+        let server = ServerHello { server: "s".into(), count: 3, mux: false };
+        assert_eq!(ServerHello::read(&server.write().unwrap()), Ok(server));
+    }
+
+    #[test]
+    fn an_empty_agent_id_is_accepted_a_missing_or_doubled_one_is_not() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(AgentHello::read(&headers), Err(MetadataError::Count { key: "agentID", found: 0 }));
+        headers.insert("agentid", HeaderValue::from_static(""));
+        assert_eq!(AgentHello::read(&headers).unwrap().agent.as_str(), "");
+        headers.append("agentid", HeaderValue::from_static("x"));
+        assert_eq!(AgentHello::read(&headers), Err(MetadataError::Count { key: "agentID", found: 2 }));
+    }
+
+    #[test]
+    fn a_newline_at_the_end_of_the_token_file_does_no_harm() {
+        let hello = AgentHello { token: Some(Token("abc\n".into())), ..hello() };
+        let read = AgentHello::read(&hello.write().unwrap()).unwrap();
+        assert_eq!(read.token, Some(Token("abc".into())));
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        assert!(!format!("{:?}", hello()).contains("abc"));
+    }
+}
