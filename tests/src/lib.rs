@@ -1,1 +1,11 @@
-//! Harness.
+//! What Konduit's tests and benches share: load generators, peers to compare with, ways to look at the machine.
+
+pub mod certs;
+pub mod child;
+pub mod cpu;
+pub mod haproxy;
+pub mod kernel_log;
+pub mod load;
+pub mod memory;
+pub mod ports;
+pub mod scrape;

@@ -1,0 +1,82 @@
+//! Measures Konduit beside a direct connection, HAProxy and `ssh -L`, and says which gates hold.
+//!
+//! Rounds are interleaved (direct, HAProxy, ours, and again); a ratio is taken inside each round, and a gate
+//! holds when the median of the ratios does.
+
+#![allow(unreachable_pub)] // a program: `pub` says what other modules of it use
+
+mod context;
+mod gate;
+mod method;
+mod picture;
+mod report;
+mod route;
+mod scenario;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::context::Context;
+
+#[derive(Parser)]
+#[command(about = "Konduit's figures, beside HAProxy's and a direct connection's")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure; prints a table, writes results.json and results.svg.
+    Run(Options),
+    /// Name the scenarios.
+    List,
+}
+
+#[derive(Args, Clone)]
+pub struct Options {
+    /// The short form: fewer rounds, shorter looks.
+    #[arg(long)]
+    quick: bool,
+    /// Only these scenarios (see `list`).
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Rounds of each scenario; 5, or 1 in the short form.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Where the results, the picture and all logs go.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// Where proxy-server and proxy-agent are; beside this program by default.
+    #[arg(long)]
+    binaries: Option<PathBuf>,
+    /// Mark the figures as indicative: others use this machine at the same time.
+    #[arg(long)]
+    noisy: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Run(options) => run(options),
+        Command::List => {
+            for scenario in scenario::ALL {
+                println!("{:<12} {}", scenario.name, scenario.about);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let chosen = scenario::choose(&options.only)?;
+    let mut context = Context::new(options)?;
+    let mut report = report::Report::new(&context);
+    for scenario in chosen {
+        report.begin(scenario);
+        let outcome = (scenario.run)(&mut context);
+        report.end(scenario, outcome, context.new_kernel_warnings());
+    }
+    report.finish()
+}

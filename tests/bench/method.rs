@@ -1,0 +1,153 @@
+//! Rounds, interleaved: each route once, then all again.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use anyhow::Context as _;
+
+use crate::gate::{Bound, Spread};
+use crate::route::{Route, Shares};
+
+/// What one look at one route gave, by metric.
+pub type Sample = Vec<(&'static str, f64)>;
+
+/// All samples of a scenario.
+pub struct Samples {
+    /// Route → metric → value per round.
+    values: BTreeMap<String, BTreeMap<&'static str, Vec<f64>>>,
+    order: Vec<String>,
+    shares: BTreeMap<String, Shares>,
+}
+
+/// Looks at every route once per round. A route that carried bytes by another path than asked is an error.
+pub fn rounds(
+    rounds: usize,
+    routes: &[Rc<Route>],
+    mut look: impl FnMut(&Route) -> anyhow::Result<Sample>,
+) -> anyhow::Result<Samples> {
+    let mut samples = Samples {
+        values: BTreeMap::new(),
+        order: routes.iter().map(|route| route.name.clone()).collect(),
+        shares: BTreeMap::new(),
+    };
+    for round in 0..rounds {
+        for route in routes {
+            let before = route.shares()?;
+            let sample = look(route).with_context(|| format!("{} in round {}", route.name, round + 1))?;
+            let moved = route.shares()?.since(&before);
+            route.check_path(&moved)?;
+            samples.shares.entry(route.name.clone()).or_default().add(&moved);
+            let metrics = samples.values.entry(route.name.clone()).or_default();
+            for (metric, value) in sample {
+                metrics.entry(metric).or_default().push(value);
+            }
+        }
+        eprint!(".");
+    }
+    eprintln!();
+    Ok(samples)
+}
+
+impl Samples {
+    pub fn of(&self, route: &str, metric: &str) -> &[f64] {
+        self.values.get(route).and_then(|metrics| metrics.get(metric)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A line of the table: the metric on every route.
+    pub fn line(&self, figure: &str, metric: &'static str, unit: &'static str) -> Line {
+        let values = self
+            .order
+            .iter()
+            .filter_map(|route| Some((route.clone(), Spread::of(self.of(route, metric))?)))
+            .collect();
+        Line {
+            figure: figure.to_owned(),
+            unit,
+            values,
+            ratios: Vec::new(),
+            gates: Vec::new(),
+            notes: Vec::new(),
+            metric,
+            shares: self.shares.iter().map(|(route, shares)| (route.clone(), shares.in_words())).collect(),
+        }
+    }
+
+    /// As [`Samples::line`], with the ratio of `ours` over `theirs` and its bound.
+    pub fn gated(
+        &self,
+        figure: &str,
+        metric: &'static str,
+        unit: &'static str,
+        (ours, theirs): (&str, &str),
+        bound: Bound,
+    ) -> Line {
+        let mut line = self.line(figure, metric, unit);
+        line.gates.push(self.gate(metric, (ours, theirs), bound));
+        line
+    }
+
+    pub fn gate(&self, metric: &str, (ours, theirs): (&str, &str), bound: Bound) -> Gate {
+        let ratio = Spread::of_ratios(self.of(ours, metric), self.of(theirs, metric));
+        Gate {
+            what: format!("{ours} / {theirs}"),
+            bound,
+            ratio,
+            holds: ratio.is_some_and(|ratio| bound.holds(ratio.median)),
+        }
+    }
+
+    /// The ratio without a bound, for the reader.
+    pub fn ratio(&self, metric: &str, ours: &str, theirs: &str) -> Option<(String, Spread)> {
+        let ratio = Spread::of_ratios(self.of(ours, metric), self.of(theirs, metric))?;
+        Some((format!("{ours} / {theirs}"), ratio))
+    }
+}
+
+/// One line of the table.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub figure: String,
+    pub metric: &'static str,
+    pub unit: &'static str,
+    /// Route and its median and range, in the order in which they were looked at.
+    pub values: Vec<(String, Spread)>,
+    pub ratios: Vec<(String, Spread)>,
+    pub gates: Vec<Gate>,
+    pub notes: Vec<String>,
+    /// Route and, in words, which path and engine carried the bytes.
+    pub shares: Vec<(String, String)>,
+}
+
+/// A ratio with its bound.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    pub what: String,
+    pub bound: Bound,
+    pub ratio: Option<Spread>,
+    pub holds: bool,
+}
+
+impl Gate {
+    /// A gate on one value that is no ratio of two routes' samples.
+    pub fn on(what: impl Into<String>, value: f64, bound: Bound) -> Gate {
+        let ratio = Spread::of(&[value]);
+        Gate { what: what.into(), bound, ratio, holds: ratio.is_some() && bound.holds(value) }
+    }
+}
+
+impl Line {
+    pub fn with_gate(mut self, gate: Gate) -> Line {
+        self.gates.push(gate);
+        self
+    }
+
+    pub fn with_ratio(mut self, ratio: Option<(String, Spread)>) -> Line {
+        self.ratios.extend(ratio);
+        self
+    }
+
+    pub fn with_note(mut self, note: impl Into<String>) -> Line {
+        self.notes.push(note.into());
+        self
+    }
+}

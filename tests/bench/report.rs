@@ -1,0 +1,176 @@
+//! Prints the table as it grows; writes the results as JSON and as a picture at the end.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::gate::Spread;
+use crate::method::{Gate, Line};
+use crate::picture;
+use crate::scenario::Scenario;
+
+pub struct Report {
+    out: PathBuf,
+    noisy: bool,
+    began: Instant,
+    current: Instant,
+    lines: Vec<(&'static str, Line)>,
+    /// Scenarios that could not be measured, and why.
+    failed: Vec<(&'static str, String)>,
+}
+
+impl Report {
+    pub fn new(context: &Context) -> Report {
+        let rounds = context.rounds();
+        println!(
+            "{rounds} round(s) per figure; median (least … most) of the rounds, ratios inside each round."
+        );
+        if context.options.noisy {
+            println!("INDICATIVE ONLY: other work runs on this machine.");
+        }
+        Report {
+            out: context.options.out.clone(),
+            noisy: context.options.noisy,
+            began: Instant::now(),
+            current: Instant::now(),
+            lines: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    pub fn begin(&mut self, scenario: &Scenario) {
+        self.current = Instant::now();
+        println!("\n== {}: {}", scenario.name, scenario.about);
+    }
+
+    pub fn end(
+        &mut self,
+        scenario: &'static Scenario,
+        outcome: anyhow::Result<Vec<Line>>,
+        warnings: anyhow::Result<Vec<String>>,
+    ) {
+        match outcome {
+            Ok(lines) => {
+                for line in lines {
+                    print_line(&line);
+                    self.lines.push((scenario.name, line));
+                }
+            }
+            Err(error) => self.fail(scenario.name, format!("{error:#}")),
+        }
+        match warnings {
+            Ok(warnings) if warnings.is_empty() => {}
+            Ok(warnings) => {
+                self.fail(scenario.name, format!("new kernel warnings:\n  {}", warnings.join("\n  ")))
+            }
+            Err(error) => println!("   kernel log not checked: {error:#}"),
+        }
+        println!("   ({:.0} s)", self.current.elapsed().as_secs_f64());
+    }
+
+    fn fail(&mut self, scenario: &'static str, why: String) {
+        println!("   FAILED: {why}");
+        self.failed.push((scenario, why));
+    }
+
+    /// The verdict over all; failure when a gate was missed or a scenario could not be measured.
+    pub fn finish(self) -> anyhow::Result<ExitCode> {
+        let gates: Vec<(&Line, &Gate)> =
+            self.lines.iter().flat_map(|(_, line)| line.gates.iter().map(move |gate| (line, gate))).collect();
+        let missed: Vec<_> = gates.iter().filter(|(_, gate)| !gate.holds).collect();
+        println!(
+            "\n== {} of {} gates hold, {:.0} s",
+            gates.len() - missed.len(),
+            gates.len(),
+            self.began.elapsed().as_secs_f64()
+        );
+        for (line, gate) in &missed {
+            println!("   missed: {}: {}", line.figure, gate_in_words(gate));
+        }
+        for (scenario, why) in &self.failed {
+            println!("   failed: {scenario}: {}", why.lines().next().unwrap_or_default());
+        }
+        let results = self.out.join("results.json");
+        fs::write(&results, serde_json::to_string_pretty(&self.as_json())?)?;
+        let drawing = self.out.join("results.svg");
+        fs::write(&drawing, picture::draw(self.lines.iter().map(|(_, line)| line), self.noisy))?;
+        println!("   {} and {}", results.display(), drawing.display());
+        Ok(if missed.is_empty() && self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn as_json(&self) -> Value {
+        let spread =
+            |spread: &Spread| json!({"median": spread.median, "least": spread.least, "most": spread.most});
+        let lines: Vec<Value> = self
+            .lines
+            .iter()
+            .map(|(scenario, line)| {
+                json!({
+                    "scenario": scenario,
+                    "figure": line.figure,
+                    "unit": line.unit,
+                    "values": line.values.iter().map(|(route, value)| (route.clone(), spread(value))).collect::<serde_json::Map<_, _>>(),
+                    "ratios": line.ratios.iter().map(|(what, value)| (what.clone(), spread(value))).collect::<serde_json::Map<_, _>>(),
+                    "gates": line.gates.iter().map(|gate| json!({
+                        "what": gate.what, "bound": gate.bound.in_words(), "ratio": gate.ratio.as_ref().map(spread), "holds": gate.holds,
+                    })).collect::<Vec<_>>(),
+                    "shares": line.shares.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+                    "notes": line.notes,
+                })
+            })
+            .collect();
+        json!({"indicative": self.noisy, "lines": lines, "failed": self.failed})
+    }
+}
+
+fn print_line(line: &Line) {
+    println!("{} [{}]", line.figure, line.unit);
+    let values: Vec<String> = line
+        .values
+        .iter()
+        .map(|(route, value)| {
+            format!("{route} {} ({} … {})", short(value.median), short(value.least), short(value.most))
+        })
+        .collect();
+    println!("   {}", values.join("   "));
+    for (what, ratio) in &line.ratios {
+        println!("   {what}: {} ({} … {})", short(ratio.median), short(ratio.least), short(ratio.most));
+    }
+    for gate in &line.gates {
+        println!("   {} {}", if gate.holds { "holds " } else { "MISSED" }, gate_in_words(gate));
+    }
+    for note in &line.notes {
+        println!("   {note}");
+    }
+    for (route, shares) in line.shares.iter().filter(|(_, shares)| !shares.is_empty()) {
+        println!("   {route}: {shares}");
+    }
+}
+
+fn gate_in_words(gate: &Gate) -> String {
+    let bound = gate.bound.in_words();
+    match &gate.ratio {
+        Some(ratio) => format!(
+            "{} = {} ({} … {}), gate {bound}",
+            gate.what,
+            short(ratio.median),
+            short(ratio.least),
+            short(ratio.most)
+        ),
+        None => format!("{}: no figure, gate {bound}", gate.what),
+    }
+}
+
+/// Three significant digits.
+pub fn short(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$}")
+}

@@ -1,0 +1,36 @@
+//! Short flows: dial, one echo, close.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use proxy_tests::load::echo::{self, Times};
+
+use crate::context::Context;
+use crate::gate::Bound;
+use crate::method::{Line, rounds};
+
+pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
+    let routes = context.routes(&context.churn_routes())?;
+    let context = &*context;
+    let samples = rounds(context.rounds(), &routes, |route| {
+        // One client that dials now and then always finds a warm lane.
+        let (mut seconds, until) = (Vec::new(), Instant::now() + context.window());
+        while Instant::now() < until {
+            seconds.push(echo::short_flow(&route.way)?.as_secs_f64());
+            sleep(Duration::from_millis(5));
+        }
+        let alone = Times::of(seconds);
+        let churn = echo::churn(&route.way, 8, context.window())?;
+        let why = churn.why.unwrap_or_default();
+        anyhow::ensure!(churn.errors == 0, "{} of the dials failed; the first: {why}", churn.errors);
+        sleep(context.settle());
+        Ok(vec![("rate", churn.per_second), ("dial", alone.micros(0.5))])
+    })?;
+    let mut rate = samples.line("dial + echo + close, 8 clients", "rate", "/s");
+    let mut dial = samples.line("dial to first echo p50, 1 client", "dial", "µs");
+    for (ours, least) in context.churn_gates() {
+        rate = rate.with_gate(samples.gate("rate", (ours, "haproxy"), Bound::AtLeast(least)));
+        dial = dial.with_gate(samples.gate("dial", (ours, "haproxy"), Bound::AtMost(1.2)));
+    }
+    Ok(vec![rate, dial])
+}

@@ -1,0 +1,73 @@
+//! Round trips of 64 bytes, alone and beside bulk.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use proxy_tests::load::bulk::{Bulk, Kind};
+use proxy_tests::load::echo::{self, Echo};
+
+use crate::context::Context;
+use crate::gate::Bound;
+use crate::method::{Line, Sample, rounds};
+use crate::route::Route;
+
+/// So many samples make a p99.
+const ENOUGH: usize = 2000;
+
+pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
+    let routes = context.routes(&context.bulk_routes())?;
+    let context = &*context;
+    let samples = rounds(context.rounds(), &routes, |route| {
+        let mut echo = Echo::open(&route.way)?;
+        // Interactive flows are settled flows: what the engine does with them it has done by then.
+        let settled =
+            Instant::now() + context.choose(Duration::from_millis(2600), Duration::from_millis(2400));
+        while Instant::now() < settled {
+            echo.trip()?;
+            sleep(Duration::from_millis(20));
+        }
+        let times = echo::Times::of(echo.trips(context.choose(10_000, ENOUGH), Duration::from_secs(5))?);
+        Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99))])
+    })?;
+    let mut p50 = samples.line("round trip p50", "p50", "µs");
+    for ours in context.ours() {
+        p50 = p50.with_gate(samples.gate("p50", (ours, "haproxy"), Bound::AtMost(0.85)));
+    }
+    Ok(vec![p50, samples.line("round trip p99", "p99", "µs")])
+}
+
+pub fn loaded(context: &mut Context) -> anyhow::Result<Vec<Line>> {
+    let routes = context.routes(&context.bulk_routes())?;
+    let context = &*context;
+    let samples = rounds(context.rounds(), &routes, |route| beside_bulk(context, route))?;
+    let mut p99 = samples.line("round trip p99 beside 4 bulk flows", "p99", "µs");
+    let mut bulk = samples.line("the bulk flows meanwhile", "gbit", "Gbit/s");
+    for ours in context.ours() {
+        p99 = p99.with_gate(samples.gate("p99", (ours, "haproxy"), Bound::AtMost(0.25)));
+        bulk = bulk.with_gate(samples.gate("gbit", (ours, "haproxy"), Bound::AtLeast(1.0)));
+    }
+    Ok(vec![samples.line("round trip p50 beside 4 bulk flows", "p50", "µs"), p99, bulk])
+}
+
+/// One interactive flow beside four downloads. HAProxy needs 20 ms for a trip then, so the samples of a round
+/// come from as long a look as it takes, up to a bound.
+fn beside_bulk(context: &Context, route: &Route) -> anyhow::Result<Sample> {
+    let mut echo = Echo::open(&route.way)?;
+    let settled = Instant::now() + Duration::from_millis(2300);
+    while Instant::now() < settled {
+        echo.trip()?;
+        sleep(Duration::from_millis(20));
+    }
+    let bulk = Bulk::start(&route.way, Kind::Down, 4)?;
+    sleep(context.warm_up());
+    let (before, began) = (bulk.moved(&context.target), Instant::now());
+    let longest = context.choose(Duration::from_secs(45), Duration::from_secs(4));
+    let times = echo::Times::of(echo.trips(ENOUGH, longest)?);
+    // Quick routes finish their trips at once; the bulk rate needs a window all the same.
+    sleep(context.window().saturating_sub(began.elapsed()));
+    let gbit = (bulk.moved(&context.target) - before) as f64 * 8.0 / began.elapsed().as_nanos() as f64;
+    anyhow::ensure!(bulk.lost() == 0, "{} of 4 bulk flows ended by themselves", bulk.lost());
+    drop(bulk);
+    sleep(context.settle());
+    Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99)), ("gbit", gbit)])
+}

@@ -1,0 +1,41 @@
+//! The scenarios, in the order in which they run.
+
+mod churn;
+mod latency;
+mod paced;
+mod throughput;
+
+use crate::context::Context;
+use crate::method::Line;
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub run: fn(&mut Context) -> anyhow::Result<Vec<Line>>,
+}
+
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "throughput",
+        about: "one and eight streams each way, and the CPU they cost",
+        run: throughput::run,
+    },
+    Scenario { name: "paced", about: "CPU of senders paced at 1 Gbit/s each", run: paced::run },
+    Scenario { name: "roundtrip", about: "64-byte round trips, nothing beside them", run: latency::alone },
+    Scenario { name: "loaded", about: "64-byte round trips beside four bulk flows", run: latency::loaded },
+    Scenario { name: "churn", about: "dial + echo + close, eight clients; the dial alone", run: churn::run },
+];
+
+/// The scenarios of these names, all without a name.
+pub fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
+    for name in names {
+        anyhow::ensure!(
+            ALL.iter().any(|scenario| scenario.name == name),
+            "there is no scenario {name}; `bench list` names them"
+        );
+    }
+    Ok(ALL
+        .iter()
+        .filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
+        .collect())
+}

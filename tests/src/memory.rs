@@ -1,0 +1,84 @@
+//! Memory that flows hold: socket pages, pipes, slab and resident memory.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Result;
+use std::os::fd::OwnedFd;
+
+const PAGE: u64 = 4096;
+
+/// One look at the machine, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    /// Pages of all TCP sockets (sockstat, `mem`).
+    pub tcp: u64,
+    /// Bytes that wait in pipes of the given processes.
+    pub pipes: u64,
+    pub slab: u64,
+    /// Resident memory of the given processes.
+    pub rss: u64,
+    /// What the kernel says is available; a cross-check that everything else on the machine disturbs.
+    pub available: u64,
+}
+
+impl Held {
+    pub fn now(pids: &[u32]) -> Result<Held> {
+        Ok(Held {
+            tcp: tcp_pages()? * PAGE,
+            pipes: pids.iter().map(|pid| pipe_bytes(*pid)).sum(),
+            slab: meminfo("Slab:")?,
+            rss: pids.iter().map(|pid| rss(*pid)).sum(),
+            available: meminfo("MemAvailable:")?,
+        })
+    }
+
+    /// Growth since `before`, in bytes; what shrank counts against it.
+    pub fn grown_since(&self, before: &Held) -> i64 {
+        let total = |held: &Held| (held.tcp + held.pipes + held.slab + held.rss) as i64;
+        total(self) - total(before)
+    }
+}
+
+fn tcp_pages() -> Result<u64> {
+    let sockstat = fs::read_to_string("/proc/net/sockstat")?;
+    let line = sockstat.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+    let mut words = line.split_whitespace().skip_while(|word| *word != "mem").skip(1);
+    Ok(words.next().and_then(|pages| pages.parse().ok()).unwrap_or(0))
+}
+
+fn meminfo(name: &str) -> Result<u64> {
+    Ok(kilobytes(&fs::read_to_string("/proc/meminfo")?, name))
+}
+
+/// Resident memory of a process, in bytes; 0 when it is gone.
+pub fn rss(pid: u32) -> u64 {
+    fs::read_to_string(format!("/proc/{pid}/status")).map_or(0, |status| kilobytes(&status, "VmRSS:"))
+}
+
+fn kilobytes(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// Open file descriptors of a process; 0 when it is gone.
+pub fn open_fds(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Bytes that wait in the pipes of a process, each pipe once.
+fn pipe_bytes(pid: u32) -> u64 {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for entry in entries.flatten() {
+        let Ok(name) = fs::read_link(entry.path()) else { continue };
+        if !name.to_string_lossy().starts_with("pipe:") || !seen.insert(name) {
+            continue;
+        }
+        // Opening the link gives another descriptor of the same pipe. Read-write never blocks on a FIFO.
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+        let opened = rustix::fs::open(entry.path(), flags, rustix::fs::Mode::empty());
+        bytes += opened.map_or(0, |pipe: OwnedFd| rustix::io::ioctl_fionread(&pipe).unwrap_or(0));
+    }
+    bytes
+}
