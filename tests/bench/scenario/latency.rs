@@ -26,7 +26,7 @@ pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             echo.trip()?;
             sleep(Duration::from_millis(20));
         }
-        let times = echo::Times::of(echo.trips(context.choose(10_000, ENOUGH), Duration::from_secs(5))?);
+        let times = echo::Times::of(echo.trips(ENOUGH, context.window(), Duration::from_secs(5))?);
         Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99))])
     })?;
     let mut p50 = samples.line("round trip p50", "p50", "µs");
@@ -62,9 +62,7 @@ fn beside_bulk(context: &Context, route: &Route) -> anyhow::Result<Sample> {
     sleep(context.warm_up());
     let (before, began) = (bulk.moved(&context.target), Instant::now());
     let longest = context.choose(Duration::from_secs(45), Duration::from_secs(4));
-    let times = echo::Times::of(echo.trips(ENOUGH, longest)?);
-    // Quick routes finish their trips at once; the bulk rate needs a window all the same.
-    sleep(context.window().saturating_sub(began.elapsed()));
+    let times = echo::Times::of(echo.trips(ENOUGH, context.window(), longest)?);
     let gbit = (bulk.moved(&context.target) - before) as f64 * 8.0 / began.elapsed().as_nanos() as f64;
     anyhow::ensure!(bulk.lost() == 0, "{} of 4 bulk flows ended by themselves", bulk.lost());
     drop(bulk);

@@ -55,31 +55,16 @@ impl Echo {
         }
     }
 
-    /// Round trips one after the other until `enough` samples or `longest` has passed, whichever is later for
-    /// the samples and sooner for the time.
-    pub fn trips(&mut self, enough: usize, longest: Duration) -> Result<Vec<f64>> {
+    /// Round trips one after the other: for `at_least` and until there are `enough`, but never longer than
+    /// `longest`.
+    pub fn trips(&mut self, enough: usize, at_least: Duration, longest: Duration) -> Result<Vec<f64>> {
         let began = Instant::now();
         let mut seconds = Vec::with_capacity(enough);
-        while seconds.len() < enough && began.elapsed() < longest {
+        while began.elapsed() < longest && (seconds.len() < enough || began.elapsed() < at_least) {
             seconds.push(self.trip()?.as_secs_f64());
         }
         Ok(seconds)
     }
-}
-
-/// Round trips on `flows` flows at once, `enough` samples in all.
-pub fn trips(way: &Way, flows: usize, enough: usize, longest: Duration) -> Result<Times> {
-    let mut open = (0..flows).map(|_| Echo::open(way)).collect::<Result<Vec<_>>>()?;
-    let each = enough.div_ceil(flows);
-    let mut all = Vec::with_capacity(enough);
-    thread::scope(|scope| {
-        let running: Vec<_> =
-            open.iter_mut().map(|echo| scope.spawn(move || echo.trips(each, longest))).collect();
-        for thread in running {
-            all.extend(thread.join().map_err(|_| Error::other("an echo thread panicked"))??);
-        }
-        Ok(Times::of(all))
-    })
 }
 
 /// What short flows gave.
