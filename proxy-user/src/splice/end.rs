@@ -29,6 +29,12 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn poll_unwritable(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
+
+    /// Bytes written to this end that its peer has not acknowledged yet (`SIOCOUTQ` of the socket below), 0 if
+    /// that cannot be known. An abort of the other end is held back, 1 s at most, until this is 0.
+    fn unacknowledged(&self) -> u64 {
+        0
+    }
 }
 
 /// One side of a join.

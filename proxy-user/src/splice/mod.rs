@@ -3,6 +3,25 @@
 //! [`Splicer::join`] is all a caller knows. Two plain sockets leave tokio and belong to one engine thread until
 //! they end (copy, splice(2), sockmap); a join with a [`FlowStream`] is copied on tokio.
 
+mod config;
+mod control;
+mod direction;
 mod end;
+mod error;
+mod half;
+mod inbox;
+mod join;
+mod pair;
+mod policy;
+mod sock;
+mod splicer;
+mod stream;
+mod tokio_end;
+mod track;
+mod worker;
 
+pub use config::{EngineChoice, SpliceConfig};
 pub use end::{End, EndIo, FlowStream, Plain};
+pub use error::SpliceError;
+pub use join::{Canceller, Join};
+pub use splicer::Splicer;

@@ -1,0 +1,80 @@
+//! What the operator may choose about the engines.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::SpliceError;
+
+/// `--engine`: the highest engine that new flows may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum EngineChoice {
+    /// Start in copy, move bulk to splice(2), promote what stays small or rare to sockmap.
+    #[default]
+    Auto = 0,
+    /// sockmap from the first byte wherever the ends allow it.
+    Sockmap = 1,
+    /// splice(2) from the first byte wherever the ends allow it.
+    Splice = 2,
+    Copy = 3,
+}
+
+impl EngineChoice {
+    pub const ALL: [EngineChoice; 4] =
+        [EngineChoice::Auto, EngineChoice::Sockmap, EngineChoice::Splice, EngineChoice::Copy];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineChoice::Auto => "auto",
+            EngineChoice::Sockmap => "sockmap",
+            EngineChoice::Splice => "splice",
+            EngineChoice::Copy => "copy",
+        }
+    }
+
+    pub(super) fn from_number(number: u8) -> EngineChoice {
+        EngineChoice::ALL.into_iter().find(|choice| *choice as u8 == number).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+impl FromStr for EngineChoice {
+    type Err = SpliceError;
+
+    fn from_str(text: &str) -> Result<EngineChoice, SpliceError> {
+        EngineChoice::ALL
+            .into_iter()
+            .find(|choice| choice.name() == text)
+            .ok_or_else(|| SpliceError::NoSuchEngine(text.to_owned()))
+    }
+}
+
+/// Settings of the splice engine. New flows obey a change at once, running flows go on as they are.
+#[derive(Debug, Clone)]
+pub struct SpliceConfig {
+    pub engine: EngineChoice,
+    /// Bytes; ceiling of the send buffer that a promoted flow may force on its destination.
+    pub flow_buffer_max: u64,
+    /// Bytes that all flows together may hold back; `None`: a quarter of the container's memory limit, else 1/16
+    /// of the machine.
+    pub buffer_budget: Option<u64>,
+    /// Threads for interactive flows, and as many for bulk flows; 0: by the number of CPUs. Read at the start
+    /// only.
+    pub threads: usize,
+}
+
+impl Default for SpliceConfig {
+    fn default() -> SpliceConfig {
+        SpliceConfig {
+            engine: EngineChoice::Auto,
+            flow_buffer_max: 16 << 20,
+            buffer_budget: None,
+            threads: 0,
+        }
+    }
+}

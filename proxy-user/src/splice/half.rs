@@ -1,0 +1,236 @@
+//! One direction of the copy on tokio.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::io::poll_read_buf;
+
+use super::policy::{GREETING_WAIT, STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST};
+use super::stream::finish_of;
+use super::tokio_end::TokioEnd;
+use crate::flow::{self, Engine, Finish, Meter};
+
+/// The end that failed for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    Source,
+    Destination,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Greet(Bytes),
+    Settle(Pin<Box<Sleep>>, Instant),
+    Early(Bytes),
+    Move,
+    /// The source ended; its last bytes were written, the end was not passed on yet.
+    Shut,
+    Done(Finish),
+}
+
+pub(super) struct Half {
+    side: flow::Direction,
+    phase: Phase,
+    early: Bytes,
+    buffer: BytesMut,
+    /// How much of the buffer was written.
+    written: usize,
+    /// The size of the next buffer: doubled when one was filled, halved when the source went quiet with less
+    /// than a quarter of it used.
+    size: usize,
+    /// The most that lay in the buffer since the source was quiet.
+    used: usize,
+    unflushed: bool,
+    source: Option<Finish>,
+    failing: bool,
+}
+
+impl Half {
+    pub(super) fn new(side: flow::Direction, greeting: Bytes, early: Bytes) -> Half {
+        Half {
+            side,
+            phase: Phase::Greet(greeting),
+            early,
+            buffer: BytesMut::new(),
+            written: 0,
+            size: STREAM_BUFFER_FIRST,
+            used: 0,
+            unflushed: false,
+            source: None,
+            failing: false,
+        }
+    }
+
+    pub(super) fn finish(&self) -> Option<Finish> {
+        match self.phase {
+            Phase::Done(finish) => Some(finish),
+            _ => None,
+        }
+    }
+
+    /// The source is dead: what it still gives is read, then its end is an abort.
+    pub(super) fn source_failing(&mut self) {
+        self.failing = true;
+    }
+
+    pub(super) fn destination_broke(&mut self, finish: Finish) {
+        if self.finish().is_none() {
+            self.phase = Phase::Done(finish);
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// Moves until both ends make it wait; says which end was lost, if one was.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut TokioEnd,
+        to: &mut TokioEnd,
+        meter: &Meter,
+    ) -> Option<Lost> {
+        let moved = self.advance(context, from, to, meter);
+        let failed = match moved {
+            Poll::Pending => None,
+            Poll::Ready(Ok(())) => {
+                // A clean end is none when the source was already known to be dead.
+                let dead = matches!(self.finish(), Some(Finish::Aborted | Finish::Failed(_)));
+                return (dead && self.source.is_some()).then_some(Lost::Source);
+            }
+            Poll::Ready(Err(finish)) => Some(finish),
+        };
+        if let Some(finish) = failed {
+            self.destination_broke(finish);
+            return Some(Lost::Destination);
+        }
+        // The source is lost at once for the other direction, even while its last bytes wait here.
+        matches!(self.source, Some(Finish::Aborted | Finish::Failed(_))).then_some(Lost::Source)
+    }
+
+    /// Ready when the direction ended; an error is the destination's.
+    fn advance(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut TokioEnd,
+        to: &mut TokioEnd,
+        meter: &Meter,
+    ) -> Poll<Result<(), Finish>> {
+        loop {
+            match &mut self.phase {
+                Phase::Done(_) => return Poll::Ready(Ok(())),
+                Phase::Greet(greeting) if greeting.is_empty() => {
+                    self.phase = Phase::Early(std::mem::take(&mut self.early));
+                }
+                Phase::Greet(greeting) => {
+                    let sent = step(to.poll_write(context, greeting))?;
+                    let Poll::Ready(sent) = sent else { return Poll::Pending };
+                    greeting.advance(sent);
+                    if greeting.is_empty() {
+                        let until = Instant::now() + GREETING_WAIT;
+                        self.phase = Phase::Settle(Box::pin(sleep_until(Instant::now())), until);
+                    }
+                }
+                Phase::Settle(timer, until) => {
+                    // Over TLS the greeting is a record of its own, flushed before bytes follow.
+                    let Poll::Ready(()) = step(to.poll_flush(context))? else { return Poll::Pending };
+                    if to.is_unix() && to.unacknowledged() > 0 && Instant::now() < *until {
+                        if timer.as_mut().poll(context).is_pending() {
+                            return Poll::Pending;
+                        }
+                        timer.as_mut().reset(Instant::now() + GREETING_WAIT / 50);
+                        continue;
+                    }
+                    self.phase = Phase::Early(std::mem::take(&mut self.early));
+                }
+                Phase::Early(early) if early.is_empty() => self.phase = Phase::Move,
+                Phase::Early(early) => {
+                    let Poll::Ready(sent) = step(to.poll_write(context, early))? else {
+                        return Poll::Pending;
+                    };
+                    early.advance(sent);
+                    self.unflushed = true;
+                    meter.add(self.side, Engine::Copy, sent as u64);
+                }
+                Phase::Move => {
+                    let waits = self.fill(context, from);
+                    if self.written == self.buffer.len() {
+                        self.buffer.clear();
+                        self.written = 0;
+                        match (waits, self.source) {
+                            (_, Some(_)) => self.phase = Phase::Shut,
+                            (true, None) => {
+                                self.rest();
+                                return self.flush(context, to);
+                            }
+                            (false, None) => {}
+                        }
+                        continue;
+                    }
+                    let sent = step(to.poll_write(context, &self.buffer[self.written..]))?;
+                    let Poll::Ready(sent) = sent else { return Poll::Pending };
+                    self.written += sent;
+                    self.unflushed = true;
+                    meter.add(self.side, Engine::Copy, sent as u64);
+                }
+                Phase::Shut => {
+                    let finish = self.source.unwrap_or(Finish::Cancelled);
+                    let shut = match finish {
+                        Finish::Clean => to.poll_shutdown(context),
+                        _ => to.poll_flush(context),
+                    };
+                    let Poll::Ready(()) = step(shut)? else { return Poll::Pending };
+                    self.phase = Phase::Done(finish);
+                }
+            }
+        }
+    }
+
+    /// Reads until the buffer is full or the source waits (then true) or ended. Never behind unwritten bytes.
+    fn fill(&mut self, context: &mut Context<'_>, from: &mut TokioEnd) -> bool {
+        if self.written > 0 || self.source.is_some() {
+            return false;
+        }
+        self.buffer.reserve(self.size.saturating_sub(self.buffer.len()));
+        while self.buffer.len() < self.size {
+            self.used = self.used.max(self.buffer.len());
+            match poll_read_buf(Pin::new(&mut *from), context, &mut self.buffer) {
+                Poll::Ready(Ok(0)) if self.failing => self.source = Some(Finish::Aborted),
+                Poll::Ready(Ok(0)) => self.source = Some(Finish::Clean),
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Ready(Err(error)) => self.source = Some(finish_of(&error)),
+                Poll::Pending => return true,
+            }
+            return false;
+        }
+        self.used = self.size;
+        self.size = (self.size * 2).min(STREAM_BUFFER_MOST);
+        false
+    }
+
+    /// The source is quiet: a resting flow holds no buffer.
+    fn rest(&mut self) {
+        if self.used < self.size / 4 {
+            self.size = (self.size / 2).max(STREAM_BUFFER_FIRST);
+        }
+        self.used = 0;
+        self.buffer = BytesMut::new();
+    }
+
+    fn flush(&mut self, context: &mut Context<'_>, to: &mut TokioEnd) -> Poll<Result<(), Finish>> {
+        if self.unflushed && step(to.poll_flush(context))?.is_ready() {
+            self.unflushed = false;
+        }
+        Poll::Pending
+    }
+}
+
+/// The poll's value, with its error as what it says about the destination.
+fn step<T>(polled: Poll<std::io::Result<T>>) -> Result<Poll<T>, Finish> {
+    match polled {
+        Poll::Ready(Ok(value)) => Ok(Poll::Ready(value)),
+        Poll::Ready(Err(error)) => Err(finish_of(&error)),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}

@@ -1,0 +1,101 @@
+//! The bounded queue of commands into an engine thread, with the eventfd that wakes it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::SpliceError;
+use super::control::Control;
+use super::pair::Pair;
+use super::policy::INBOX_BOUND;
+
+pub(super) enum Command {
+    /// A flow to run from now on, new or from another thread.
+    Adopt(Box<Pair>),
+    /// The flow's flag says cancelled.
+    Cancel(Arc<Control>),
+}
+
+pub(super) struct Inbox {
+    queue: Mutex<VecDeque<Command>>,
+    wake: OwnedFd,
+    /// A cancel found no room: every flow's flag must be looked at.
+    sweep: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Result<Inbox, SpliceError> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| SpliceError::Poll(error.into()))?;
+        Ok(Inbox {
+            queue: Mutex::new(VecDeque::new()),
+            wake,
+            sweep: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    /// Gives the flow back when the queue is full.
+    pub(super) fn adopt(&self, pair: Box<Pair>) -> Result<(), Box<Pair>> {
+        match self.push(Command::Adopt(pair)) {
+            Err(Command::Adopt(pair)) => Err(pair),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn cancel(&self, control: Arc<Control>) {
+        if self.push(Command::Cancel(control)).is_err() {
+            self.sweep.store(true, Ordering::Release);
+            self.ring();
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take_sweep(&self) -> bool {
+        self.sweep.swap(false, Ordering::AcqRel)
+    }
+
+    /// Everything that waits; rings no more until the next push.
+    pub(super) fn take(&self) -> VecDeque<Command> {
+        // An eventfd read resets it; it fails only when it was zero.
+        let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, command: Command) -> Result<(), Command> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() >= INBOX_BOUND {
+            return Err(command);
+        }
+        queue.push_back(command);
+        let first = queue.len() == 1;
+        drop(queue);
+        if first {
+            self.ring();
+        }
+        Ok(())
+    }
+
+    fn ring(&self) {
+        // Fails only when the counter is at its end, and then it rings already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}

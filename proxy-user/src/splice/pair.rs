@@ -1,0 +1,187 @@
+//! One flow on an engine thread: two plain sockets, one track each way, and the way it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+use tokio::sync::oneshot;
+
+use super::Plain;
+use super::control::Control;
+use super::direction::Event;
+use super::policy::ABORT_WAIT;
+use super::track::{Pause, Track};
+use super::worker::Turn;
+use crate::flow::{Direction, Ending, Finish, Meter};
+
+/// What the worker does with a pair after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Waits for an event, or for the instant.
+    Idle(Option<Instant>),
+    Hungry,
+    Over,
+}
+
+/// Between the last byte and the reset: the peers acknowledge what came before it.
+#[derive(Debug, Clone, Copy)]
+struct Parting {
+    until: Instant,
+    again: Duration,
+}
+
+/// Side 0 is the client's, side 1 the target's; track `t` reads side `t` and writes the other one.
+pub(super) struct Pair {
+    ends: [Plain; 2],
+    tracks: [Track; 2],
+    broken: [bool; 2],
+    parting: Option<Parting>,
+    /// Bytes behind a failed source that the destination does not take: until when, and the count then.
+    stall: Option<(Instant, u64)>,
+    meter: Arc<Meter>,
+    control: Arc<Control>,
+    report: oneshot::Sender<Ending>,
+}
+
+impl Pair {
+    pub(super) fn new(
+        ends: [Plain; 2],
+        tracks: [Track; 2],
+        meter: Arc<Meter>,
+        control: Arc<Control>,
+        report: oneshot::Sender<Ending>,
+    ) -> Pair {
+        Pair { ends, tracks, broken: [false; 2], parting: None, stall: None, meter, control, report }
+    }
+
+    pub(super) fn end(&self, side: usize) -> &Plain {
+        &self.ends[side]
+    }
+
+    pub(super) fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Takes what epoll said about one side.
+    pub(super) fn note(&mut self, side: usize, flags: EventFlags) {
+        let other = 1 - side;
+        if flags.contains(EventFlags::ERR) {
+            self.side_broke(side, Finish::Aborted);
+        }
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
+            self.tracks[side].direction.step(Event::SourceEnding);
+        }
+        if flags.contains(EventFlags::IN) {
+            self.tracks[side].direction.step(Event::Readable);
+        }
+        if flags.contains(EventFlags::OUT) {
+            self.tracks[other].direction.step(Event::Writable);
+        }
+    }
+
+    /// A side is dead: nothing can be written to it any more, what it still holds can be read.
+    fn side_broke(&mut self, side: usize, finish: Finish) {
+        self.broken[side] = true;
+        self.tracks[side].direction.step(Event::SourceFailing);
+        self.tracks[1 - side].direction.step(Event::DestinationBroke(finish));
+    }
+
+    /// Runs both directions for a turn.
+    pub(super) fn run(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.control.is_cancelled() {
+            return self.cancel();
+        }
+        let mut hungry = false;
+        let mut wake = None;
+        for t in 0..2 {
+            let [left, right] = &self.ends;
+            let (from, to) = if t == 0 { (left, right) } else { (right, left) };
+            let (pause, lost) = self.tracks[t].run(from, to, &self.meter, turn);
+            if let Some(finish) = lost {
+                self.side_broke(1 - t, finish);
+                // The other track has ran already when this is the second one; it must read to its end now.
+                hungry = true;
+            }
+            if let Some(Finish::Aborted | Finish::Failed(_)) = self.tracks[t].direction.source_end()
+                && !self.broken[t]
+            {
+                self.side_broke(t, Finish::Aborted);
+                hungry = true;
+            }
+            match pause {
+                Pause::Hungry => hungry = true,
+                Pause::Idle(at) => wake = earlier(wake, at),
+            }
+        }
+        match (self.tracks[0].finish(), self.tracks[1].finish()) {
+            (Some(Finish::Clean), Some(Finish::Clean)) => Next::Over,
+            (Some(_), Some(_)) => self.part(turn.now),
+            _ if hungry => Next::Hungry,
+            _ => Next::Idle(earlier(wake, self.watch_stall(turn.now))),
+        }
+    }
+
+    fn cancel(&mut self) -> Next {
+        for track in &mut self.tracks {
+            track.direction.step(Event::Cancel);
+        }
+        Next::Over
+    }
+
+    /// Waits until every living peer acknowledged what it was sent: a reset would destroy it.
+    fn part(&mut self, now: Instant) -> Next {
+        let parting = self
+            .parting
+            .get_or_insert(Parting { until: now + ABORT_WAIT, again: Duration::from_micros(500) });
+        let waits = (0..2)
+            .any(|side| !self.broken[side] && self.ends[side].unacknowledged().is_ok_and(|bytes| bytes > 0));
+        if !waits || now >= parting.until {
+            return Next::Over;
+        }
+        parting.again = (parting.again * 2).min(Duration::from_millis(20));
+        Next::Idle(Some(now + parting.again))
+    }
+
+    /// A failed source whose last bytes nobody takes holds the flow for [`ABORT_WAIT`] without progress only.
+    fn watch_stall(&mut self, now: Instant) -> Option<Instant> {
+        let failing = |track: &Track| track.finish().is_none() && track.direction.is_failing();
+        let track = self.tracks.iter_mut().find(|track| failing(track))?;
+        let moved = self.meter.total(Direction::Up) + self.meter.total(Direction::Down);
+        match self.stall {
+            Some((until, before)) if before == moved && now >= until => {
+                track.direction.step(Event::DestinationBroke(Finish::Aborted));
+                Some(now)
+            }
+            Some((until, before)) if before == moved => Some(until),
+            _ => {
+                self.stall = Some((now + ABORT_WAIT, moved));
+                Some(now + ABORT_WAIT)
+            }
+        }
+    }
+
+    /// Closes both sockets and tells how the flow ended.
+    pub(super) fn close(self) -> Ending {
+        let finish = |track: &Track| track.finish().unwrap_or(Finish::Cancelled);
+        let ending = Ending {
+            up: finish(&self.tracks[0]),
+            down: finish(&self.tracks[1]),
+            up_bytes: self.meter.total(Direction::Up),
+            down_bytes: self.meter.total(Direction::Down),
+        };
+        if !ending.is_clean() {
+            self.ends.iter().for_each(Plain::abort_on_close);
+        }
+        drop(self.ends);
+        // Nobody waits for the ending of a join that was dropped.
+        let _ = self.report.send(ending);
+        ending
+    }
+}
+
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,114 @@
+//! System calls on one plain socket.
+#![allow(unsafe_code)] // SIOCOUTQ has no safe wrapper.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use socket2::{SockRef, TcpKeepalive};
+
+use super::Plain;
+use super::policy::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
+use crate::flow::Finish;
+
+/// `SIOCOUTQ`, the same number as `TIOCOUTQ`.
+const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+
+impl AsFd for Plain {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Plain::Tcp(socket) => socket.as_fd(),
+            Plain::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Plain {
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self, Plain::Unix(_))
+    }
+
+    /// No delay and the design's keepalive on a TCP socket. Never `TCP_USER_TIMEOUT`: it also ends a flow whose
+    /// reader merely pauses.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        self.set_nonblocking()?;
+        if let Plain::Tcp(socket) = self {
+            let socket = SockRef::from(socket);
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_keepalive(
+                &TcpKeepalive::new()
+                    .with_time(KEEPALIVE_IDLE)
+                    .with_interval(KEEPALIVE_INTERVAL)
+                    .with_retries(KEEPALIVE_RETRIES),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Plain::Tcp(socket) => socket.set_nonblocking(true),
+            Plain::Unix(socket) => socket.set_nonblocking(true),
+        }
+    }
+
+    pub(super) fn recv(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        loop {
+            match rustix::net::recv(self, &mut *buffer, RecvFlags::DONTWAIT) {
+                Err(Errno::INTR) => {}
+                done => return done.map(|(_, bytes)| bytes),
+            }
+        }
+    }
+
+    pub(super) fn send(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
+        loop {
+            match rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Bytes that the peer has not acknowledged (TCP) or not read (Unix).
+    pub(super) fn unacknowledged(&self) -> io::Result<u64> {
+        unacknowledged(self)
+    }
+
+    /// Ends our sending direction: FIN after the last byte.
+    pub(super) fn end_writing(&self) -> io::Result<()> {
+        match self {
+            Plain::Tcp(socket) => socket.shutdown(Shutdown::Write),
+            Plain::Unix(socket) => socket.shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Makes the coming close an abort: RST on TCP. A Unix peer sees the end of the stream, it knows no reset.
+    pub(super) fn abort_on_close(&self) {
+        if let Plain::Tcp(socket) = self {
+            // Fails on a dead socket only, which sends nothing anyway.
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Bytes that the peer of a stream socket has not acknowledged (TCP) or not read (Unix).
+pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    // SAFETY: SIOCOUTQ is a getter of a C int on a socket, an error on anything else.
+    let bytes = unsafe {
+        let getter = rustix::ioctl::Getter::<SIOCOUTQ, libc::c_int>::new();
+        rustix::ioctl::ioctl(socket, getter)?
+    };
+    Ok(bytes.max(0) as u64)
+}
+
+/// What an error of recv, send or splice says about the direction.
+pub(super) fn finish_of(error: Errno) -> Finish {
+    match error {
+        Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN | Errno::CONNABORTED => Finish::Aborted,
+        other => Finish::Failed(other.raw_os_error()),
+    }
+}

@@ -1,0 +1,178 @@
+//! The copy on tokio, for joins in which an end is no plain socket.
+//!
+//! One future moves both directions. A direction reads until the source has no more or its buffer is full, then
+//! writes in one piece: a TLS end turns large writes into full records, and a read of one record at a time would
+//! cost a write per 16 KiB. A buffer exists only while bytes move.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use super::half::{Half, Lost};
+use super::policy::ABORT_WAIT;
+use super::tokio_end::{TokioEnd, Unjoined};
+use crate::flow::{Direction, Ending, Finish, Meter};
+
+/// Wakes the copy to end it.
+#[derive(Debug, Default)]
+pub(super) struct StreamCancel {
+    cancelled: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl StreamCancel {
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> bool {
+        self.waker.register(context.waker());
+        self.cancelled.load(Ordering::Acquire)
+    }
+}
+
+/// Copies until both directions ended; aborts both ends unless both ended cleanly.
+pub(super) async fn join(
+    ends: [Unjoined; 2],
+    [up, down]: [Half; 2],
+    meter: Arc<Meter>,
+    cancel: Arc<StreamCancel>,
+) -> Ending {
+    let ending = |up, down| Ending {
+        up,
+        down,
+        up_bytes: meter.total(Direction::Up),
+        down_bytes: meter.total(Direction::Down),
+    };
+    let [left, right] = ends;
+    let (left, right) = match (left.begin(), right.begin()) {
+        (Ok(left), Ok(right)) => (left, right),
+        (Err(error), _) | (_, Err(error)) => {
+            let finish = finish_of(&error);
+            return ending(finish, finish);
+        }
+    };
+    let mut copy =
+        Copy { ends: [left, right], halves: [up, down], broken: [false; 2], stall: None, clean: false };
+    let cancelled = poll_fn(|context| {
+        if cancel.poll(context) { Poll::Ready(true) } else { copy.poll(context, &meter).map(|()| false) }
+    })
+    .await;
+    let finish = |half: &Half| half.finish().unwrap_or(Finish::Cancelled);
+    let (up, down) = (finish(&copy.halves[0]), finish(&copy.halves[1]));
+    copy.clean = up == Finish::Clean && down == Finish::Clean;
+    if !copy.clean && !cancelled {
+        copy.part().await;
+    }
+    drop(copy);
+    ending(up, down)
+}
+
+struct Copy {
+    ends: [TokioEnd; 2],
+    halves: [Half; 2],
+    broken: [bool; 2],
+    /// A failed source whose bytes nobody takes: until when, and the count then.
+    stall: Option<(Pin<Box<tokio::time::Sleep>>, u64)>,
+    /// Whatever does not end cleanly, a dropped join included, is an abort for both peers.
+    clean: bool,
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if !self.clean {
+            self.ends.iter_mut().for_each(TokioEnd::abort);
+        }
+    }
+}
+
+impl Copy {
+    /// Ready when both directions ended.
+    fn poll(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<()> {
+        let mut again = true;
+        while std::mem::take(&mut again) {
+            for t in 0..2 {
+                let [left, right] = &mut self.ends;
+                let (from, to) = if t == 0 { (left, right) } else { (right, left) };
+                let lost = match self.halves[t].poll(context, from, to, meter) {
+                    Some(Lost::Source) => t,
+                    Some(Lost::Destination) => 1 - t,
+                    None => continue,
+                };
+                if !std::mem::replace(&mut self.broken[lost], true) {
+                    self.halves[lost].source_failing();
+                    self.halves[1 - lost].destination_broke(Finish::Aborted);
+                    again = true;
+                }
+            }
+        }
+        if self.halves.iter().all(|half| half.finish().is_some()) {
+            return Poll::Ready(());
+        }
+        ready!(self.poll_stall(context, meter));
+        self.halves.iter_mut().for_each(|half| half.destination_broke(Finish::Aborted));
+        Poll::Ready(())
+    }
+
+    /// Ready when a side is dead and its last bytes found no taker for [`ABORT_WAIT`].
+    fn poll_stall(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<()> {
+        if self.broken == [false; 2] {
+            return Poll::Pending;
+        }
+        let moved = meter.total(Direction::Up) + meter.total(Direction::Down);
+        loop {
+            match &mut self.stall {
+                Some((timer, before)) if *before == moved => return timer.as_mut().poll_elapsed(context),
+                Some((timer, before)) => {
+                    timer.as_mut().reset(Instant::now() + ABORT_WAIT);
+                    *before = moved;
+                }
+                None => self.stall = Some((Box::pin(tokio::time::sleep(ABORT_WAIT)), moved)),
+            }
+        }
+    }
+
+    /// Waits until every living peer acknowledged what it was sent: a reset would destroy it.
+    async fn part(&mut self) {
+        let until = Instant::now() + ABORT_WAIT;
+        let mut again = Duration::from_millis(1);
+        while Instant::now() < until {
+            let waits = (0..2).any(|side| !self.broken[side] && self.ends[side].unacknowledged() > 0);
+            if !waits {
+                return;
+            }
+            tokio::time::sleep(again).await;
+            again = (again * 2).min(Duration::from_millis(20));
+        }
+    }
+}
+
+trait PollElapsed {
+    fn poll_elapsed(self, context: &mut Context<'_>) -> Poll<()>;
+}
+
+impl PollElapsed for Pin<&mut tokio::time::Sleep> {
+    fn poll_elapsed(self, context: &mut Context<'_>) -> Poll<()> {
+        std::future::Future::poll(self, context)
+    }
+}
+
+/// What an error of a stream says about the direction.
+pub(super) fn finish_of(error: &io::Error) -> Finish {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    match (error.kind(), error.raw_os_error()) {
+        (BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof, _) => {
+            Finish::Aborted
+        }
+        (_, Some(errno)) => Finish::Failed(errno),
+        (_, None) => Finish::Aborted,
+    }
+}

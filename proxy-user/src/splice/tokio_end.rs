@@ -1,0 +1,121 @@
+//! An end on tokio, plain or not, behind one face.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::sock::unacknowledged;
+use super::{EndIo, FlowStream, Plain};
+
+pub(super) enum TokioEnd {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Stream(Box<dyn FlowStream>),
+}
+
+/// An end whose join has not begun; dropping it is an abort as well.
+pub(super) struct Unjoined(Option<EndIo>);
+
+impl Unjoined {
+    pub(super) fn new(io: EndIo) -> Unjoined {
+        Unjoined(Some(io))
+    }
+
+    /// Gives a plain socket back to tokio.
+    pub(super) fn begin(mut self) -> io::Result<TokioEnd> {
+        match self.0.take() {
+            Some(io) => TokioEnd::new(io),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl Drop for Unjoined {
+    fn drop(&mut self) {
+        match &mut self.0 {
+            Some(EndIo::Plain(plain)) => plain.abort_on_close(),
+            Some(EndIo::Stream(stream)) => stream.abort(),
+            None => {}
+        }
+    }
+}
+
+/// The same call on whatever the end is.
+macro_rules! on_end {
+    ($end:expr, $io:ident => $call:expr) => {
+        match $end {
+            TokioEnd::Tcp($io) => $call,
+            TokioEnd::Unix($io) => $call,
+            TokioEnd::Stream($io) => $call,
+        }
+    };
+}
+
+impl TokioEnd {
+    fn new(io: EndIo) -> io::Result<TokioEnd> {
+        match io {
+            EndIo::Plain(plain) => {
+                // A socket whose peer is gone refuses these; reading it says so in order.
+                let _ = plain.prepare();
+                match plain {
+                    Plain::Tcp(socket) => TcpStream::from_std(socket).map(TokioEnd::Tcp),
+                    Plain::Unix(socket) => UnixStream::from_std(socket).map(TokioEnd::Unix),
+                }
+            }
+            EndIo::Stream(stream) => Ok(TokioEnd::Stream(stream)),
+        }
+    }
+
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self, TokioEnd::Unix(_))
+    }
+
+    /// Bytes that the peer has not acknowledged (TCP, streams that know) or not read (Unix).
+    pub(super) fn unacknowledged(&self) -> u64 {
+        match self {
+            TokioEnd::Tcp(socket) => unacknowledged(socket).unwrap_or(0),
+            TokioEnd::Unix(socket) => unacknowledged(socket).unwrap_or(0),
+            TokioEnd::Stream(stream) => stream.unacknowledged(),
+        }
+    }
+
+    pub(super) fn abort(&mut self) {
+        match self {
+            // Fails on a dead socket only, which sends nothing anyway.
+            TokioEnd::Tcp(socket) => drop(SockRef::from(&*socket).set_linger(Some(Duration::ZERO))),
+            TokioEnd::Unix(_) => {}
+            TokioEnd::Stream(stream) => stream.abort(),
+        }
+    }
+
+    pub(super) fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = on_end!(self, io => Pin::new(io).poll_write(context, bytes));
+        match written {
+            Poll::Ready(Ok(0)) if !bytes.is_empty() => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            other => other,
+        }
+    }
+
+    pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_end!(self, io => Pin::new(io).poll_flush(context))
+    }
+
+    pub(super) fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_end!(self, io => Pin::new(io).poll_shutdown(context))
+    }
+}
+
+impl AsyncRead for TokioEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_end!(&mut *self, io => Pin::new(io).poll_read(context, buffer))
+    }
+}

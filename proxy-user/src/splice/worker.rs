@@ -1,0 +1,218 @@
+//! An engine thread: one epoll, the flows it owns, one turn each.
+//!
+//! Sockets are registered once, edge-triggered, for everything. Flows with new events go first and get one
+//! quantum; a flow that has more queues behind them and one of those runs between two looks at epoll.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use slab::Slab;
+
+use super::SpliceError;
+use super::inbox::{Command, Inbox};
+use super::pair::{Next, Pair};
+use super::policy::COPY_QUANTUM;
+
+/// What a flow needs of its thread for one turn.
+pub(super) struct Turn<'a> {
+    pub(super) now: Instant,
+    /// Shared by all flows of the thread: a flow holds no buffer while nothing of it waits.
+    pub(super) scratch: &'a mut [u8],
+}
+
+/// Where a flow stands in the run queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Parked,
+    Fresh,
+    Hungry,
+}
+
+struct Seat {
+    pair: Box<Pair>,
+    place: Place,
+    /// Tells a timer of this flow from one of an earlier flow with the same key.
+    serial: u64,
+    /// The earliest timer that is set.
+    wake: Option<Instant>,
+}
+
+pub(super) struct Worker {
+    index: usize,
+    epoll: rustix::fd::OwnedFd,
+    inbox: Arc<Inbox>,
+    seats: Slab<Seat>,
+    fresh: VecDeque<usize>,
+    hungry: VecDeque<usize>,
+    timers: BinaryHeap<Reverse<(Instant, usize, u64)>>,
+    serial: u64,
+    scratch: Vec<u8>,
+}
+
+/// The eventfd's place in epoll's data; flows have `key << 1 | side`.
+const INBOX: u64 = u64::MAX;
+
+impl Worker {
+    pub(super) fn new(index: usize, inbox: Arc<Inbox>) -> Result<Worker, SpliceError> {
+        let poll_error = |error: rustix::io::Errno| SpliceError::Poll(error.into());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(poll_error)?;
+        epoll::add(&epoll, &*inbox, EventData::new_u64(INBOX), EventFlags::IN).map_err(poll_error)?;
+        Ok(Worker {
+            index,
+            epoll,
+            inbox,
+            seats: Slab::new(),
+            fresh: VecDeque::new(),
+            hungry: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            serial: 0,
+            scratch: vec![0; COPY_QUANTUM],
+        })
+    }
+
+    /// Runs until the inbox says stop; the flows that are left then are cancelled.
+    pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(256);
+        while !self.inbox.is_stopped() {
+            self.wait(&mut events);
+            let mut called = false;
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    INBOX => called = true,
+                    data => self.note((data >> 1) as usize, (data & 1) as usize, event.flags),
+                }
+            }
+            // After the events: a key is not given to a new flow while an event of the old one may wait.
+            if called {
+                self.obey();
+            }
+            self.ring_timers();
+            while let Some(key) = self.fresh.pop_front() {
+                self.turn(key);
+            }
+            if let Some(key) = self.hungry.pop_front() {
+                self.turn(key);
+            }
+        }
+        for seat in self.seats.drain() {
+            seat.pair.control().cancel();
+            seat.pair.close();
+        }
+    }
+
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) {
+        let patience = if self.hungry.is_empty() {
+            self.timers.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()))
+        } else {
+            Some(Duration::ZERO)
+        };
+        // A wait in whole milliseconds would end too early and spin; epoll_pwait2 may be missing, so round up.
+        let patience = patience.map(|time| {
+            let millis = time.as_micros().div_ceil(1000).min(60_000) as i64;
+            Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 }
+        });
+        // EINTR leaves the list empty, which is a turn without events.
+        let _ = epoll::wait(&self.epoll, spare_capacity(events), patience.as_ref());
+    }
+
+    fn note(&mut self, key: usize, side: usize, flags: EventFlags) {
+        let Some(seat) = self.seats.get_mut(key) else { return };
+        seat.pair.note(side, flags);
+        if seat.place == Place::Parked {
+            seat.place = Place::Fresh;
+            self.fresh.push_back(key);
+        }
+    }
+
+    fn obey(&mut self) {
+        for command in self.inbox.take() {
+            match command {
+                Command::Adopt(pair) => self.adopt(pair),
+                Command::Cancel(control) => {
+                    let key = control.key();
+                    if self.seats.get(key).is_some_and(|seat| Arc::ptr_eq(seat.pair.control(), &control)) {
+                        self.freshen(key);
+                    }
+                }
+            }
+        }
+        if self.inbox.take_sweep() {
+            let cancelled = |(key, seat): (usize, &Seat)| seat.pair.control().is_cancelled().then_some(key);
+            for key in self.seats.iter().filter_map(cancelled).collect::<Vec<_>>() {
+                self.freshen(key);
+            }
+        }
+    }
+
+    fn adopt(&mut self, pair: Box<Pair>) {
+        self.serial += 1;
+        let seat = Seat { pair, place: Place::Fresh, serial: self.serial, wake: None };
+        let key = self.seats.insert(seat);
+        let pair = &self.seats[key].pair;
+        pair.control().set_key(key);
+        pair.control().set_owner(self.index);
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let added = (0..2).try_for_each(|side| {
+            let data = EventData::new_u64((key as u64) << 1 | side as u64);
+            epoll::add(&self.epoll, pair.end(side), data, flags)
+        });
+        if added.is_err() {
+            // No memory for a watch, or fs.epoll.max_user_watches: the flow cannot be served.
+            pair.control().cancel();
+        }
+        self.fresh.push_back(key);
+    }
+
+    fn freshen(&mut self, key: usize) {
+        if let Some(seat) = self.seats.get_mut(key)
+            && seat.place == Place::Parked
+        {
+            seat.place = Place::Fresh;
+            self.fresh.push_back(key);
+        }
+    }
+
+    fn ring_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, key, serial))) = self.timers.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop();
+            if let Some(seat) = self.seats.get_mut(key)
+                && seat.serial == serial
+            {
+                seat.wake = None;
+                self.freshen(key);
+            }
+        }
+    }
+
+    fn turn(&mut self, key: usize) {
+        let Some(seat) = self.seats.get_mut(key) else { return };
+        seat.place = Place::Parked;
+        let mut turn = Turn { now: Instant::now(), scratch: &mut self.scratch };
+        match seat.pair.run(&mut turn) {
+            Next::Idle(None) => {}
+            Next::Idle(Some(at)) => {
+                if seat.wake.is_none_or(|set| at < set) {
+                    seat.wake = Some(at);
+                    self.timers.push(Reverse((at, key, seat.serial)));
+                }
+            }
+            Next::Hungry => {
+                seat.place = Place::Hungry;
+                self.hungry.push_back(key);
+            }
+            Next::Over => {
+                let seat = self.seats.remove(key);
+                seat.pair.close();
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Aborts pass through, behind the bytes that came before them.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use proxy_user::flow::Finish;
+use proxy_user::splice::EngineChoice;
+
+use crate::bench::{Bench, Kind};
+use crate::copy::PAIRS;
+
+#[test]
+fn a_reset_arrives_after_the_bytes_before_it() {
+    for engine in EngineChoice::ALL {
+        let bench = Bench::new(engine);
+        for (left, right) in PAIRS {
+            let mut flow = bench.flow(left, right);
+            let bytes = 200_000;
+            flow.target.send_pattern(4, bytes);
+            // The reset destroys what the target's own kernel has not delivered; let it.
+            std::thread::sleep(Duration::from_millis(50));
+            flow.target.reset();
+            std::thread::sleep(Duration::from_millis(50));
+            let (read, end) = flow.client.read_pattern(4);
+            assert_eq!(read, bytes, "{engine} {left:?} {right:?}");
+            if left != Kind::Unix {
+                assert!(end.is_err(), "{engine} {left:?} {right:?}: the client sees a reset, not an end");
+            }
+            let ending = bench.ending(flow.ending);
+            assert_eq!(ending.down, Finish::Aborted, "{engine} {left:?} {right:?}");
+            assert_eq!(ending.down_bytes, bytes);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_aborts_resets_the_target() {
+    for engine in EngineChoice::ALL {
+        let bench = Bench::new(engine);
+        for (left, right) in [(Kind::Tcp, Kind::Tcp), (Kind::Stream, Kind::Tcp), (Kind::Tcp, Kind::Stream)] {
+            let mut flow = bench.flow(left, right);
+            flow.client.write_all(b"x").unwrap();
+            flow.target.read_exact(&mut [0]).unwrap();
+            flow.client.reset();
+            assert!(flow.target.read(&mut [0]).is_err(), "{engine} {left:?} {right:?}");
+            let ending = bench.ending(flow.ending);
+            assert_eq!((ending.up, ending.down), (Finish::Aborted, Finish::Aborted));
+        }
+    }
+}
+
+#[test]
+fn an_abort_behind_a_stalled_reader_ends_the_flow_after_a_second() {
+    let bench = Bench::new(EngineChoice::Auto);
+    for (left, right) in [(Kind::Tcp, Kind::Tcp), (Kind::Unix, Kind::Tcp)] {
+        let flow = bench.flow(left, right);
+        let mut target = flow.target;
+        target.set_timeout(Duration::from_millis(200));
+        let chunk = [0; 64 << 10];
+        while target.write(&chunk).is_ok_and(|bytes| bytes > 0) {}
+        let since = Instant::now();
+        target.reset();
+        let ending = bench.ending(flow.ending);
+        assert_eq!(ending.down, Finish::Aborted);
+        assert!(since.elapsed() > Duration::from_millis(900), "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+        drop(flow.client);
+    }
+}

@@ -1,0 +1,243 @@
+//! Two outer sockets with a join of two inner ones between them.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_user::flow::{Ending, Meter};
+use proxy_user::splice::{End, EngineChoice, SpliceConfig, Splicer};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::pattern;
+
+/// What an inner socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Tcp,
+    Unix,
+    /// A TCP socket behind `FlowStream`: the copy on tokio.
+    Stream,
+}
+
+/// The side that a test holds.
+pub enum Outer {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Outer {
+    pub fn finish(&self) {
+        match self {
+            Outer::Tcp(socket) => socket.shutdown(Shutdown::Write).unwrap(),
+            Outer::Unix(socket) => socket.shutdown(Shutdown::Write).unwrap(),
+        }
+    }
+
+    /// Close with a reset (TCP) or a plain close (Unix).
+    pub fn reset(self) {
+        if let Outer::Tcp(socket) = &self {
+            SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    }
+
+    pub fn try_clone(&self) -> Outer {
+        match self {
+            Outer::Tcp(socket) => Outer::Tcp(socket.try_clone().unwrap()),
+            Outer::Unix(socket) => Outer::Unix(socket.try_clone().unwrap()),
+        }
+    }
+
+    pub fn set_timeout(&self, time: Duration) {
+        match self {
+            Outer::Tcp(socket) => {
+                socket.set_read_timeout(Some(time)).unwrap();
+                socket.set_write_timeout(Some(time)).unwrap();
+            }
+            Outer::Unix(socket) => {
+                socket.set_read_timeout(Some(time)).unwrap();
+                socket.set_write_timeout(Some(time)).unwrap();
+            }
+        }
+    }
+
+    /// Writes `bytes` bytes of the pattern from position 0.
+    pub fn send_pattern(&mut self, seed: u64, bytes: u64) {
+        let mut chunk = vec![0; 64 << 10];
+        let mut at = 0;
+        while at < bytes {
+            let n = (bytes - at).min(chunk.len() as u64) as usize;
+            pattern::fill(seed, at, &mut chunk[..n]);
+            self.write_all(&chunk[..n]).unwrap_or_else(|error| panic!("write at {at} of {bytes}: {error}"));
+            at += n as u64;
+        }
+    }
+
+    /// Reads the pattern to its end; how many bytes, and how it ended.
+    pub fn read_pattern(&mut self, seed: u64) -> (u64, std::io::Result<()>) {
+        let mut chunk = vec![0; 256 << 10];
+        let mut at = 0;
+        loop {
+            match self.read(&mut chunk) {
+                Ok(0) => return (at, Ok(())),
+                Ok(n) => {
+                    pattern::check(seed, at, &chunk[..n]);
+                    at += n as u64;
+                }
+                Err(error) => return (at, Err(error)),
+            }
+        }
+    }
+}
+
+impl Read for Outer {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Outer::Tcp(socket) => socket.read(buffer),
+            Outer::Unix(socket) => socket.read(buffer),
+        }
+    }
+}
+
+impl Write for Outer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Outer::Tcp(socket) => socket.write(bytes),
+            Outer::Unix(socket) => socket.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A TCP socket that pretends not to be a plain one.
+struct Opaque(tokio::net::TcpStream);
+
+impl proxy_user::splice::FlowStream for Opaque {
+    fn abort(&mut self) {
+        SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        #[allow(unsafe_code)]
+        // SAFETY: TIOCOUTQ writes one int.
+        unsafe {
+            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&self.0), libc::TIOCOUTQ, &mut bytes)
+        };
+        bytes as u64
+    }
+}
+
+impl AsyncRead for Opaque {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Opaque {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// An engine with the runtime that awaits its joins.
+pub struct Bench {
+    pub splicer: Splicer,
+    pub runtime: tokio::runtime::Runtime,
+}
+
+/// A join that runs.
+pub struct Flow {
+    pub client: Outer,
+    pub target: Outer,
+    pub meter: Arc<Meter>,
+    pub cancel: proxy_user::splice::Canceller,
+    pub ending: tokio::task::JoinHandle<Ending>,
+}
+
+impl Bench {
+    pub fn new(engine: EngineChoice) -> Bench {
+        Bench::with(SpliceConfig { engine, ..SpliceConfig::default() })
+    }
+
+    pub fn with(config: SpliceConfig) -> Bench {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Bench { splicer: Splicer::start(config).unwrap(), runtime }
+    }
+
+    /// An outer socket and the inner end at its other side.
+    pub fn end(&self, kind: Kind) -> (Outer, End) {
+        match kind {
+            Kind::Unix => {
+                let (outer, inner) = UnixStream::pair().unwrap();
+                inner.set_nonblocking(true).unwrap();
+                let outer = Outer::Unix(outer);
+                outer.set_timeout(Duration::from_secs(30));
+                (outer, End::unix(inner))
+            }
+            Kind::Tcp | Kind::Stream => {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let outer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                outer.set_nodelay(true).unwrap();
+                let (inner, _) = listener.accept().unwrap();
+                inner.set_nonblocking(true).unwrap();
+                let outer = Outer::Tcp(outer);
+                outer.set_timeout(Duration::from_secs(30));
+                if kind == Kind::Tcp {
+                    return (outer, End::tcp(inner));
+                }
+                let _context = self.runtime.enter();
+                (outer, End::stream(Opaque(tokio::net::TcpStream::from_std(inner).unwrap())))
+            }
+        }
+    }
+
+    pub fn flow(&self, left: Kind, right: Kind) -> Flow {
+        let (client, left) = self.end(left);
+        let (target, right) = self.end(right);
+        self.join((client, left), (target, right))
+    }
+
+    pub fn join(&self, (client, left): (Outer, End), (target, right): (Outer, End)) -> Flow {
+        let meter = Arc::new(Meter::default());
+        let join = self.splicer.join(left, right, meter.clone());
+        let cancel = join.canceller().unwrap();
+        let ending = self.runtime.spawn(join);
+        Flow { client, target, meter, cancel, ending }
+    }
+
+    /// Awaits the end of a flow, 20 s at most.
+    pub fn ending(&self, ending: tokio::task::JoinHandle<Ending>) -> Ending {
+        self.runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(20), ending).await.expect("the flow ends").unwrap()
+        })
+    }
+}

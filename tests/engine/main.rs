@@ -1,0 +1,7 @@
+//! The splice engine between two real sockets, without any proxy around it.
+#![allow(unreachable_pub)] // One binary: what its modules share is public to it alone.
+
+mod abort;
+mod bench;
+mod copy;
+mod pattern;
