@@ -1,1 +1,3 @@
 //! proxy-agent: one control stream per server, dials to targets.
+
+pub mod options;

@@ -1,1 +1,4 @@
 //! What an operator sees and turns: health, metrics, log, drain, doctor.
+
+pub mod flags;
+pub mod version;

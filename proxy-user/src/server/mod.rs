@@ -1,1 +1,3 @@
 //! proxy-server: frontends, agents, and the dial between them.
+
+pub mod options;

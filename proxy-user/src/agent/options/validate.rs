@@ -1,0 +1,69 @@
+//! What upstream's agent refuses, all of it at once, and what this version cannot do yet.
+
+use std::collections::BTreeMap;
+
+use super::{Options, identifiers};
+use crate::ops::flags::checks::{exists, mistake, pair};
+use crate::ops::flags::show_go_duration;
+
+/// The mistakes of reading, then those of meaning; adds to the warnings.
+pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
+    let mut found: Vec<(&str, String)> = Vec::new();
+    pair(("agent-key", "agent key", &o.agent_key), ("agent-cert", "agent cert", &o.agent_cert), &mut found);
+    exists("ca-cert", "error checking agent CA cert", &o.ca_cert, &mut found);
+    if o.ca_cert.is_empty() {
+        let gist =
+            "failed to load CA cert: a file must be named, nothing else is trusted to vouch for the server";
+        found.push(("ca-cert", gist.to_owned()));
+    }
+    for (flag, what, port) in [
+        ("proxy-server-port", "proxy server port", o.proxy_server_port),
+        ("health-server-port", "health server port", o.health_server_port),
+        ("admin-server-port", "admin server port", o.admin_server_port),
+    ] {
+        if port == 0 {
+            found.push((flag, format!("{what} 0 must be greater than 0")));
+        }
+    }
+    if o.xfr_channel_size <= 0 {
+        found.push((
+            "xfr-channel-size",
+            format!("channel size {} must be greater than 0", o.xfr_channel_size),
+        ));
+    }
+    if o.enable_contention_profiling && !o.enable_profiling {
+        let gist = "if --enable-contention-profiling is set, --enable-profiling must also be set";
+        found.push(("enable-profiling", gist.to_owned()));
+    }
+    if o.sync_interval > o.sync_interval_cap {
+        let (interval, cap) = (show_go_duration(o.sync_interval), show_go_duration(o.sync_interval_cap));
+        let gist = format!("sync interval {interval} must be less than sync interval cap {cap}");
+        found.push(("sync-interval", gist));
+    }
+    let token = &o.service_account_token_path;
+    exists("service-account-token-path", "error checking service account token path", token, &mut found);
+    if let Err(why) = identifiers::check(&o.agent_identifiers) {
+        found.push(("agent-identifiers", format!("agent address is invalid: {why}")));
+    }
+    let kubeconfig = &o.kubeconfig;
+    if !kubeconfig.is_empty()
+        && std::fs::metadata(kubeconfig).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    {
+        let gist = format!(
+            "error checking KubeconfigPath {kubeconfig:?}, got stat {kubeconfig}: no such file or directory"
+        );
+        found.push(("kubeconfig", gist));
+    }
+    if o.count_server_leases {
+        let gist = "servers cannot be counted by leases by this version, so it does not start; let the servers tell \
+                    their number (--server-count there) instead of --count-server-leases";
+        found.push(("count-server-leases", gist.to_owned()));
+    }
+    if o.enable_contention_profiling {
+        let text = "--enable-contention-profiling has no effect: there is no lock profile of this program.";
+        o.warnings.push(text.to_owned());
+    }
+    let meaning = found.into_iter().filter(|(flag, _)| !unread.contains_key(*flag));
+    let meaning: Vec<String> = meaning.map(|(flag, gist)| mistake(flag, gist)).collect();
+    unread.into_values().chain(meaning).collect()
+}

@@ -1,0 +1,174 @@
+//! Reads a command line against a flag table; goes on after a mistake, so that all of them are told at once.
+
+use std::collections::BTreeMap;
+
+use super::checks::mistake;
+use super::{Flag, Program, help};
+
+/// A read command line.
+#[derive(Debug)]
+pub enum Parsed {
+    Flags {
+        /// What could not be read, by flag.
+        mistakes: BTreeMap<String, String>,
+        /// Sentences for the log: deprecated flags that were used.
+        warnings: Vec<String>,
+    },
+    /// `--help` or `--version` came first: this text is to be printed.
+    Print(String),
+}
+
+/// Fills `options` from `args` (without the binary's name).
+pub(crate) fn parse<O: Default + 'static>(
+    program: &Program<O>,
+    options: &mut O,
+    args: &[String],
+    version: &str,
+) -> Parsed {
+    let mut reader =
+        Reader { program, options, mistakes: BTreeMap::new(), warnings: Vec::new(), given: Vec::new() };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let step = match arg.strip_prefix("--") {
+            Some("") => break,
+            Some(long) => reader.long(arg, long, &mut args),
+            None => match arg.strip_prefix('-') {
+                None | Some("") => Step::Next,
+                Some(shorts) => reader.short(arg, shorts, &mut args),
+            },
+        };
+        match step {
+            Step::Next => {}
+            Step::Help => return Parsed::Print(help::render(program)),
+            Step::Version => return Parsed::Print(version.to_owned()),
+        }
+    }
+    Parsed::Flags { mistakes: reader.mistakes, warnings: reader.warnings }
+}
+
+enum Step {
+    Next,
+    Help,
+    Version,
+}
+
+struct Reader<'a, O: 'static> {
+    program: &'a Program<O>,
+    options: &'a mut O,
+    mistakes: BTreeMap<String, String>,
+    warnings: Vec<String>,
+    given: Vec<&'static str>,
+}
+
+impl<'a, O> Reader<'a, O> {
+    fn long<'s>(&mut self, arg: &str, long: &str, args: &mut impl Iterator<Item = &'s String>) -> Step {
+        let (name, value) = match long.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (long, None),
+        };
+        if name.is_empty() || name.starts_with('-') {
+            return self.wrong(arg, format!("bad flag syntax: {arg}"));
+        }
+        let name = name.replace('_', "-");
+        let program: &'a Program<O> = self.program;
+        match program.flags.iter().find(|flag| flag.name == name) {
+            Some(flag) => self.take(flag, arg, value, args),
+            None if name == "help" => Step::Help,
+            None if name == "version" => Step::Version,
+            None => {
+                let near = nearest(&name, program.flags.iter().map(|flag| flag.name));
+                let hint = near.map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
+                self.wrong(&name, format!("unknown flag: --{name}{hint}"))
+            }
+        }
+    }
+
+    /// `-h`, `-v=4`, `-v 4`, `-v4`.
+    fn short<'s>(&mut self, arg: &str, shorts: &str, args: &mut impl Iterator<Item = &'s String>) -> Step {
+        let mut letters = shorts.chars();
+        let letter = letters.next();
+        let rest = letters.as_str();
+        let program: &'a Program<O> = self.program;
+        match program.flags.iter().find(|flag| flag.short.is_some() && flag.short == letter) {
+            Some(flag) => {
+                let value = Some(rest.strip_prefix('=').unwrap_or(rest)).filter(|_| !rest.is_empty());
+                self.take(flag, arg, value, args)
+            }
+            None if letter == Some('h') => Step::Help,
+            None => {
+                let letter = letter.unwrap_or('-');
+                self.wrong(
+                    arg,
+                    format!("unknown shorthand flag: {letter:?} in {arg}; long flags take two dashes"),
+                )
+            }
+        }
+    }
+
+    fn take<'s>(
+        &mut self,
+        flag: &Flag<O>,
+        arg: &str,
+        value: Option<&str>,
+        args: &mut impl Iterator<Item = &'s String>,
+    ) -> Step {
+        let field = (flag.field)(self.options);
+        let value = match value {
+            Some(value) => value,
+            None if field.kind() == "bool" => "true",
+            None => match args.next() {
+                Some(value) => value,
+                None => return self.wrong(flag.name, format!("flag needs an argument: {arg}")),
+            },
+        };
+        let first = !self.given.contains(&flag.name);
+        match field.set(value, first) {
+            // The last value wins, so it also heals an earlier mistake of the same flag.
+            Ok(()) => {
+                self.mistakes.remove(flag.name);
+            }
+            Err(why) => {
+                let text = mistake(
+                    flag.name,
+                    format!("invalid argument {value:?} for \"--{}\" flag: {why}", flag.name),
+                );
+                self.mistakes.insert(flag.name.to_owned(), text);
+            }
+        }
+        if first {
+            self.given.push(flag.name);
+            if let Some(instead) = flag.deprecated {
+                self.warnings.push(format!("Flag --{} has been deprecated, {instead}", flag.name));
+            }
+        }
+        Step::Next
+    }
+
+    fn wrong(&mut self, key: &str, text: String) -> Step {
+        self.mistakes.insert(key.to_owned(), text);
+        Step::Next
+    }
+}
+
+/// The known name that `name` was most likely meant to be.
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    known
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(d, _)| *d <= 2)
+        .min()
+        .map(|(_, n)| n)
+}
+
+/// Letters to change, add or drop to get from one name to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let next = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,293 @@
+//! The flags that both binaries have: ours for lanes, mux and engine, and klog's.
+
+use std::time::Duration;
+
+use super::{ByteSize, choice};
+
+/// `--lanes`: whether flows may have a TCP connection of their own between server and agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LanesMode {
+    #[default]
+    Auto,
+    Off,
+}
+choice!(LanesMode, "mode", "{:?} is unknown; lanes are 'auto' or 'off'", { "auto" => LanesMode::Auto, "off" => LanesMode::Off });
+
+/// `--lane-security`: what becomes of a lane's TLS after the join. Both ends must allow a mode; the stricter wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LaneSecurity {
+    #[default]
+    Encrypt,
+    Raw,
+}
+choice!(LaneSecurity, "mode", "{:?} is unknown; a lane's security is 'encrypt' or 'raw'", {
+    "encrypt" => LaneSecurity::Encrypt,
+    "raw" => LaneSecurity::Raw,
+});
+
+/// `--engine`: the highest engine that may move bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EngineChoice {
+    #[default]
+    Auto,
+    Sockmap,
+    Splice,
+    Copy,
+}
+choice!(EngineChoice, "engine", "{:?} is unknown; the engine is 'auto', 'sockmap', 'splice' or 'copy'", {
+    "auto" => EngineChoice::Auto,
+    "sockmap" => EngineChoice::Sockmap,
+    "splice" => EngineChoice::Splice,
+    "copy" => EngineChoice::Copy,
+});
+
+/// Lanes, as one end wants them.
+#[derive(Debug, Clone)]
+pub struct LaneOptions {
+    pub mode: LanesMode,
+    pub security: LaneSecurity,
+    /// How long a dial waits for its lane after the target answered, before it runs on the mux for good.
+    pub wait: Duration,
+    /// How often an idle lane is pinged inside TLS.
+    pub ping: Duration,
+    /// Ceiling over all lanes of this process; derived from the fd limit when absent.
+    pub max: Option<u32>,
+}
+
+impl Default for LaneOptions {
+    fn default() -> LaneOptions {
+        LaneOptions {
+            mode: LanesMode::Auto,
+            security: LaneSecurity::Encrypt,
+            wait: Duration::from_millis(250),
+            ping: Duration::from_secs(20),
+            max: None,
+        }
+    }
+}
+
+/// The splice engine and its bounds.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    pub engine: EngineChoice,
+    /// Bytes that may wait inside this process's flows, all together; derived from the memory limit when absent.
+    pub buffer_budget: Option<ByteSize>,
+    /// Ceiling of one flow's send buffer.
+    pub flow_buffer_max: ByteSize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions { engine: EngineChoice::Auto, buffer_budget: None, flow_buffer_max: ByteSize::mib(16) }
+    }
+}
+
+/// Bounds of flows that travel as packets.
+#[derive(Debug, Clone)]
+pub struct MuxOptions {
+    /// Bytes one flow may queue towards an end that does not read.
+    pub flow_buffer: ByteSize,
+    /// Bytes all flows of the process may queue.
+    pub buffer: ByteSize,
+}
+
+impl Default for MuxOptions {
+    fn default() -> MuxOptions {
+        MuxOptions { flow_buffer: ByteSize::mib(4), buffer: ByteSize::mib(64) }
+    }
+}
+
+/// A klog severity, for `--stderrthreshold`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Severity {
+    #[default]
+    Info,
+    Warning,
+    Error,
+    Fatal,
+}
+choice!(Severity, "severity", "{:?} is unknown; a severity is INFO, WARNING, ERROR, FATAL or 0 to 3", {
+    "0" => Severity::Info,
+    "1" => Severity::Warning,
+    "2" => Severity::Error,
+    "3" => Severity::Fatal,
+    "INFO" => Severity::Info,
+    "WARNING" => Severity::Warning,
+    "ERROR" => Severity::Error,
+    "FATAL" => Severity::Fatal,
+    "info" => Severity::Info,
+    "warning" => Severity::Warning,
+    "error" => Severity::Error,
+    "fatal" => Severity::Fatal,
+});
+
+/// klog's flags.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    pub add_dir_header: bool,
+    pub also_to_stderr: bool,
+    pub also_to_stderr_threshold: Severity,
+    pub backtrace_at: String,
+    pub dir: String,
+    pub file: String,
+    /// Megabytes after which the file starts over; 0 = never.
+    pub file_max_size: u64,
+    pub legacy_stderr_threshold: bool,
+    pub to_stderr: bool,
+    pub one_output: bool,
+    pub skip_headers: bool,
+    pub skip_log_headers: bool,
+    pub stderr_threshold: Severity,
+    pub v: i32,
+    pub vmodule: String,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
+            add_dir_header: false,
+            also_to_stderr: false,
+            also_to_stderr_threshold: Severity::Info,
+            backtrace_at: String::new(),
+            dir: String::new(),
+            file: String::new(),
+            file_max_size: 1800,
+            legacy_stderr_threshold: true,
+            to_stderr: true,
+            one_output: false,
+            skip_headers: false,
+            skip_log_headers: false,
+            stderr_threshold: Severity::Error,
+            v: 4,
+            vmodule: String::new(),
+        }
+    }
+}
+
+pub(crate) const LANE_GROUP: &str =
+    "Konduit: lanes (one TCP connection per flow, when both ends are Konduit):";
+pub(crate) const ENGINE_GROUP: &str = "Konduit: engine and memory:";
+pub(crate) const OPERATE_GROUP: &str = "Konduit: operating:";
+pub(crate) const LOG_GROUP: &str = "Logging (klog):";
+
+/// The rows for the fields `lanes`, `splice`, `mux`, `operator_socket` and `live_settings`.
+macro_rules! konduit_flags {
+    () => {{
+        use $crate::ops::flags::{ENGINE_GROUP, LANE_GROUP, OPERATE_GROUP};
+        vec![
+            flag!(LANE_GROUP, "lanes", lanes.mode,
+                "auto: flows get a TCP connection of their own where both ends are Konduit, so that a stalled flow \
+                 stalls nobody else; off: every flow travels as packets on the control stream, as upstream's do."),
+            flag!(LANE_GROUP, "lane-security", lanes.security,
+                "encrypt: the flow's bytes stay inside TLS 1.3; raw: both ends leave TLS after the authenticated \
+                 hello, so that the kernel can move the bytes. Set raw at both ends, and only where the network \
+                 between them is trusted or already encrypted; the stricter end wins."),
+            flag!(LANE_GROUP, "lane-wait", lanes.wait,
+                "How long a dial waits for its lane after the target answered, before it runs as packets."),
+            flag!(LANE_GROUP, "lane-ping", lanes.ping, "How often an idle lane is pinged."),
+            flag!(LANE_GROUP, "lanes-max", lanes.max,
+                "Most lanes this process holds at once; auto derives it from the limit of open files."),
+            flag!(ENGINE_GROUP, "engine", splice.engine,
+                "Highest engine that may move bytes: sockmap (in the kernel, by redirect), splice (in the kernel, \
+                 by pipe pages) or copy (in userspace). auto uses each where the start-up self-test proved it and \
+                 where it is best. Can be lowered in a running process, see `set`."),
+            flag!(ENGINE_GROUP, "buffer-budget", splice.buffer_budget,
+                "Bytes that may wait inside the flows of this process, all together; auto is a quarter of the \
+                 container's memory limit, else 1/16 of the machine's memory."),
+            flag!(ENGINE_GROUP, "flow-buffer-max", splice.flow_buffer_max,
+                "Ceiling of one flow's send buffer; not an allocation."),
+            flag!(ENGINE_GROUP, "mux-flow-buffer", mux.flow_buffer,
+                "Bytes one flow that travels as packets may queue towards an end that does not read."),
+            flag!(ENGINE_GROUP, "mux-buffer", mux.buffer,
+                "Bytes all flows that travel as packets may queue together."),
+            flag!(OPERATE_GROUP, "operator-socket", operator_socket,
+                "Unix socket (mode 0600) that answers `flows`, `doctor` and `set`; empty turns it off."),
+            flag!(OPERATE_GROUP, "live-settings", live_settings,
+                "File with lines such as engine=splice or lanes=off that is watched and obeyed by new flows; meant \
+                 for a mounted ConfigMap."),
+        ]
+    }};
+}
+pub(crate) use konduit_flags;
+
+/// The rows for klog's flags, in the field `log`.
+macro_rules! log_flags {
+    () => {{
+        use $crate::ops::flags::LOG_GROUP;
+        let mut verbosity = flag!(
+            LOG_GROUP,
+            "v",
+            log.v,
+            "Verbosity: 0 to 3 tell what an operator acts on, 4 adds one line per flow, 5 more of the inside."
+        );
+        verbosity.short = Some('v');
+        vec![
+            verbosity,
+            flag!(
+                LOG_GROUP,
+                "logtostderr",
+                log.to_stderr,
+                "Log to stderr; --log-file and --log-dir are then ignored."
+            ),
+            flag!(LOG_GROUP, "log-file", log.file, "Log to this file, with --logtostderr=false."),
+            flag!(
+                LOG_GROUP,
+                "log-file-max-size",
+                log.file_max_size,
+                "Megabytes after which the log file is set aside as FILE.old and begun anew; 0 means never."
+            ),
+            flag!(
+                LOG_GROUP,
+                "log-dir",
+                log.dir,
+                "Log to a file in this directory, with --logtostderr=false."
+            ),
+            flag!(LOG_GROUP, "alsologtostderr", log.also_to_stderr, "Log to stderr as well as to the file."),
+            flag!(
+                LOG_GROUP,
+                "alsologtostderrthreshold",
+                log.also_to_stderr_threshold,
+                "Lowest severity that --alsologtostderr copies to stderr."
+            ),
+            flag!(
+                LOG_GROUP,
+                "stderrthreshold",
+                log.stderr_threshold,
+                "Lowest severity that goes to stderr when the log goes to a file."
+            ),
+            flag!(
+                LOG_GROUP,
+                "legacy-stderr-threshold-behavior",
+                log.legacy_stderr_threshold,
+                "true: --stderrthreshold is ignored while --logtostderr is true; false: it always holds."
+            ),
+            flag!(
+                LOG_GROUP,
+                "skip-headers",
+                log.skip_headers,
+                "Leave severity, time and place out of each line."
+            ),
+            flag!(LOG_GROUP, "skip-log-headers", log.skip_log_headers, "Begin a log file without a header."),
+            flag!(
+                LOG_GROUP,
+                "add-dir-header",
+                log.add_dir_header,
+                "Name the directory of the source file too."
+            ),
+            flag!(
+                LOG_GROUP,
+                "one-output",
+                log.one_output,
+                "Accepted: there is one log file for all severities."
+            ),
+            flag!(LOG_GROUP, "log-backtrace-at", log.backtrace_at, "Accepted without effect."),
+            flag!(
+                LOG_GROUP,
+                "vmodule",
+                log.vmodule,
+                "Verbosity by module, pattern=N separated by commas; patterns match Konduit's module names."
+            ),
+        ]
+    }};
+}
+pub(crate) use log_flags;

@@ -1,0 +1,162 @@
+//! What upstream's server refuses, all of it at once, and what this version cannot do yet.
+
+use std::collections::BTreeMap;
+
+use super::{Options, TlsMinVersion};
+use crate::ops::flags::checks::{exists, mistake, pair};
+
+/// Go's list of secure suites: every name that `--cipher-suites` may hold.
+pub(crate) const CIPHER_SUITES: [&str; 13] = [
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+];
+
+/// The mistakes of reading, then those of meaning; adds to the warnings.
+pub(super) fn finish(options: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
+    let mut found: Vec<(&str, String)> = Vec::new();
+    files(options, &mut found);
+    frontend(options, &mut found);
+    ports(options, &mut found);
+    agents(options, &mut found);
+    flows(options, &mut found);
+    warn(options);
+    let meaning = found.into_iter().filter(|(flag, _)| !unread.contains_key(*flag));
+    let meaning: Vec<String> = meaning.map(|(flag, gist)| mistake(flag, gist)).collect();
+    unread.into_values().chain(meaning).collect()
+}
+
+fn files(o: &Options, found: &mut Vec<(&'static str, String)>) {
+    pair(("server-key", "server key", &o.server_key), ("server-cert", "server cert", &o.server_cert), found);
+    exists("server-ca-cert", "error checking server CA cert", &o.server_ca_cert, found);
+    pair(
+        ("cluster-key", "cluster key", &o.cluster_key),
+        ("cluster-cert", "cluster cert", &o.cluster_cert),
+        found,
+    );
+    exists("cluster-ca-cert", "error checking cluster CA cert", &o.cluster_ca_cert, found);
+    if let Err(why) = std::fs::metadata(&o.kubeconfig)
+        && !o.kubeconfig.is_empty()
+        && why.kind() == std::io::ErrorKind::NotFound
+    {
+        let path = &o.kubeconfig;
+        let gist = format!("checking KubeconfigPath {path:?}, got stat {path}: no such file or directory");
+        found.push(("kubeconfig", gist));
+    }
+}
+
+fn frontend(o: &Options, found: &mut Vec<(&'static str, String)>) {
+    if o.uds_name.is_empty() {
+        if o.server_ca_cert.is_empty() {
+            let gist = "server ca cert must be set when in TCP mode (uds-name is empty)";
+            found.push(("server-ca-cert", gist.to_owned()));
+        }
+        if o.server_cert.is_empty() && o.server_key.is_empty() {
+            let gist = "server cert and server key must be set when in TCP mode (uds-name is empty)";
+            found.push(("server-cert", gist.to_owned()));
+        }
+        return;
+    }
+    if o.server_port != 0 {
+        found.push(("server-port", format!("server port should be set to 0 not {} for UDS", o.server_port)));
+    }
+    for (flag, what, value) in [
+        ("server-key", "server key", &o.server_key),
+        ("server-cert", "server cert", &o.server_cert),
+        ("server-ca-cert", "server ca cert", &o.server_ca_cert),
+    ] {
+        if !value.is_empty() {
+            found.push((flag, format!("{what} should not be set for UDS")));
+        }
+    }
+}
+
+fn ports(o: &Options, found: &mut Vec<(&'static str, String)>) {
+    for (flag, what, port) in [
+        ("server-port", "server port", o.server_port),
+        ("agent-port", "agent port", o.agent_port),
+        ("admin-port", "admin port", o.admin_port),
+        ("health-port", "health port", o.health_port),
+    ] {
+        if port > 49151 {
+            found.push((flag, format!("please do not try to use ephemeral port {port} for the {what}")));
+        } else if port < 1024 && !(flag == "server-port" && !o.uds_name.is_empty()) {
+            found.push((flag, format!("please do not try to use reserved port {port} for the {what}")));
+        }
+    }
+}
+
+fn agents(o: &Options, found: &mut Vec<(&'static str, String)>) {
+    if o.cluster_cert.is_empty() && o.cluster_key.is_empty() {
+        let gist = "cluster cert and cluster key must be set: agents are only served over TLS";
+        found.push(("cluster-cert", gist.to_owned()));
+    }
+    let authentication = [
+        ("agent-namespace", &o.agent_namespace),
+        ("agent-service-account", &o.agent_service_account),
+        ("authentication-audience", &o.authentication_audience),
+    ];
+    if authentication.iter().any(|(_, value)| !value.is_empty()) {
+        if !o.cluster_ca_cert.is_empty() {
+            let gist = "--cluster-ca-cert can not be used when agent authentication is enabled";
+            found.push(("cluster-ca-cert", gist.to_owned()));
+        }
+        for (flag, value) in authentication {
+            if value.is_empty() {
+                found.push((flag, format!("--{flag} cannot be empty when agent authentication is enabled")));
+            }
+        }
+        let gist = "agent tokens cannot be checked by this version, so it does not start; use --cluster-ca-cert \
+                    (client certificates) instead of --agent-namespace";
+        found.push(("agent-namespace", gist.to_owned()));
+    }
+    if o.enable_lease_controller {
+        let gist = "server leases cannot be published by this version, so it does not start; use --server-count \
+                    instead of --enable-lease-controller";
+        found.push(("enable-lease-controller", gist.to_owned()));
+    }
+    let labels = || o.lease_label.split(',').map(|label| label.split('=').count());
+    if o.enable_lease_controller && o.lease_label.is_empty() {
+        found.push(("lease-label", "empty string provided".to_owned()));
+    } else if o.enable_lease_controller && labels().any(|parts| parts != 2) {
+        found.push(("lease-label", format!("invalid label format: {}", o.lease_label)));
+    }
+}
+
+fn flows(o: &Options, found: &mut Vec<(&'static str, String)>) {
+    if o.enable_contention_profiling && !o.enable_profiling {
+        let gist = "if --enable-contention-profiling is set, --enable-profiling must also be set";
+        found.push(("enable-profiling", gist.to_owned()));
+    }
+    if o.xfr_channel_size <= 0 {
+        found.push((
+            "xfr-channel-size",
+            format!("channel size {} must be greater than 0", o.xfr_channel_size),
+        ));
+    }
+    for suite in o.cipher_suites.iter().filter(|suite| !CIPHER_SUITES.contains(&suite.as_str())) {
+        let gist = format!("cipher suite {suite} not supported, doesn't exist or considered as insecure");
+        found.push(("cipher-suites", gist));
+    }
+}
+
+fn warn(o: &mut Options) {
+    if matches!(o.tls_min_version, TlsMinVersion::Tls10 | TlsMinVersion::Tls11) {
+        let text = "--tls-min-version below VersionTLS12 is taken as VersionTLS12: older versions are not spoken here.";
+        o.warnings.push(text.to_owned());
+    }
+    if o.enable_contention_profiling {
+        let text = "--enable-contention-profiling has no effect: there is no lock profile of this program.";
+        o.warnings.push(text.to_owned());
+    }
+}
