@@ -1,6 +1,9 @@
 //! Bytes to types and back; no I/O, no tokio. Everything here is fuzzed.
 
+pub mod authority;
 pub mod connect;
+pub mod hpack;
+mod huffman;
 pub mod identifiers;
 pub mod ids;
 pub mod metadata;
