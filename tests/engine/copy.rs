@@ -129,3 +129,29 @@ fn cancelling_or_dropping_ends_both_sides() {
         assert!(target.read(&mut [0]).is_err(), "a TCP side sees a reset");
     }
 }
+
+#[test]
+fn bulk_is_spliced_where_the_engine_allows_it() {
+    use proxy_user::flow::Engine;
+    for (engine, spliced) in
+        [(EngineChoice::Auto, true), (EngineChoice::Splice, true), (EngineChoice::Copy, false)]
+    {
+        let bench = Bench::new(engine);
+        for (left, right) in [(Kind::Tcp, Kind::Tcp), (Kind::Unix, Kind::Tcp)] {
+            let mut flow = bench.flow(left, right);
+            let bytes = 64 << 20;
+            let mut target = flow.target;
+            let sender = std::thread::spawn(move || {
+                target.send_pattern(9, bytes);
+                target.finish();
+            });
+            assert_eq!(flow.client.read_pattern(9).0, bytes);
+            sender.join().unwrap();
+            flow.client.finish();
+            assert!(bench.ending(flow.ending).is_clean());
+            let by_splice = flow.meter.by(Direction::Down, Engine::Splice);
+            assert_eq!(flow.meter.total(Direction::Down), bytes);
+            assert_eq!(by_splice > bytes / 2, spliced, "{engine} {left:?}: {by_splice} of {bytes} spliced");
+        }
+    }
+}

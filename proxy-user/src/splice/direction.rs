@@ -82,6 +82,8 @@ pub(super) enum Event {
     /// The source's stream will end after what it still holds.
     SourceEnding,
     Want(Mover),
+    /// The direction went quiet: its pipe is better used by another one.
+    Quiet,
     PipeTaken,
     NoPipe,
     PipeGiven,
@@ -103,6 +105,7 @@ pub(super) struct Direction {
     held: usize,
     has_pipe: bool,
     want: Mover,
+    quiet: bool,
 }
 
 impl Direction {
@@ -118,6 +121,7 @@ impl Direction {
             held: early,
             has_pipe: false,
             want: Mover::Copy,
+            quiet: false,
         }
     }
 
@@ -156,7 +160,7 @@ impl Direction {
             (Mover::Splice, 1..) => self.if_writable(Act::Drain),
             (_, 0) if self.source != Source::Open => Act::Shut,
             (Mover::Copy, 0) if self.want == Mover::Splice && self.readable => Act::TakePipe,
-            (Mover::Splice, 0) if self.want == Mover::Copy => Act::GivePipe,
+            (Mover::Splice, 0) if self.quiet || self.want == Mover::Copy => Act::GivePipe,
             _ if !(self.readable && self.writable) => Act::Rest,
             (Mover::Copy, 0) => Act::Recv,
             (Mover::Splice, 0) => Act::Fill,
@@ -193,6 +197,7 @@ impl Direction {
                 self.readable = true;
             }
             Event::Want(mover) => self.want = mover,
+            Event::Quiet => self.quiet = self.has_pipe,
             Event::PipeTaken => {
                 self.has_pipe = true;
                 self.phase = Phase::Move(Mover::Splice);
@@ -200,6 +205,7 @@ impl Direction {
             Event::NoPipe => self.want = Mover::Copy,
             Event::PipeGiven => {
                 self.has_pipe = false;
+                self.quiet = false;
                 if self.finish().is_none() {
                     self.phase = Phase::Move(Mover::Copy);
                 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::control::Control;
-use super::splicer::Threads;
+use super::crew::Threads;
 use super::stream::StreamCancel;
 use crate::flow::{Direction, Ending, Finish, Meter};
 
@@ -40,7 +40,7 @@ impl Canceller {
         match &self.0 {
             Means::Thread(control, threads) => {
                 control.cancel();
-                threads.inbox(control.owner()).cancel(control.clone());
+                threads.crew().inbox(control.owner()).cancel(control.clone());
             }
             Means::Stream(cancel) => cancel.cancel(),
         }

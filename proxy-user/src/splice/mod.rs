@@ -5,6 +5,7 @@
 
 mod config;
 mod control;
+mod crew;
 mod direction;
 mod end;
 mod error;
@@ -12,7 +13,9 @@ mod half;
 mod inbox;
 mod join;
 mod pair;
+mod pipe;
 mod policy;
+mod rate;
 mod sock;
 mod splicer;
 mod stream;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::Plain;
 use super::control::Control;
 use super::direction::Event;
+use super::pipe::Pool;
 use super::policy::ABORT_WAIT;
 use super::track::{Pause, Track};
 use super::worker::Turn;
@@ -160,8 +161,19 @@ impl Pair {
         }
     }
 
+    /// A direction is bulk by its rate: the flow belongs on a bulk thread.
+    pub(super) fn is_bulk(&self, now: Instant) -> bool {
+        self.tracks.iter().any(|track| track.rate().is_bulk(now))
+    }
+
+    /// When a bulk flow stops being one, if nothing moves until then.
+    pub(super) fn rests_at(&self) -> Option<Instant> {
+        self.tracks.iter().filter_map(|track| track.rate().rests_at()).max()
+    }
+
     /// Closes both sockets and tells how the flow ended.
-    pub(super) fn close(self) -> Ending {
+    pub(super) fn close(mut self, pipes: &Pool) -> Ending {
+        self.tracks.iter_mut().for_each(|track| track.leave_pipe(pipes));
         let finish = |track: &Track| track.finish().unwrap_or(Finish::Cancelled);
         let ending = Ending {
             up: finish(&self.tracks[0]),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use rustix::pipe::SpliceFlags;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::Plain;
@@ -103,6 +104,17 @@ pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
         rustix::ioctl::ioctl(socket, getter)?
     };
     Ok(bytes.max(0) as u64)
+}
+
+/// Moves up to `most` bytes between a socket and a pipe.
+pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> rustix::io::Result<usize> {
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    loop {
+        match rustix::pipe::splice(&from, None, &to, None, most, flags) {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
 }
 
 /// What an error of recv, send or splice says about the direction.

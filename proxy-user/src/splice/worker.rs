@@ -14,15 +14,18 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use slab::Slab;
 
 use super::SpliceError;
+use super::crew::{Crew, Role};
 use super::inbox::{Command, Inbox};
-use super::pair::{Next, Pair};
-use super::policy::COPY_QUANTUM;
+use super::pair::{Next, Pair, earlier};
+use super::pipe::Pool;
+use super::policy::{BULK_REST, COPY_QUANTUM};
 
 /// What a flow needs of its thread for one turn.
 pub(super) struct Turn<'a> {
     pub(super) now: Instant,
     /// Shared by all flows of the thread: a flow holds no buffer while nothing of it waits.
     pub(super) scratch: &'a mut [u8],
+    pub(super) pipes: &'a Pool,
 }
 
 /// Where a flow stands in the run queues.
@@ -45,7 +48,7 @@ struct Seat {
 pub(super) struct Worker {
     index: usize,
     epoll: rustix::fd::OwnedFd,
-    inbox: Arc<Inbox>,
+    crew: Arc<Crew>,
     seats: Slab<Seat>,
     fresh: VecDeque<usize>,
     hungry: VecDeque<usize>,
@@ -58,14 +61,15 @@ pub(super) struct Worker {
 const INBOX: u64 = u64::MAX;
 
 impl Worker {
-    pub(super) fn new(index: usize, inbox: Arc<Inbox>) -> Result<Worker, SpliceError> {
+    pub(super) fn new(index: usize, crew: Arc<Crew>) -> Result<Worker, SpliceError> {
         let poll_error = |error: rustix::io::Errno| SpliceError::Poll(error.into());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(poll_error)?;
-        epoll::add(&epoll, &*inbox, EventData::new_u64(INBOX), EventFlags::IN).map_err(poll_error)?;
+        epoll::add(&epoll, crew.inbox(index), EventData::new_u64(INBOX), EventFlags::IN)
+            .map_err(poll_error)?;
         Ok(Worker {
             index,
             epoll,
-            inbox,
+            crew,
             seats: Slab::new(),
             fresh: VecDeque::new(),
             hungry: VecDeque::new(),
@@ -78,7 +82,7 @@ impl Worker {
     /// Runs until the inbox says stop; the flows that are left then are cancelled.
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(256);
-        while !self.inbox.is_stopped() {
+        while !self.inbox().is_stopped() {
             self.wait(&mut events);
             let mut called = false;
             for event in events.drain(..) {
@@ -101,8 +105,12 @@ impl Worker {
         }
         for seat in self.seats.drain() {
             seat.pair.control().cancel();
-            seat.pair.close();
+            seat.pair.close(&self.crew.pipes);
         }
+    }
+
+    fn inbox(&self) -> &Inbox {
+        self.crew.inbox(self.index)
     }
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) {
@@ -130,7 +138,7 @@ impl Worker {
     }
 
     fn obey(&mut self) {
-        for command in self.inbox.take() {
+        for command in self.inbox().take() {
             match command {
                 Command::Adopt(pair) => self.adopt(pair),
                 Command::Cancel(control) => {
@@ -141,7 +149,7 @@ impl Worker {
                 }
             }
         }
-        if self.inbox.take_sweep() {
+        if self.inbox().take_sweep() {
             let cancelled = |(key, seat): (usize, &Seat)| seat.pair.control().is_cancelled().then_some(key);
             for key in self.seats.iter().filter_map(cancelled).collect::<Vec<_>>() {
                 self.freshen(key);
@@ -196,23 +204,48 @@ impl Worker {
     fn turn(&mut self, key: usize) {
         let Some(seat) = self.seats.get_mut(key) else { return };
         seat.place = Place::Parked;
-        let mut turn = Turn { now: Instant::now(), scratch: &mut self.scratch };
-        match seat.pair.run(&mut turn) {
-            Next::Idle(None) => {}
-            Next::Idle(Some(at)) => {
-                if seat.wake.is_none_or(|set| at < set) {
-                    seat.wake = Some(at);
-                    self.timers.push(Reverse((at, key, seat.serial)));
-                }
+        let now = Instant::now();
+        let mut turn = Turn { now, scratch: &mut self.scratch, pipes: &self.crew.pipes };
+        let next = seat.pair.run(&mut turn);
+        let moves = match self.crew.role(self.index) {
+            Role::Quick => seat.pair.is_bulk(now),
+            Role::Bulk => seat.pair.rests_at().is_none_or(|at| now >= at + BULK_REST),
+        };
+        match next {
+            Next::Over => {
+                let seat = self.seats.remove(key);
+                seat.pair.close(&self.crew.pipes);
             }
+            _ if moves => self.move_away(key),
             Next::Hungry => {
                 seat.place = Place::Hungry;
                 self.hungry.push_back(key);
             }
-            Next::Over => {
-                let seat = self.seats.remove(key);
-                seat.pair.close();
+            Next::Idle(at) => {
+                let at = match self.crew.role(self.index) {
+                    Role::Quick => at,
+                    Role::Bulk => earlier(at, seat.pair.rests_at().map(|at| at + BULK_REST)),
+                };
+                if let Some(at) = at
+                    && seat.wake.is_none_or(|set| at < set)
+                {
+                    seat.wake = Some(at);
+                    self.timers.push(Reverse((at, key, seat.serial)));
+                }
             }
+        }
+    }
+
+    /// Hands a flow whose rate changed to the thread for its kind. Edges that come meanwhile are not lost: the
+    /// other epoll reports the state as it is when the sockets are added.
+    fn move_away(&mut self, key: usize) {
+        let seat = self.seats.remove(key);
+        for side in 0..2 {
+            // A failure leaves a stale watch whose events find no seat.
+            let _ = epoll::delete(&self.epoll, seat.pair.end(side));
+        }
+        if let Err(pair) = self.crew.hand(self.crew.counterpart(self.index), seat.pair) {
+            self.adopt(pair);
         }
     }
 }

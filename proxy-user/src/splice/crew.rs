@@ -1,0 +1,88 @@
+//! The engine threads as one crew: quick ones for interactive flows, bulk ones beside them, what they share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::SpliceError;
+use super::inbox::Inbox;
+use super::pair::Pair;
+use super::pipe::Pool;
+use super::worker::Worker;
+
+/// What a thread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Quick,
+    Bulk,
+}
+
+/// What all engine threads share. The first half of the inboxes is of the quick threads.
+pub(super) struct Crew {
+    inboxes: Vec<Inbox>,
+    next: AtomicUsize,
+    pub(super) pipes: Pool,
+}
+
+impl Crew {
+    pub(super) fn inbox(&self, index: usize) -> &Inbox {
+        &self.inboxes[index % self.inboxes.len()]
+    }
+
+    pub(super) fn role(&self, index: usize) -> Role {
+        if index < self.quick() { Role::Quick } else { Role::Bulk }
+    }
+
+    fn quick(&self) -> usize {
+        self.inboxes.len() / 2
+    }
+
+    /// The thread that should run a flow which was on thread `index` and has the other role now.
+    pub(super) fn counterpart(&self, index: usize) -> usize {
+        (index + self.quick()) % self.inboxes.len()
+    }
+
+    /// Hands a flow to a thread; gives it back when too many wait there.
+    pub(super) fn hand(&self, index: usize, pair: Box<Pair>) -> Result<(), Box<Pair>> {
+        pair.control().set_owner(index);
+        self.inbox(index).adopt(pair)
+    }
+
+    /// The quick thread for the next new flow.
+    pub(super) fn next(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.quick()
+    }
+}
+
+/// Keeps the threads running; they stop with its last holder (a splicer or a join).
+pub(super) struct Threads(Arc<Crew>);
+
+impl Threads {
+    /// Starts `count` quick and as many bulk threads.
+    pub(super) fn start(count: usize, pipes: Pool) -> Result<Threads, SpliceError> {
+        let inboxes = (0..count.max(1) * 2).map(|_| Inbox::new()).collect::<Result<Vec<_>, _>>()?;
+        let crew = Arc::new(Crew { inboxes, next: AtomicUsize::new(0), pipes });
+        let threads = Threads(crew.clone());
+        for index in 0..crew.inboxes.len() {
+            let worker = Worker::new(index, crew.clone())?;
+            let name = match crew.role(index) {
+                Role::Quick => format!("splice-{index}"),
+                Role::Bulk => format!("splice-bulk-{}", index - crew.quick()),
+            };
+            std::thread::Builder::new()
+                .name(name)
+                .spawn(move || worker.run())
+                .map_err(SpliceError::Thread)?;
+        }
+        Ok(threads)
+    }
+
+    pub(super) fn crew(&self) -> &Crew {
+        &self.0
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.0.inboxes.iter().for_each(Inbox::stop);
+    }
+}

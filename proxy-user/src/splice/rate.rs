@@ -1,0 +1,59 @@
+//! How fast a direction moves, and what that makes of it.
+
+use std::time::Instant;
+
+use super::policy::{BULK_BYTES, BULK_REST, BULK_WINDOW};
+
+#[derive(Debug)]
+pub(super) struct Rate {
+    window: Instant,
+    bytes: u64,
+    /// When a window last reached the bulk rate.
+    bulk: Option<Instant>,
+}
+
+impl Rate {
+    pub(super) fn new(now: Instant) -> Rate {
+        Rate { window: now, bytes: 0, bulk: None }
+    }
+
+    pub(super) fn note(&mut self, now: Instant, bytes: usize) {
+        if now.saturating_duration_since(self.window) >= BULK_WINDOW {
+            self.window = now;
+            self.bytes = 0;
+        }
+        self.bytes += bytes as u64;
+        if self.bytes >= BULK_BYTES {
+            self.bulk = Some(now);
+        }
+    }
+
+    /// A direction is bulk by its rate, never by its total: a shell that ran for a week is none.
+    pub(super) fn is_bulk(&self, now: Instant) -> bool {
+        self.rests_at().is_some_and(|at| now < at)
+    }
+
+    /// When a direction that is bulk now will no longer be, if it stays quiet.
+    pub(super) fn rests_at(&self) -> Option<Instant> {
+        self.bulk.map(|at| at + BULK_REST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bulk_is_a_rate_and_wears_off() {
+        let start = Instant::now();
+        let mut rate = Rate::new(start);
+        for i in 0..1000 {
+            rate.note(start + i * BULK_WINDOW, 64 << 10);
+        }
+        let now = start + 1000 * BULK_WINDOW;
+        assert!(!rate.is_bulk(now), "64 KiB per window is not bulk, however long");
+        rate.note(now, BULK_BYTES as usize);
+        assert!(rate.is_bulk(now));
+        assert!(!rate.is_bulk(now + BULK_REST));
+    }
+}
