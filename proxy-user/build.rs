@@ -30,7 +30,9 @@ fn protocol() -> Result<(), Box<dyn Error>> {
 /// none. A debug build goes on and the binary says so.
 fn object() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
-    for path in ["ebpf", "../proxy-ebpf/Cargo.toml", "../proxy-ebpf/src", "../Cargo.lock", "../xtask/src/stamp.rs"] {
+    for path in
+        ["ebpf", "../proxy-ebpf/Cargo.toml", "../proxy-ebpf/src", "../Cargo.lock", "../xtask/src/stamp.rs"]
+    {
         println!("cargo:rerun-if-changed={path}");
     }
     match matching(&root) {
@@ -40,9 +42,10 @@ fn object() -> Result<(), Box<dyn Error>> {
             println!("cargo:rustc-env=KONDUIT_EBPF_STAMP={} by {}", &stamp.sources[..12], stamp.toolchain);
             Ok(())
         }
-        Err(why) if env::var("PROFILE")? == "release" => {
-            Err(format!("{why}. Run: cargo xtask build (or build with --no-default-features for a binary without eBPF)").into())
-        }
+        Err(why) if env::var("PROFILE")? == "release" => Err(format!(
+            "{why}. Run: cargo xtask build (or build with --no-default-features for a binary without eBPF)"
+        )
+        .into()),
         Err(_) => Ok(()),
     }
 }
@@ -50,7 +53,8 @@ fn object() -> Result<(), Box<dyn Error>> {
 fn matching(root: &Path) -> Result<(Vec<u8>, Stamp), String> {
     let stamp = Stamp::read(root).ok_or("there is no eBPF object yet")?;
     let object = fs::read(stamp::object_path(root)).map_err(|_| "there is a stamp but no eBPF object")?;
-    let sources = stamp::sources(root).map_err(|error| format!("could not read proxy-ebpf's sources: {error}"))?;
+    let sources =
+        stamp::sources(root).map_err(|error| format!("could not read proxy-ebpf's sources: {error}"))?;
     if stamp.sources != sources {
         return Err("the eBPF object was built from other sources than these".to_owned());
     }

@@ -1,2 +1,84 @@
-//! Types shared by the eBPF programs and userspace.
+//! What the eBPF programs and userspace agree on: map keys and values, globals, numbers.
+//!
+//! Map keys are socket cookies (`u64`). Values are fixed-width integers with named padding; their sizes are
+//! asserted, so a drifted layout does not compile. That object and binary were built from the same file is checked
+//! by the object's stamp when the binary is built.
 #![no_std]
+
+/// Bit 0 of [`Slot::state`]: bytes pass to userspace. The rest of the word counts the bytes passed so far.
+pub const PASS: u64 = 1;
+
+/// One mapped direction of one flow, in an mmapped array: written by one verdict at a time and by userspace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Slot {
+    /// `passed << 1 | PASS`. Both sides may set `PASS`, only userspace clears it (compare and swap, with
+    /// `passed == forwarded` expected).
+    pub state: u64,
+    /// Bytes redirected by the verdict.
+    pub redirected: u64,
+    /// Passed bytes that userspace wrote to the destination. Written by userspace.
+    pub forwarded: u64,
+    /// Cookie of the destination. Written by userspace before the source enters its map.
+    pub destination: u64,
+    /// Bytes that may wait unsent at the destination. Written by userspace.
+    pub limit: u64,
+    /// Bytes that may be redirected before the destination is looked at again.
+    pub credit: i64,
+    /// Bytes cut off because they had been delivered already (overlapping retransmissions).
+    pub trimmed: u64,
+    /// Times that the limit was reached.
+    pub overflows: u64,
+    /// Times that the destination was not in its map.
+    pub strays: u64,
+    /// Segments that began after the next expected byte: never, on a kernel that works.
+    pub gaps: u64,
+    /// Most bytes seen waiting unsent.
+    pub peak: u64,
+    /// The source's next expected TCP sequence number; valid when `begun`.
+    pub next_seq: u32,
+    /// The destination's write_seq when the first bytes arrived; valid when `begun`.
+    pub base_seq: u32,
+    /// Not 0 once the first bytes arrived.
+    pub begun: u32,
+    /// Written by userspace: the direction wants to leave the map at the next chance.
+    pub leave: u32,
+    /// Not 0 once the source left its map in an orderly way.
+    pub left: u32,
+    pub padding: [u32; 5],
+}
+
+const _: () = assert!(size_of::<Slot>() == 128);
+
+/// Byte offsets inside structures of the running kernel, found in its BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `sk_buff.sk`
+    pub skb_sk: u32,
+    /// `sk_buff.cb`; for TCP it begins with the segment's sequence number (`tcp_skb_cb.seq`).
+    pub skb_cb: u32,
+    /// `tcp_skb_cb.seq`
+    pub cb_seq: u32,
+    /// `tcp_sock.copied_seq`
+    pub tcp_copied_seq: u32,
+    /// `tcp_sock.write_seq`
+    pub tcp_write_seq: u32,
+    /// `tcp_sock.snd_nxt`
+    pub tcp_snd_nxt: u32,
+    /// `unix_sock.peer`
+    pub unix_peer: u32,
+    /// `sock_common.skc_cookie`; `sock` begins with its `sock_common`.
+    pub sock_cookie: u32,
+}
+
+const _: () = assert!(size_of::<Offsets>() == 32);
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY (both): repr(C), integers only, no padding (asserted above), any bit pattern is valid.
+    #![allow(unsafe_code)]
+    unsafe impl aya::Pod for super::Slot {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Offsets {}
+}

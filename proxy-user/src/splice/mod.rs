@@ -12,6 +12,7 @@ mod error;
 mod half;
 mod inbox;
 mod join;
+pub mod kernel;
 mod pair;
 mod pipe;
 mod policy;

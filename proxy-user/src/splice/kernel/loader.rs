@@ -1,0 +1,157 @@
+//! Loads the object into the kernel: offsets in, programs attached, maps out.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use aya::maps::{HashMap, Map, MapData, RingBuf, SockHash};
+use aya::programs::SkSkb;
+use aya::{Ebpf, EbpfLoader};
+
+use super::slots::Slots;
+use super::{KernelError, SlotId, btf};
+
+#[cfg(ebpf_object)]
+const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf.o")));
+#[cfg(not(ebpf_object))]
+const OBJECT: Option<&[u8]> = None;
+
+/// Loaded programs and their maps; a cheap handle. Each engine thread loads its own, so that events of its
+/// flows come to its epoll; a shared one works too.
+///
+/// Dropping the last handle (and the last [`super::Mapped`]) unloads everything.
+#[derive(Clone)]
+pub struct Sockmap(pub(super) Arc<Loaded>);
+
+pub(super) struct Loaded {
+    pub(super) maps: Mutex<Maps>,
+    pub(super) slots: Slots,
+    events: Mutex<RingBuf<MapData>>,
+    /// The programs, attached as long as this lives.
+    _programs: Ebpf,
+}
+
+pub(super) struct Maps {
+    pub(super) tcp_sources: SockHash<MapData, u64>,
+    pub(super) unix_sources: SockHash<MapData, u64>,
+    pub(super) destinations: SockHash<MapData, u64>,
+    pub(super) directions: HashMap<MapData, u64, u32>,
+}
+
+impl Sockmap {
+    /// Loads the programs with room for `directions` mapped directions at a time (128 bytes each, and about
+    /// as much again per socket).
+    ///
+    /// # Errors
+    /// What stands in the way, and what to do about it.
+    pub fn load(directions: u32) -> Result<Sockmap, KernelError> {
+        let object = OBJECT.ok_or(KernelError::NoObject)?;
+        let directions = directions.max(1);
+        let mut programs = EbpfLoader::new()
+            .override_global("OFFSETS", &btf::offsets()?, true)
+            .map_max_entries("SLOTS", directions)
+            .map_max_entries("DIRECTIONS", directions)
+            .map_max_entries("TCP_SOURCES", directions)
+            .map_max_entries("UNIX_SOURCES", directions)
+            .map_max_entries("DESTINATIONS", directions)
+            .load(object)
+            .map_err(|error| refused("loading the eBPF maps", &error))?;
+        let maps = Maps {
+            tcp_sources: sockets(&mut programs, "TCP_SOURCES")?,
+            unix_sources: sockets(&mut programs, "UNIX_SOURCES")?,
+            destinations: sockets(&mut programs, "DESTINATIONS")?,
+            directions: take(&mut programs, "DIRECTIONS")?,
+        };
+        attach(&mut programs, "tcp_verdict", &maps.tcp_sources)?;
+        attach(&mut programs, "unix_verdict", &maps.unix_sources)?;
+        let events = take(&mut programs, "EVENTS")?;
+        let Some(Map::Array(table)) = programs.take_map("SLOTS") else {
+            return Err(KernelError::Mismatch("SLOTS"));
+        };
+        let slots = Slots::map(table.fd().as_fd(), directions).map_err(|error| KernelError::Refused {
+            what: "mapping the slot table",
+            reason: error.to_string(),
+        })?;
+        Ok(Sockmap(Arc::new(Loaded {
+            maps: Mutex::new(maps),
+            slots,
+            events: Mutex::new(events),
+            _programs: programs,
+        })))
+    }
+
+    /// Calls `f` with a descriptor that is readable (epoll `IN`) while [`Sockmap::next_event`] has something.
+    pub fn with_events_fd<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        f(self.events().as_fd())
+    }
+
+    /// The next direction that turned to [`super::Mode::Pass`] since it was last asked. Call until `None`.
+    pub fn next_event(&self) -> Option<SlotId> {
+        let mut events = self.events();
+        let item = events.next()?;
+        Some(SlotId(u32::from_ne_bytes(item.get(..4)?.try_into().ok()?)))
+    }
+
+    /// Directions that are mapped now.
+    pub fn mapped(&self) -> u32 {
+        self.0.slots.used()
+    }
+
+    /// Entries in the kernel's maps: sources (TCP and Unix), destinations, directions. For tests and the watchdog.
+    pub fn entries(&self) -> [usize; 3] {
+        let maps = self.0.maps();
+        let sources = maps.tcp_sources.keys().count() + maps.unix_sources.keys().count();
+        [sources, maps.destinations.keys().count(), maps.directions.keys().count()]
+    }
+
+    fn events(&self) -> MutexGuard<'_, RingBuf<MapData>> {
+        self.0.events.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+impl Loaded {
+    pub(super) fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+impl std::fmt::Debug for Sockmap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sockmap").field("mapped", &self.mapped()).finish_non_exhaustive()
+    }
+}
+
+fn attach(programs: &mut Ebpf, name: &'static str, map: &SockHash<MapData, u64>) -> Result<(), KernelError> {
+    let program: &mut SkSkb = programs
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(KernelError::Mismatch(name))?;
+    program.load().map_err(|error| refused("loading an eBPF program", &error))?;
+    program.attach(map.fd()).map_err(|error| refused("attaching an eBPF program", &error))?;
+    Ok(())
+}
+
+fn take<M: TryFrom<Map>>(programs: &mut Ebpf, name: &'static str) -> Result<M, KernelError> {
+    programs.take_map(name).and_then(|map| M::try_from(map).ok()).ok_or(KernelError::Mismatch(name))
+}
+
+fn sockets(programs: &mut Ebpf, name: &'static str) -> Result<SockHash<MapData, u64>, KernelError> {
+    take(programs, name)
+}
+
+/// EPERM anywhere below is one thing to a person: the missing right.
+fn refused(what: &'static str, error: &(dyn std::error::Error + 'static)) -> KernelError {
+    let mut reason = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied) {
+            return KernelError::NotPermitted;
+        }
+        if !reason.is_empty() {
+            reason.push_str(": ");
+        }
+        reason.push_str(&error.to_string());
+        next = error.source();
+    }
+    KernelError::Refused { what, reason }
+}
