@@ -3,7 +3,9 @@
 mod dial_error;
 mod ending;
 mod meter;
+mod table;
 
 pub use dial_error::{DialError, DialReason};
 pub use ending::{Direction, Ending, Finish};
 pub use meter::{Engine, Meter, Path};
+pub use table::{Flow, FlowTable, OpenFlow, Outcome, Totals, engines};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ByteSize, choice};
+pub use crate::splice::EngineChoice;
 
 /// `--lanes`: whether flows may have a TCP connection of their own between server and agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,15 +26,6 @@ choice!(LaneSecurity, "mode", "{:?} is unknown; a lane's security is 'encrypt' o
     "raw" => LaneSecurity::Raw,
 });
 
-/// `--engine`: the highest engine that may move bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum EngineChoice {
-    #[default]
-    Auto,
-    Sockmap,
-    Splice,
-    Copy,
-}
 choice!(EngineChoice, "engine", "{:?} is unknown; the engine is 'auto', 'sockmap', 'splice' or 'copy'", {
     "auto" => EngineChoice::Auto,
     "sockmap" => EngineChoice::Sockmap,

@@ -1,0 +1,48 @@
+//! Prometheus metrics: upstream's under upstream's names, ours beside them with the prefix `konduit_`.
+//!
+//! A gauge is moved by a guard, so that no path can forget to move it back.
+
+mod agent;
+mod guard;
+mod konduit;
+mod make;
+mod process;
+mod server;
+
+pub use agent::AgentMetrics;
+pub use guard::GaugeGuard;
+pub use konduit::{Fallback, KonduitMetrics, LaneState};
+pub use server::{DialFailure, ServerMetrics, Service};
+
+use prometheus::{Encoder, Registry, TextEncoder};
+
+/// What a scrape returns, and its content type.
+pub fn encode(registry: &Registry) -> Result<(String, Vec<u8>), prometheus::Error> {
+    let encoder = TextEncoder::new();
+    let mut text = Vec::with_capacity(16 << 10);
+    encoder.encode(&registry.gather(), &mut text)?;
+    Ok((encoder.format_type().to_owned(), text))
+}
+
+/// One hop and direction of packets, as upstream's `segment` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Segment {
+    FromClient,
+    ToClient,
+    FromAgent,
+    ToAgent,
+}
+
+impl Segment {
+    pub fn name(self) -> &'static str {
+        match self {
+            Segment::FromClient => "from_client",
+            Segment::ToClient => "to_client",
+            Segment::FromAgent => "from_agent",
+            Segment::ToAgent => "to_agent",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::flow::{Direction, Engine, FlowTable, Path};
+
+fn scrape(registry: &Registry) -> String {
+    String::from_utf8(encode(registry).unwrap().1).unwrap()
+}
+
+/// Name to (type, help) of every family.
+fn families(text: &str) -> BTreeMap<&str, (&str, &str)> {
+    let mut help = BTreeMap::new();
+    let mut all = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, words)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            help.insert(name, words);
+        }
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            all.insert(name, (kind, help[name]));
+        }
+    }
+    all
+}
+
+fn touched_server() -> (ServerMetrics, FlowTable) {
+    let flows = FlowTable::new();
+    let metrics = ServerMetrics::new(&flows).unwrap();
+    let second = Duration::from_secs(1);
+    metrics.dial_succeeded(second);
+    DialFailure::ALL.into_iter().for_each(|reason| metrics.dial_failed(reason));
+    metrics.frontend_write(second);
+    metrics.connection_ended(second);
+    for service in [Service::Proxy, Service::Connect] {
+        drop(metrics.grpc_connection(service));
+        drop(metrics.full_receive_channel(service));
+    }
+    drop((metrics.http_connection(), metrics.pending_dial(), metrics.established()));
+    metrics.ready_backends("default", 2);
+    metrics.packet(Segment::FromClient, "DIAL_REQ");
+    metrics.stream_error(Segment::ToAgent, "Canceled", "DATA");
+    metrics.lease_deleted(404, "NotFound", second);
+    metrics.leases_listed(200, "", second);
+    (metrics, flows)
+}
+
+#[test]
+fn the_server_exports_upstreams_families() {
+    let (metrics, _flows) = touched_server();
+    let text = scrape(metrics.registry());
+    let families = families(&text);
+    for (name, kind) in [
+        ("dial_duration_seconds", "histogram"),
+        ("frontend_write_duration_seconds", "histogram"),
+        ("connection_duration_seconds", "histogram"),
+        ("grpc_connections", "gauge"),
+        ("http_connections", "gauge"),
+        ("ready_backend_connections", "gauge"),
+        ("ready_backends", "gauge"),
+        ("pending_backend_dials", "gauge"),
+        ("established_connections", "gauge"),
+        ("full_receive_channels", "gauge"),
+        ("dial_failure_count", "counter"),
+        ("stream_packets_total", "counter"),
+        ("stream_errors_total", "counter"),
+        ("culled_leases_count", "counter"),
+        ("lease_delete_latency_seconds", "histogram"),
+        ("lease_list_latency_seconds", "histogram"),
+        ("lease_delete_total", "counter"),
+        ("lease_list_total", "counter"),
+    ] {
+        let full = format!("konnectivity_network_proxy_server_{name}");
+        assert_eq!(families.get(full.as_str()).map(|family| family.0), Some(kind), "{full}");
+    }
+    for (name, help) in [
+        (
+            "dial_failure_count",
+            "Number of dial failures observed. Multiple failures can occur for a single dial request.",
+        ),
+        ("pending_backend_dials", "Current number of pending backend dial requests"),
+        (
+            "ready_backend_connections",
+            "Number of konnectivity agent connected to the proxy server. DEPRECATED, please use ready_backends",
+        ),
+        ("ready_backends", "Number of konnectivity agent connected to the proxy server"),
+        ("established_connections", "Current number of established end-to-end connections (post-dial)."),
+    ] {
+        assert_eq!(families[format!("konnectivity_network_proxy_server_{name}").as_str()].1, help);
+    }
+    for line in [
+        "konnectivity_network_proxy_server_dial_failure_count{reason=\"send_rsp\"} 1",
+        "konnectivity_network_proxy_server_ready_backends{proxy_strategy=\"default\"} 2",
+        "konnectivity_network_proxy_server_ready_backend_connections 2",
+        "konnectivity_network_proxy_server_stream_packets_total{packet_type=\"DIAL_REQ\",segment=\"from_client\"} 1",
+        "konnectivity_network_proxy_server_stream_errors_total{code=\"Canceled\",packet_type=\"DATA\",segment=\"to_agent\"} 1",
+        "konnectivity_network_proxy_server_lease_delete_total{http_status_code=\"404\",reason=\"NotFound\"} 1",
+        "konnectivity_network_proxy_server_lease_list_total{http_status_code=\"200\",reason=\"\"} 1",
+        "konnectivity_network_proxy_server_dial_duration_seconds_bucket{le=\"0.000001\"} 0",
+        "konnectivity_network_proxy_server_dial_duration_seconds_bucket{le=\"12.5\"} 1",
+        "konnectivity_network_proxy_server_connection_duration_seconds_bucket{le=\"86400\"} 1",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn an_untouched_server_shows_only_what_upstream_shows_from_the_start() {
+    let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
+    let text = scrape(metrics.registry());
+    let mut ours: Vec<&str> = families(&text)
+        .into_keys()
+        .filter_map(|name| name.strip_prefix("konnectivity_network_proxy_server_"))
+        .collect();
+    ours.sort_unstable();
+    assert_eq!(ours, ["culled_leases_count", "http_connections", "ready_backend_connections"]);
+}
+
+#[test]
+fn the_agent_exports_upstreams_families() {
+    let metrics = AgentMetrics::new(&FlowTable::new()).unwrap();
+    let untouched = scrape(metrics.registry());
+    let mut ours: Vec<&str> = families(&untouched)
+        .into_keys()
+        .filter_map(|name| name.strip_prefix("konnectivity_network_proxy_agent_"))
+        .collect();
+    ours.sort_unstable();
+    assert_eq!(ours, ["known_server_count", "open_server_connections"]);
+
+    let second = Duration::from_secs(1);
+    metrics.dial_succeeded(second);
+    metrics.dial_failed(true);
+    metrics.dial_failed(false);
+    let open = (metrics.endpoint(), metrics.server());
+    metrics.known_servers(3);
+    metrics.packet(Segment::ToAgent, "DATA");
+    metrics.stream_error(Segment::FromAgent, "Unavailable", "DATA");
+    metrics.leases_listed(200, "", second);
+    metrics.leases_watched(200, "");
+    let text = scrape(metrics.registry());
+    let families = families(&text);
+    for (name, kind) in [
+        ("dial_duration_seconds", "histogram"),
+        ("endpoint_dial_failure_total", "counter"),
+        ("server_connection_failure_count", "counter"),
+        ("open_server_connections", "gauge"),
+        ("known_server_count", "gauge"),
+        ("open_endpoint_connections", "gauge"),
+        ("stream_packets_total", "counter"),
+        ("stream_errors_total", "counter"),
+        ("lease_lists_total", "counter"),
+        ("lease_watches_total", "counter"),
+        ("lease_list_latency_seconds", "histogram"),
+    ] {
+        let full = format!("konnectivity_network_proxy_agent_{name}");
+        assert_eq!(families.get(full.as_str()).map(|family| family.0), Some(kind), "{full}");
+    }
+    for (name, help) in [
+        (
+            "endpoint_dial_failure_total",
+            "Number of failures dialing the remote endpoint, by reason (example: timeout).",
+        ),
+        ("open_endpoint_connections", "Current number of open endpoint connections."),
+    ] {
+        assert_eq!(families[format!("konnectivity_network_proxy_agent_{name}").as_str()].1, help);
+    }
+    for line in [
+        "konnectivity_network_proxy_agent_endpoint_dial_failure_total{reason=\"timeout\"} 1",
+        "konnectivity_network_proxy_agent_endpoint_dial_failure_total{reason=\"unknown\"} 1",
+        "konnectivity_network_proxy_agent_server_connection_failure_count{direction=\"to_server\"} 1",
+        "konnectivity_network_proxy_agent_open_server_connections 1",
+        "konnectivity_network_proxy_agent_open_endpoint_connections 1",
+        "konnectivity_network_proxy_agent_known_server_count 3",
+        "konnectivity_network_proxy_agent_dial_duration_seconds_bucket{le=\"30\"} 1",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}");
+    }
+    drop(open);
+    let text = scrape(metrics.registry());
+    assert!(text.contains("konnectivity_network_proxy_agent_open_endpoint_connections 0\n"));
+}
+
+#[test]
+fn bytes_of_live_flows_count_at_once() {
+    let (metrics, flows) = touched_server();
+    let open = flows.open("a:1", "agent", Path::LaneRaw);
+    open.meter().add(Direction::Down, Engine::Sockmap, 7);
+    let line = "konduit_bytes_total{direction=\"to_client\",engine=\"sockmap\",path=\"lane-raw\"} 7";
+    assert!(scrape(metrics.registry()).contains(line));
+    drop(open);
+    assert!(scrape(metrics.registry()).contains(line));
+    assert!(
+        scrape(metrics.registry()).contains("konduit_flows_total{outcome=\"cancelled\",path=\"lane-raw\"} 1")
+    );
+}
+
+#[test]
+fn process_metrics_tell_of_this_process() {
+    let (metrics, _flows) = touched_server();
+    let text = scrape(metrics.registry());
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+        line.and_then(|line| line.split_once(' ')).unwrap().1.parse().unwrap()
+    };
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_open_fds") >= 3.0);
+    assert!(value("process_max_fds") >= value("process_open_fds"));
+    assert!(value("process_start_time_seconds") > 1.6e9);
+    assert!(value("process_threads") >= 1.0);
+}
