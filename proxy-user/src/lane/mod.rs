@@ -5,12 +5,30 @@
 //! takes it. After a good answer it carries that flow and nothing else, in clear ([`record::leave`]) or inside
 //! TLS.
 
+mod accept;
+mod carrier;
+pub mod counters;
+mod demand;
+mod dial;
 pub mod hello;
 pub mod message;
+pub mod open;
+mod pool;
 pub mod record;
+mod seen;
+mod serve;
+mod stream;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod ticket;
 
+pub use carrier::Wire;
+pub use dial::Dialled;
 pub use hello::{ALPN_LANE, LANE_VERSION, Security};
+pub use open::{AgentLaneConfig, AgentLanes, AgentStream};
+pub use pool::{Ask, ServerLaneConfig, ServerLanes, StreamLanes};
+pub use serve::Answered;
+pub use stream::LaneStream;
 pub use ticket::{Refusal, Ticket};

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -39,6 +40,15 @@ impl Pki {
         (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
     }
 
+    /// Writes CA, certificate and key of `name` as PEM files, named `name.*`, into `directory`.
+    pub(crate) fn write(&self, directory: &Path, name: &str) {
+        let (chain, key) = self.leaf(name);
+        let pem = |kind: &str, der: &[u8]| pem_text(kind, der);
+        std::fs::write(directory.join("ca.crt"), pem("CERTIFICATE", self.ca.der())).unwrap();
+        std::fs::write(directory.join(format!("{name}.crt")), pem("CERTIFICATE", &chain[0])).unwrap();
+        std::fs::write(directory.join(format!("{name}.key")), pem("PRIVATE KEY", key.secret_der())).unwrap();
+    }
+
     pub(crate) fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
         let (chain, key) = self.leaf("server");
         let verifier = WebPkiClientVerifier::builder(self.roots()).build().unwrap();
@@ -57,6 +67,20 @@ impl Pki {
             .with_client_auth_cert(chain, key)
             .unwrap()
     }
+}
+
+fn pem_text(kind: &str, der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = format!("-----BEGIN {kind}-----\n");
+    for chunk in der.chunks(3) {
+        let bits =
+            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
+            text.push(if place > chunk.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text + &format!("\n-----END {kind}-----\n")
 }
 
 /// Hands out its reads in the given pieces, with a `Pending` between two of them; then as they come.

@@ -1,0 +1,102 @@
+//! One lane before it carries a flow, as either side holds it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+use super::Security;
+use super::record::{self, LeaveError, RecordExact};
+use super::stream::{LaneStream, reset};
+use crate::flow::Path;
+use crate::splice::End;
+
+/// TLS over a socket that is read record by record.
+pub type Wire = TlsStream<RecordExact<TcpStream>>;
+
+/// A lane that said its hello. Dropped while [`Lane::engage`]d it is an abort for the peer.
+#[derive(Debug)]
+pub(super) struct Lane {
+    wire: Option<Wire>,
+    security: Security,
+    engaged: bool,
+    /// Not to be dialled on from here on.
+    pub(super) expires: Instant,
+    /// When the peer was last heard.
+    pub(super) heard: Instant,
+}
+
+impl Lane {
+    pub(super) fn new(wire: Wire, security: Security, age: Duration) -> Lane {
+        let now = Instant::now();
+        Lane { wire: Some(wire), security, engaged: false, expires: now + jitter(age), heard: now }
+    }
+
+    /// A dial is on it: whoever drops it now abandons that dial, and the peer must not take TLS' goodbye, or a
+    /// bare FIN, for the flow's.
+    pub(super) fn engage(&mut self) {
+        self.engaged = true;
+    }
+
+    /// The dial failed; the lane is free again.
+    pub(super) fn disengage(&mut self) {
+        self.engaged = false;
+        self.heard = Instant::now();
+    }
+
+    pub(super) fn wire(&mut self) -> Result<&mut Wire, LeaveError> {
+        self.wire.as_mut().ok_or(LeaveError::Unread)
+    }
+
+    /// Whether nothing came from the peer, neither its end nor words out of turn. No system call for a lane
+    /// that is quiet.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let Some(wire) = &mut self.wire else { return false };
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(wire).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// The lane as the flow's end; the last message was said and heard.
+    pub(super) fn into_end(mut self) -> Result<(End, Path), LeaveError> {
+        let wire = self.wire.take().ok_or(LeaveError::Unread)?;
+        match self.security {
+            Security::Encrypt => Ok((End::stream(LaneStream::new(wire)), Path::LaneEncrypt)),
+            Security::Raw => {
+                let socket = record::leave(wire)?;
+                let socket = socket.into_std().map_err(|_| LeaveError::Unread)?;
+                Ok((End::tcp(socket), Path::LaneRaw))
+            }
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if let Some(wire) = self.wire.take_if(|_| self.engaged) {
+            reset(&wire);
+        }
+    }
+}
+
+/// Resolves when anything comes from the peer of a lane that should be silent: an end, mostly.
+pub(super) async fn disturbed(lane: &mut Lane) {
+    std::future::poll_fn(|cx| {
+        let Some(wire) = &mut lane.wire else { return Poll::Ready(()) };
+        let mut byte = [0];
+        Pin::new(wire).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
+    })
+    .await;
+}
+
+/// Up to a quarter less than `duration`, so that what began together does not end together.
+pub(super) fn jitter(duration: Duration) -> Duration {
+    let mut bytes = [0; 4];
+    // Without random bytes everything ends together, which works too.
+    let _ = getrandom::fill(&mut bytes);
+    let share = f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX);
+    duration.mul_f64(1.0 - share / 4.0)
+}

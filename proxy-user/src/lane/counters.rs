@@ -1,0 +1,140 @@
+//! What happened on lanes, counted; metrics read snapshots of it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::Refusal;
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $live:ident, $snapshot:ident { $($(#[$field_doc:meta])* $name:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $live {
+            $(pub(super) $name: AtomicU64,)*
+            pub(super) labelled: Labelled,
+        }
+
+        $(#[$doc])*
+        #[derive(Debug, Default, Clone, PartialEq, Eq)]
+        pub struct $snapshot {
+            $($(#[$field_doc])* pub $name: u64,)*
+            /// Counters with a label: `(family, label) -> count`.
+            pub labelled: BTreeMap<(&'static str, String), u64>,
+        }
+
+        impl $live {
+            pub(super) fn snapshot(&self) -> $snapshot {
+                $snapshot {
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                    labelled: self.labelled.snapshot(),
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// A server's side of lanes.
+    ServerCounters, ServerLaneStats {
+        /// Lanes that showed a good ticket and were kept.
+        kept,
+        /// TLS handshakes of lanes that resumed a session.
+        resumed,
+        /// TLS handshakes of lanes in full.
+        full,
+        /// Lanes lost in their hello: silence, garbage, an end.
+        hello_failed,
+        /// Lanes asked for.
+        asked,
+        /// Flows on a lane that was warm.
+        on_warm,
+        /// Flows on a lane that was opened for their dial.
+        on_new,
+        /// Dials that went to the mux at once: as many were waiting for a lane as may.
+        mux_busy,
+        /// Dials that the agent answered on the mux although a lane was asked for; its own counters say why.
+        mux_by_agent,
+        /// Lanes that did not acknowledge a dial in time, or ended under it; the dial went on elsewhere.
+        lost_in_dial,
+        /// Idle lanes found dead by a ping or when they were to be used.
+        found_dead,
+        /// Idle lanes closed for their age.
+        retired,
+        /// Idle lanes closed for lack of dials.
+        surplus,
+        /// Gauge: idle lanes now.
+        idle,
+        /// Gauge: dials waiting for a lane now.
+        waiting,
+    }
+}
+
+counters! {
+    /// An agent's side of lanes.
+    AgentCounters, AgentLaneStats {
+        /// Lanes opened: TLS and hello done, ticket shown.
+        opened,
+        /// Lanes that could not be opened.
+        failed,
+        /// TLS handshakes of lanes that resumed a session.
+        resumed,
+        /// TLS handshakes of lanes in full.
+        full,
+        /// Lanes not opened although asked for: the agent's own ceiling.
+        over_ceiling,
+        /// Dials heard a second time and discarded.
+        repeated,
+        /// Dials that the server gave up while they were under way.
+        abandoned,
+        /// Gauge: lanes open or being opened that carry no flow.
+        idle,
+    }
+}
+
+/// Counters by family and label; few enough for a map under a lock.
+#[derive(Debug, Default)]
+pub(super) struct Labelled(Mutex<BTreeMap<(&'static str, String), u64>>);
+
+/// Labels of one family beyond which further ones are counted as "other".
+const MAX_LABELS: usize = 256;
+
+impl Labelled {
+    pub(super) fn add(&self, family: &'static str, label: &str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (family, label.to_owned());
+        let key = if counts.len() < MAX_LABELS || counts.contains_key(&key) {
+            key
+        } else {
+            (family, "other".into())
+        };
+        *counts.entry(key).or_default() += 1;
+    }
+
+    fn snapshot(&self) -> BTreeMap<(&'static str, String), u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The family under which a server counts refused lanes by reason, and an agent the refusals it met.
+pub const REFUSED: &str = "refused";
+/// The family under which an agent counts flows that went to the mux although a lane was asked for.
+pub const MUX: &str = "mux";
+/// The family under which an agent counts where its lanes landed: `wanted,reached` as server ids.
+pub const LANDED: &str = "landed";
+
+impl ServerCounters {
+    pub(super) fn refused(&self, refusal: Refusal) {
+        self.labelled.add(REFUSED, refusal.name());
+    }
+}
+
+pub(super) trait Bump {
+    fn bump(&self);
+}
+
+impl Bump for AtomicU64 {
+    fn bump(&self) {
+        self.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,82 @@
+//! How many warm lanes a control stream is worth, from the dials that the server sees.
+
+use std::time::{Duration, Instant};
+
+/// Dials within this long come before a lane that was asked for at the first of them arrives.
+const WINDOW: Duration = Duration::from_millis(100);
+/// The busiest window counts half as much after this long.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+/// Without dials for this long a control stream holds no lanes.
+pub(super) const FORGET: Duration = Duration::from_secs(300);
+
+#[derive(Debug)]
+pub(super) struct Demand {
+    window: Instant,
+    in_window: u32,
+    peak: f64,
+    peak_at: Instant,
+    last: Option<Instant>,
+}
+
+impl Demand {
+    pub(super) fn new(now: Instant) -> Demand {
+        Demand { window: now, in_window: 0, peak: 0.0, peak_at: now, last: None }
+    }
+
+    pub(super) fn dialled(&mut self, now: Instant) {
+        if now.duration_since(self.window) > WINDOW {
+            self.window = now;
+            self.in_window = 0;
+        }
+        self.in_window += 1;
+        self.last = Some(now);
+        let seen = f64::from(self.in_window);
+        if seen >= self.decayed(now) {
+            self.peak = seen;
+            self.peak_at = now;
+        }
+    }
+
+    /// Warm lanes to have: one more than the busiest window of late took.
+    pub(super) fn target(&self, now: Instant) -> usize {
+        match self.last {
+            Some(last) if now.duration_since(last) < FORGET => self.decayed(now).ceil() as usize + 1,
+            _ => 0,
+        }
+    }
+
+    fn decayed(&self, now: Instant) -> f64 {
+        let age = now.duration_since(self.peak_at).as_secs_f64();
+        self.peak * 0.5f64.powf(age / HALF_LIFE.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_held_before_the_first_dial_and_long_after_the_last() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
+        assert_eq!(demand.target(start), 0);
+        demand.dialled(start);
+        assert_eq!(demand.target(start), 2);
+        assert_eq!(demand.target(start + FORGET - Duration::from_secs(1)), 2);
+        assert_eq!(demand.target(start + FORGET), 0);
+    }
+
+    #[test]
+    fn a_burst_is_remembered_and_fades() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
+        for _ in 0..40 {
+            demand.dialled(start + Duration::from_millis(3));
+        }
+        assert_eq!(demand.target(start), 41);
+        assert_eq!(demand.target(start + Duration::from_millis(3) + HALF_LIFE), 21);
+        // A single dial later neither forgets the burst nor renews it.
+        demand.dialled(start + HALF_LIFE);
+        assert_eq!(demand.target(start + Duration::from_millis(3) + HALF_LIFE * 2), 11);
+    }
+}

@@ -1,0 +1,179 @@
+//! The server's dial on a lane: warm, or opened for it by the agent; else on the mux.
+
+use std::future::Future;
+use std::pin::pin;
+
+use tokio::select;
+
+use super::carrier::Lane;
+use super::counters::Bump as _;
+use super::message::{TalkError, hear, pb, say};
+use super::pool::{Pool, StreamLanes, Waiting};
+use crate::flow::{DialError, DialReason, Path};
+use crate::splice::End;
+use pb::lane_message::What;
+
+/// Warm lanes tried for one dial before it goes over the control stream.
+const ATTEMPTS: u32 = 2;
+
+/// Where a dial ended up.
+pub enum Dialled<M> {
+    Lane(End, Path),
+    /// What the dial over the control stream gave.
+    Mux(M),
+}
+
+/// How a dial on a warm lane ended, short of success.
+enum Warm {
+    /// The target did not answer; the lane is as good as before.
+    Failed(DialError),
+    /// The lane is gone; nothing was joined on it.
+    Lost(TalkError),
+    /// The control stream ended meanwhile.
+    Ended,
+}
+
+impl StreamLanes {
+    /// Dials `address` by the best way there is. `on_mux` dials over the control stream: with the number under
+    /// which the agent may answer on a lane, or 0 for the mux only. Its future is dropped when a lane carried
+    /// the answer; until then the agent may fall back to it.
+    ///
+    /// Dropping the future abandons the dial.
+    ///
+    /// # Errors
+    /// What the agent says of the target, or that the control stream ended.
+    pub async fn dial<M, F>(
+        &self,
+        protocol: &str,
+        address: &str,
+        on_mux: impl FnOnce(u64) -> F,
+    ) -> Result<Dialled<M>, DialError>
+    where
+        F: Future<Output = Result<M, DialError>>,
+    {
+        let counters = &self.pool.shared.counters;
+        let number = self.pool.shared.number();
+        for attempt in 1..=ATTEMPTS {
+            let Some(mut lane) = self.pool.take() else { break };
+            let dial = pb::Dial { number, attempt, protocol: protocol.into(), address: address.into() };
+            match on_warm(&self.pool, &mut lane, dial).await {
+                Ok(()) => match lane.into_end() {
+                    Ok((end, path)) => {
+                        counters.on_warm.bump();
+                        return Ok(Dialled::Lane(end, path));
+                    }
+                    Err(error) => tracing::warn!(%error, "dropped a lane after its answer"),
+                },
+                Err(Warm::Failed(error)) => {
+                    lane.disengage();
+                    self.pool.give_back(lane);
+                    return Err(error);
+                }
+                Err(Warm::Lost(error)) => tracing::debug!(%error, "a lane was lost under a dial"),
+                Err(Warm::Ended) => return Err(agent_lost()),
+            }
+            counters.lost_in_dial.bump();
+        }
+        let Some(waiting) = self.pool.wait(number) else {
+            counters.mux_busy.bump();
+            return on_mux(0).await.map(Dialled::Mux);
+        };
+        self.over_control(number, waiting, on_mux(number)).await
+    }
+
+    /// The dial went over the control stream; the answer comes there or on a lane.
+    async fn over_control<M>(
+        &self,
+        number: u64,
+        mut waiting: Waiting,
+        on_mux: impl Future<Output = Result<M, DialError>>,
+    ) -> Result<Dialled<M>, DialError> {
+        let counters = &self.pool.shared.counters;
+        let mut on_mux = pin!(on_mux);
+        let on_lane = async {
+            let mut lane = waiting.lane().await?;
+            match on_claimed(&self.pool, &mut lane, number).await {
+                Ok(()) => match lane.into_end() {
+                    Ok(end) => Some(Ok(end)),
+                    Err(error) => {
+                        tracing::warn!(%error, "dropped a lane after its answer");
+                        None
+                    }
+                },
+                Err(Warm::Failed(error)) => {
+                    lane.disengage();
+                    self.pool.give_back(lane);
+                    Some(Err(error))
+                }
+                Err(Warm::Lost(error)) => {
+                    tracing::debug!(%error, "a lane was lost before it carried its flow");
+                    counters.lost_in_dial.bump();
+                    None
+                }
+                Err(Warm::Ended) => Some(Err(agent_lost())),
+            }
+        };
+        let by_mux = select! {
+            answered = on_lane => match answered {
+                Some(Ok((end, path))) => {
+                    counters.on_new.bump();
+                    return Ok(Dialled::Lane(end, path));
+                }
+                Some(Err(error)) => return Err(error),
+                // The agent sees the same and answers on the control stream.
+                None => on_mux.await,
+            },
+            answered = &mut on_mux => answered,
+        };
+        if by_mux.is_ok() {
+            counters.mux_by_agent.bump();
+        }
+        by_mux.map(Dialled::Mux)
+    }
+}
+
+/// Says the dial and hears its answer.
+async fn on_warm(pool: &Pool, lane: &mut Lane, dial: pb::Dial) -> Result<(), Warm> {
+    let config = &pool.shared.config;
+    let number = dial.number;
+    lane.engage();
+    let wire = lane.wire().map_err(|_| Warm::Lost(TalkError::Closed))?;
+    let talk = async {
+        say(wire, dial, config.ack).await?;
+        match hear(wire, config.ack).await? {
+            What::Dialing(dialing) if dialing.number == number => hear(wire, config.answer).await,
+            other => Ok(other),
+        }
+    };
+    select! {
+        heard = talk => verdict(heard, number),
+        () = pool.ended.cancelled() => Err(Warm::Ended),
+    }
+}
+
+/// Hears the answer on a lane that the agent opened for the dial, and says that the flow is on it.
+async fn on_claimed(pool: &Pool, lane: &mut Lane, number: u64) -> Result<(), Warm> {
+    let config = &pool.shared.config;
+    lane.engage();
+    let wire = lane.wire().map_err(|_| Warm::Lost(TalkError::Closed))?;
+    select! {
+        heard = hear(wire, config.answer) => verdict(heard, number)?,
+        () = pool.ended.cancelled() => return Err(Warm::Ended),
+    }
+    say(wire, pb::Joined { number }, config.ack).await.map_err(Warm::Lost)
+}
+
+fn verdict(heard: Result<What, TalkError>, number: u64) -> Result<(), Warm> {
+    match heard {
+        Ok(What::Answer(answer)) if answer.number == number => match answer.reason {
+            0 => Ok(()),
+            reason => Err(Warm::Failed(DialError::new(DialReason::from_wire(reason), answer.error))),
+        },
+        Ok(_) => Err(Warm::Lost(TalkError::Unexpected)),
+        Err(error) => Err(Warm::Lost(error)),
+    }
+}
+
+fn agent_lost() -> DialError {
+    DialError::new(DialReason::AgentLost, "the agent's control stream ended while the dial was pending")
+}

@@ -1,0 +1,232 @@
+//! The agent answers dials: on idle lanes, and on lanes of their own for those that came over the control stream.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::time::{sleep, timeout};
+
+use super::carrier::{Lane, disturbed};
+use super::counters::{Bump as _, MUX};
+use super::message::{TalkError, hear, hear_whenever, pb, say};
+use super::open::{AgentStream, Idle, LaneFlow, Stream};
+use crate::flow::{DialError, Path};
+use crate::splice::End;
+use pb::lane_message::What;
+
+/// A target that answers faster than this needs no "dialing" before the answer.
+const SAY_DIALING_AFTER: Duration = Duration::from_millis(250);
+/// For one message to be written or, once begun, read.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An error's text on the wire.
+const MAX_TEXT: usize = 1024;
+
+/// What became of a dial that asked for its answer on a lane.
+pub enum Answered<T> {
+    /// The flow is on the lane; join it.
+    Lane(End, Path, T),
+    /// No lane came in time: answer on the control stream, the flow stays there.
+    Mux(T),
+    /// The target did not answer: say so on the control stream.
+    Failed(DialError),
+    /// The server knows already, or gave the dial up: say nothing.
+    Over,
+}
+
+impl Stream {
+    /// An idle lane: answers pings and dials until one of them takes it.
+    pub(super) async fn serve(self: &Arc<Self>, mut lane: Lane, _slot: Idle) {
+        let silence = self.shared.config.silence;
+        loop {
+            let Ok(wire) = lane.wire() else { return };
+            let heard = match timeout(silence, hear_whenever(wire, MESSAGE_TIMEOUT)).await {
+                Ok(heard) => heard,
+                Err(_) => Err(TalkError::Timeout(silence)),
+            };
+            match heard {
+                Ok(What::Ping(_)) => {
+                    if say(wire, pb::Pong {}, MESSAGE_TIMEOUT).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(What::Dial(dial)) => match self.serve_dial(lane, dial).await {
+                    Some(again) => lane = again,
+                    None => return,
+                },
+                Ok(_) => return tracing::debug!(error = %TalkError::Unexpected, "closed an idle lane"),
+                Err(TalkError::Refused(refusal)) => return self.refused(refusal),
+                Err(error) => return tracing::debug!(%error, "an idle lane ended"),
+            }
+        }
+    }
+
+    /// Gives the lane back when the dial failed.
+    async fn serve_dial(self: &Arc<Self>, mut lane: Lane, dial: pb::Dial) -> Option<Lane> {
+        lane.engage();
+        let number = dial.number;
+        if !self.admit(number, dial.attempt) {
+            return None;
+        }
+        let target = {
+            let mut dialing = pin!(self.host.dial(&dial.protocol, &dial.address));
+            let mut late = pin!(sleep(SAY_DIALING_AFTER));
+            let mut told = false;
+            loop {
+                select! {
+                    target = &mut dialing => break target,
+                    () = &mut late, if !told => {
+                        told = true;
+                        say(lane.wire().ok()?, pb::Dialing { number }, MESSAGE_TIMEOUT).await.ok()?;
+                    }
+                    () = disturbed(&mut lane) => {
+                        self.shared.counters.abandoned.bump();
+                        return None;
+                    }
+                }
+            }
+        };
+        match target {
+            Ok(target) => {
+                say(lane.wire().ok()?, good(number), MESSAGE_TIMEOUT).await.ok()?;
+                match lane.into_end() {
+                    Ok((lane, path)) => {
+                        let pb::Dial { protocol, address, .. } = dial;
+                        self.host.carry(LaneFlow { lane, path, target, protocol, address });
+                    }
+                    Err(error) => tracing::warn!(%error, "dropped a lane after its answer"),
+                }
+                None
+            }
+            Err(error) => {
+                say(lane.wire().ok()?, bad(number, &error), MESSAGE_TIMEOUT).await.ok()?;
+                lane.disengage();
+                Some(lane)
+            }
+        }
+    }
+}
+
+impl AgentStream {
+    /// Answers a dial that came over the control stream and asked for its answer on a lane: `dial` goes to the
+    /// target while a lane is opened. Dropping the future abandons both.
+    pub async fn answer<T>(
+        &self,
+        number: u64,
+        dial: impl Future<Output = Result<T, DialError>>,
+    ) -> Answered<T> {
+        let stream = &self.stream;
+        stream.admit(number, u32::MAX);
+        let failing = stream.is_failing();
+        let mut pending = Pending { stream, number, lane: stream.pend(number) };
+        stream.open(1);
+        let mut dial = pin!(dial);
+        let lane = select! {
+            target = &mut dial => match target {
+                Err(error) => return Answered::Failed(error),
+                Ok(target) if failing => return pending.on_mux(target, "lanes_failing"),
+                Ok(target) => match timeout(stream.shared.config.wait, &mut pending.lane).await {
+                    Ok(Ok(lane)) => return stream.good(lane, number, target).await,
+                    Ok(Err(_)) => return pending.on_mux(target, "lane_failed"),
+                    Err(_) => return pending.on_mux(target, "lane_late"),
+                },
+            },
+            lane = &mut pending.lane => lane,
+        };
+        let Ok(mut lane) = lane else {
+            return match dial.await {
+                Ok(target) => pending.on_mux(target, "lane_failed"),
+                Err(error) => Answered::Failed(error),
+            };
+        };
+        lane.engage();
+        let target = select! {
+            target = &mut dial => target,
+            () = disturbed(&mut lane) => {
+                // The server gave up the dial, or the lane broke: the control stream will tell which.
+                drop(lane);
+                match dial.await {
+                    Ok(target) => return pending.on_mux(target, "lane_lost"),
+                    Err(error) => return Answered::Failed(error),
+                }
+            }
+        };
+        match target {
+            Ok(target) => stream.good(lane, number, target).await,
+            Err(error) => stream.bad(lane, number, error).await,
+        }
+    }
+}
+
+impl Stream {
+    async fn good<T>(self: &Arc<Self>, mut lane: Lane, number: u64, target: T) -> Answered<T> {
+        lane.engage();
+        let joined = async {
+            let wire = lane.wire().map_err(|_| TalkError::Closed)?;
+            say(wire, good(number), MESSAGE_TIMEOUT).await?;
+            match hear(wire, MESSAGE_TIMEOUT).await? {
+                What::Joined(joined) if joined.number == number => Ok(()),
+                _ => Err(TalkError::Unexpected),
+            }
+        };
+        let ended = match joined.await {
+            Ok(()) => match lane.into_end() {
+                Ok((lane, path)) => return Answered::Lane(lane, path, target),
+                Err(error) => {
+                    tracing::warn!(%error, "dropped a lane after its answer");
+                    return Answered::Over;
+                }
+            },
+            Err(error) => error,
+        };
+        tracing::debug!(error = %ended, "a lane was lost before it carried its flow");
+        self.shared.counters.labelled.add(MUX, "lane_lost");
+        Answered::Mux(target)
+    }
+
+    async fn bad<T>(self: &Arc<Self>, mut lane: Lane, number: u64, error: DialError) -> Answered<T> {
+        let told = match lane.wire() {
+            Ok(wire) => say(wire, bad(number, &error), MESSAGE_TIMEOUT).await.is_ok(),
+            Err(_) => false,
+        };
+        let slot = self.shared.slot();
+        if let (true, Some(slot)) = (told, slot) {
+            lane.disengage();
+            let stream = self.clone();
+            let ended = self.ended.clone();
+            tokio::spawn(ended.run_until_cancelled_owned(async move { stream.serve(lane, slot).await }));
+        }
+        if told { Answered::Over } else { Answered::Failed(error) }
+    }
+}
+
+/// A dial that waits for its lane; dropping it withdraws it.
+struct Pending<'a> {
+    stream: &'a Stream,
+    number: u64,
+    lane: tokio::sync::oneshot::Receiver<Lane>,
+}
+
+impl Pending<'_> {
+    fn on_mux<T>(&self, target: T, why: &'static str) -> Answered<T> {
+        self.stream.shared.counters.labelled.add(MUX, why);
+        Answered::Mux(target)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.stream.unpend(self.number);
+    }
+}
+
+fn good(number: u64) -> pb::Answer {
+    pb::Answer { number, reason: 0, error: String::new() }
+}
+
+fn bad(number: u64, error: &DialError) -> pb::Answer {
+    let mut text = error.text.clone();
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    pb::Answer { number, reason: error.reason as u32, error: text }
+}
