@@ -8,7 +8,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use proxy_tests::haproxy::{Haproxy, Splicing};
 use proxy_tests::kernel_log::KernelLog;
+use proxy_tests::konduit::{Frontend, Konduit, Lanes, Settings};
 use proxy_tests::load::{Target, Way};
+use proxy_tests::relay::Relay;
+use proxy_tests::ssh::Ssh;
+use proxy_user::splice::EngineChoice;
 
 use crate::Options;
 use crate::route::Route;
@@ -56,8 +60,8 @@ impl Context {
     }
 
     /// The routes of these names, started when they were not yet.
-    pub fn routes(&mut self, names: &[&str]) -> anyhow::Result<Vec<Rc<Route>>> {
-        names.iter().map(|name| self.route(name)).collect()
+    pub fn routes(&mut self, names: &[impl AsRef<str>]) -> anyhow::Result<Vec<Rc<Route>>> {
+        names.iter().map(|name| self.route(name.as_ref())).collect()
     }
 
     pub fn route(&mut self, name: &str) -> anyhow::Result<Rc<Route>> {
@@ -87,8 +91,73 @@ impl Context {
             "direct" => Ok(Route::new(name, Way::Tcp(target))),
             "haproxy" => haproxy(name, &self.directory(name)?, target, Splicing::Stock),
             "haproxy-splice" => haproxy(name, &self.directory(name)?, target, Splicing::Auto),
-            _ => anyhow::bail!("there is no route of that name"),
+            "ssh" => {
+                anyhow::ensure!(Ssh::installed(), "sshd is not installed; `apt-get install openssh-server`");
+                let ssh = Ssh::start(&self.directory(name)?, target)?;
+                Ok(Route { pids: ssh.pids(), ..Route::new(name, Way::Tcp(ssh.front)) }.holding(ssh))
+            }
+            _ => match name.split_once('-') {
+                Some(("join", engine)) => self.start_join(name, engine),
+                Some(("konduit", how)) => self.start_konduit(name, how, &[]),
+                _ => anyhow::bail!("there is no route of that name"),
+            },
         }
+    }
+
+    /// Two hops that are nothing but the splice engine.
+    fn start_join(&self, name: &str, engine: &str) -> anyhow::Result<Route> {
+        let program = std::env::current_exe()?;
+        let relay = Relay::start(&program, &self.directory(name)?, engine, self.target.address)?;
+        let pages = vec![("hop 1", relay.pages[0]), ("hop 2", relay.pages[1])];
+        let route = Route {
+            pids: relay.pids(),
+            pages,
+            path: Some("join"),
+            ..Route::new(name, Way::Tcp(relay.front))
+        };
+        Ok(route.holding(relay))
+    }
+
+    /// Our server and agent. `how` is the lanes' form (raw, encrypt, mux), then perhaps an engine: `raw-splice`.
+    pub fn start_konduit(&self, name: &str, how: &str, agent_flags: &[&str]) -> anyhow::Result<Route> {
+        let mut words = how.split('-');
+        let lanes = match words.next() {
+            Some("raw") => Lanes::Raw,
+            Some("encrypt") => Lanes::Encrypt,
+            Some("mux") => Lanes::Mux,
+            _ => anyhow::bail!("lanes are raw, encrypt or mux"),
+        };
+        let engine =
+            words.next().filter(|word| EngineChoice::ALL.iter().any(|choice| choice.name() == *word));
+        let settings = Settings {
+            binaries: self.binaries()?,
+            lanes,
+            frontend: Frontend::Connect,
+            both: engine.map(|engine| format!("--engine={engine}")).into_iter().collect(),
+            agent: agent_flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        };
+        let pair = Konduit::start(&self.directory(name)?, &settings)?;
+        let way = Way::Connect { socket: pair.socket.clone(), target: self.target.address };
+        let route = Route {
+            pids: pair.pids(),
+            pages: vec![("server", pair.server_pages), ("agent", pair.agent_pages)],
+            path: Some(lanes.path()),
+            ..Route::new(name, way)
+        };
+        Ok(route.holding(pair))
+    }
+
+    fn binaries(&self) -> anyhow::Result<PathBuf> {
+        if let Some(given) = &self.options.binaries {
+            return Ok(given.clone());
+        }
+        let beside = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
+        anyhow::ensure!(
+            beside.join("proxy-agent").exists(),
+            "no proxy-agent in {}; build it, or name its directory with --binaries",
+            beside.display()
+        );
+        Ok(beside)
     }
 
     /// Warnings in the kernel's log since the last call; an error when it cannot be read.
@@ -120,24 +189,18 @@ impl Route {
 
 /// Which routes the scenarios compare.
 impl Context {
-    pub fn bulk_routes(&self) -> Vec<&'static str> {
-        let mut names = vec!["direct", "haproxy"];
+    pub fn bulk_routes(&self) -> Vec<String> {
+        let mut names = vec!["direct".to_owned(), "haproxy".to_owned()];
         names.extend(self.ours());
         names
     }
 
-    /// The routes that gates are about.
-    pub fn ours(&self) -> Vec<&'static str> {
-        vec![]
-    }
-
-    pub fn churn_routes(&self) -> Vec<&'static str> {
-        self.bulk_routes()
-    }
-
-    /// Our routes with short flows, and what share of HAProxy's rate each has to reach.
-    pub fn churn_gates(&self) -> Vec<(&'static str, f64)> {
-        vec![]
+    /// The routes that gates are about; others of ours are shown beside them.
+    pub fn ours(&self) -> Vec<String> {
+        match self.options.ours.is_empty() {
+            true => vec!["konduit-raw".to_owned()],
+            false => self.options.ours.clone(),
+        }
     }
 
     /// Time between two looks, for sockets and windows of the last one to go away.

@@ -13,10 +13,13 @@ mod report;
 mod route;
 mod scenario;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use proxy_tests::relay::{self, Hop};
+use proxy_user::splice::EngineChoice;
 
 use crate::context::Context;
 
@@ -33,6 +36,9 @@ enum Command {
     Run(Options),
     /// Name the scenarios.
     List,
+    /// Be one hop that is nothing but the splice engine (what the join routes consist of).
+    #[command(hide = true)]
+    Relay(Relay),
 }
 
 #[derive(Args, Clone)]
@@ -46,6 +52,9 @@ pub struct Options {
     /// Rounds of each scenario; 5, or 1 in the short form.
     #[arg(long)]
     rounds: Option<usize>,
+    /// Routes to measure in place of konduit-raw: konduit-LANES[-ENGINE], join-ENGINE, haproxy-splice.
+    #[arg(long, value_delimiter = ',')]
+    ours: Vec<String>,
     /// Where the results, the picture and all logs go.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -57,6 +66,21 @@ pub struct Options {
     noisy: bool,
 }
 
+#[derive(Args)]
+struct Relay {
+    #[arg(long)]
+    listen: SocketAddr,
+    #[arg(long)]
+    to: SocketAddr,
+    #[arg(long)]
+    pages: SocketAddr,
+    #[arg(long, default_value = "auto")]
+    engine: EngineChoice,
+    /// Bytes that all flows may hold back.
+    #[arg(long)]
+    buffer_budget: Option<u64>,
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(options) => run(options),
@@ -64,6 +88,10 @@ fn main() -> anyhow::Result<ExitCode> {
             for scenario in scenario::ALL {
                 println!("{:<12} {}", scenario.name, scenario.about);
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Relay(Relay { listen, to, pages, engine, buffer_budget }) => {
+            relay::serve(Hop { listen, to, pages, engine, buffer_budget })?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -1,5 +1,6 @@
 //! Konduit's one door: each subcommand is one file.
 
+mod bench;
 mod build;
 mod lint;
 mod setup;
@@ -24,6 +25,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the eBPF object, then proxy-server and proxy-agent
     Build(build::Options),
+    /// Measure beside a direct connection, HAProxy and ssh -L; prints a table, draws target/bench/results.svg
+    Bench(bench::Options),
     /// Run every test, cheapest first, with a printed time per step
     Test(test::Options),
     /// Check format, clippy, bans, licences, sources and advisories
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint => lint::run(),
     };

@@ -10,7 +10,7 @@ use crate::gate::Bound;
 use crate::method::{Line, rounds};
 
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
-    let routes = context.routes(&context.churn_routes())?;
+    let routes = context.routes(&routes_of(context))?;
     let context = &*context;
     let samples = rounds(context.rounds(), &routes, |route| {
         // One client that dials now and then always finds a warm lane.
@@ -28,9 +28,23 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     })?;
     let mut rate = samples.line("dial + echo + close, 8 clients", "rate", "/s");
     let mut dial = samples.line("dial to first echo p50, 1 client", "dial", "µs");
-    for (ours, least) in context.churn_gates() {
-        rate = rate.with_gate(samples.gate("rate", (ours, "haproxy"), Bound::AtLeast(least)));
-        dial = dial.with_gate(samples.gate("dial", (ours, "haproxy"), Bound::AtMost(1.2)));
+    for (ours, least) in gates_of(context) {
+        rate = rate.with_gate(samples.gate("rate", (&ours, "haproxy"), Bound::AtLeast(least)));
+        dial = dial.with_gate(samples.gate("dial", (&ours, "haproxy"), Bound::AtMost(1.2)));
     }
     Ok(vec![rate, dial])
+}
+
+/// As elsewhere, and with TLS lanes: what a dial costs is the same question there.
+fn routes_of(context: &Context) -> Vec<String> {
+    let mut names = context.bulk_routes();
+    if context.options.ours.is_empty() {
+        names.push("konduit-encrypt".to_owned());
+    }
+    names
+}
+
+/// Our routes, and what share of HAProxy's rate each has to reach.
+fn gates_of(context: &Context) -> Vec<(String, f64)> {
+    routes_of(context).into_iter().skip(2).map(|name| (name, 0.45)).collect()
 }

@@ -27,7 +27,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         })?;
         let mut line = samples.line(&format!("{flows} × 1 Gbit/s, CPU"), "cpu", "s/GB");
         for ours in context.ours() {
-            line = line.with_gate(samples.gate("cpu", (ours, "haproxy"), Bound::AtMost(0.6)));
+            line = line.with_gate(samples.gate("cpu", (&ours, "haproxy"), Bound::AtMost(0.6)));
         }
         lines.push(line);
     }

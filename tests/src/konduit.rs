@@ -1,0 +1,153 @@
+//! Our own two hops: `proxy-server` and `proxy-agent` as processes, over loopback.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::certs::Certs;
+use crate::child::Child;
+use crate::{ports, scrape};
+
+/// What flows travel on between server and agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lanes {
+    Raw,
+    Encrypt,
+    /// Lanes off: packets on the control stream.
+    Mux,
+}
+
+impl Lanes {
+    /// The path label that flows must be counted under.
+    pub fn path(self) -> &'static str {
+        match self {
+            Lanes::Raw => "lane-raw",
+            Lanes::Encrypt => "lane-encrypt",
+            Lanes::Mux => "mux",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Lanes::Raw => &["--lanes=auto", "--lane-security=raw"],
+            Lanes::Encrypt => &["--lanes=auto", "--lane-security=encrypt"],
+            Lanes::Mux => &["--lanes=off"],
+        }
+    }
+}
+
+/// The protocol of the frontend's Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frontend {
+    Connect,
+    Grpc,
+}
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where proxy-server and proxy-agent are.
+    pub binaries: PathBuf,
+    pub lanes: Lanes,
+    pub frontend: Frontend,
+    /// More flags, for both.
+    pub both: Vec<String>,
+    pub agent: Vec<String>,
+}
+
+/// A running pair.
+pub struct Konduit {
+    pub socket: PathBuf,
+    pub server_pages: SocketAddr,
+    pub agent_pages: SocketAddr,
+    pub server: Child,
+    pub agent: Child,
+}
+
+impl Konduit {
+    /// Starts both and waits until the server has its agent.
+    pub fn start(directory: &Path, settings: &Settings) -> anyhow::Result<Konduit> {
+        let certs = Certs::new(directory, "konduit")?;
+        let cluster = certs.server("cluster", &["127.0.0.1", "localhost"])?;
+        let client = certs.client("agent", "system:konnectivity-agent", None)?;
+        let [agent_port, server_health, server_admin, agent_health, agent_admin] = ports::free()?;
+        let socket = directory.join("konnectivity.socket");
+        let frontend = match settings.frontend {
+            Frontend::Connect => "http-connect",
+            Frontend::Grpc => "grpc",
+        };
+        let mut server = command(settings, "proxy-server");
+        server.args([
+            format!("--mode={frontend}"),
+            format!("--uds-name={}", socket.display()),
+            "--delete-existing-uds-file".to_owned(),
+            "--server-port=0".to_owned(),
+            "--server-id=bench".to_owned(),
+            "--agent-bind-address=127.0.0.1".to_owned(),
+            format!("--agent-port={agent_port}"),
+            format!("--cluster-cert={}", cluster.cert.display()),
+            format!("--cluster-key={}", cluster.key.display()),
+            format!("--cluster-ca-cert={}", certs.ca().display()),
+            format!("--health-port={server_health}"),
+            format!("--admin-port={server_admin}"),
+            format!("--operator-socket={}", directory.join("server-operator.socket").display()),
+        ]);
+        let mut server = Child::start("server", directory, &mut server)?;
+        if ports::wait_unix(&socket, Duration::from_secs(15)).is_err() {
+            server.check()?;
+            anyhow::bail!("proxy-server does not listen at {}:\n{}", socket.display(), server.last_words());
+        }
+        let mut agent = command(settings, "proxy-agent");
+        agent.args(&settings.agent).args([
+            "--proxy-server-host=127.0.0.1".to_owned(),
+            format!("--proxy-server-port={agent_port}"),
+            format!("--ca-cert={}", certs.ca().display()),
+            format!("--agent-cert={}", client.cert.display()),
+            format!("--agent-key={}", client.key.display()),
+            "--agent-id=bench".to_owned(),
+            format!("--health-server-port={agent_health}"),
+            format!("--admin-server-port={agent_admin}"),
+            format!("--operator-socket={}", directory.join("agent-operator.socket").display()),
+        ]);
+        let agent = Child::start("agent", directory, &mut agent)?;
+        let page = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut pair = Konduit {
+            socket,
+            server_pages: page(server_health),
+            agent_pages: page(agent_health),
+            server,
+            agent,
+        };
+        pair.wait_ready()?;
+        Ok(pair)
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        vec![self.server.pid(), self.agent.pid()]
+    }
+
+    /// An error when one of the two has ended.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.server.check().and(self.agent.check())
+    }
+
+    fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let pages = self.server_pages;
+        let ready = || scrape::http_get(pages, "/readyz").is_ok();
+        if let Err(error) = ports::wait(Duration::from_secs(20), "an agent at the server", ready) {
+            self.check()?;
+            return Err(error).with_context(|| {
+                format!("server:\n{}\nagent:\n{}", self.server.last_words(), self.agent.last_words())
+            });
+        }
+        Ok(())
+    }
+}
+
+fn command(settings: &Settings, name: &str) -> Command {
+    let mut command = Command::new(settings.binaries.join(name));
+    command.args(settings.lanes.flags()).args(&settings.both);
+    command
+}

@@ -1,0 +1,165 @@
+//! A hop that is nothing but the splice engine: accepts TCP, connects on, joins. Two of them show what an engine
+//! alone gives beside HAProxy. For tests only; the product never joins what nobody authorised.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use proxy_user::flow::{Direction, Engine, Meter};
+use proxy_user::splice::{End, EngineChoice, SpliceConfig, Splicer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::child::Child;
+use crate::ports;
+
+/// Where one relay listens, leads and reports.
+#[derive(Debug, Clone)]
+pub struct Hop {
+    pub listen: SocketAddr,
+    pub to: SocketAddr,
+    /// Serves the meters as a Prometheus page.
+    pub pages: SocketAddr,
+    pub engine: EngineChoice,
+    /// Bytes that all flows may hold back.
+    pub buffer_budget: Option<u64>,
+}
+
+/// Two relay processes in a row.
+pub struct Relay {
+    pub front: SocketAddr,
+    pub pages: [SocketAddr; 2],
+    hops: [Child; 2],
+}
+
+impl Relay {
+    /// `program` is a binary whose `relay` subcommand calls [`serve`].
+    pub fn start(
+        program: &Path,
+        directory: &Path,
+        engine: &str,
+        target: SocketAddr,
+    ) -> anyhow::Result<Relay> {
+        let [first, second, page_1, page_2] =
+            ports::free()?.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let hop = |name, listen: SocketAddr, to: SocketAddr, pages: SocketAddr| {
+            let mut command = Command::new(program);
+            command.args(["relay", "--engine", engine]);
+            command.args(["--listen", &listen.to_string(), "--to", &to.to_string()]);
+            Child::start(name, directory, command.args(["--pages", &pages.to_string()]))
+        };
+        let mut hops = [hop("hop-1", first, second, page_1)?, hop("hop-2", second, target, page_2)?];
+        for (child, address) in hops.iter_mut().zip([page_1, page_2]) {
+            if let Err(error) = ports::wait_tcp(address, Duration::from_secs(15)) {
+                child.check()?;
+                return Err(error.into());
+            }
+        }
+        Ok(Relay { front: first, pages: [page_1, page_2], hops })
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        self.hops.iter().map(Child::pid).collect()
+    }
+}
+
+/// Bytes of all flows: of finished ones as sums, of live ones in their meters.
+#[derive(Default)]
+struct Ledger {
+    finished: Meter,
+    live: Vec<Arc<Meter>>,
+}
+
+impl Ledger {
+    fn finish(&mut self, meter: &Arc<Meter>) {
+        for direction in [Direction::Up, Direction::Down] {
+            for engine in Engine::ALL {
+                self.finished.add(direction, engine, meter.by(direction, engine));
+            }
+        }
+        self.live.retain(|other| !Arc::ptr_eq(other, meter));
+    }
+
+    fn page(&self) -> String {
+        let mut page = String::new();
+        for (direction, name) in [(Direction::Up, "up"), (Direction::Down, "down")] {
+            for engine in Engine::ALL {
+                let live: u64 = self.live.iter().map(|meter| meter.by(direction, engine)).sum();
+                let all = live + self.finished.by(direction, engine);
+                let engine = engine.name();
+                page += &format!(
+                    "join_flow_bytes_total{{path=\"join\",engine=\"{engine}\",direction=\"{name}\"}} {all}\n"
+                );
+            }
+        }
+        page + &format!("join_flows {}\n", self.live.len())
+    }
+}
+
+/// Serves one hop until the process ends.
+pub fn serve(hop: Hop) -> anyhow::Result<()> {
+    let config =
+        SpliceConfig { engine: hop.engine, buffer_budget: hop.buffer_budget, ..SpliceConfig::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let splicer = Splicer::start(config).context("starting the splice engine")?;
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let listener = listen(hop.listen)?;
+        let pages = TcpListener::bind(hop.pages).await?;
+        tokio::spawn(serve_pages(pages, ledger.clone()));
+        loop {
+            let (client, _) = listener.accept().await?;
+            let (splicer, ledger, to) = (splicer.clone(), ledger.clone(), hop.to);
+            tokio::spawn(async move {
+                if let Err(error) = one_flow(client, to, &splicer, &ledger).await {
+                    eprintln!("relay: {error:#}");
+                }
+            });
+        }
+    })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    rustix::net::listen(&listener, 4096)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+async fn one_flow(
+    client: TcpStream,
+    to: SocketAddr,
+    splicer: &Splicer,
+    ledger: &Mutex<Ledger>,
+) -> anyhow::Result<()> {
+    let target = TcpStream::connect(to).await.with_context(|| format!("connecting on to {to}"))?;
+    client.set_nodelay(true)?;
+    target.set_nodelay(true)?;
+    let meter = Arc::new(Meter::default());
+    ledger.lock().expect("no panic while it is held").live.push(meter.clone());
+    let join = splicer.join(End::tcp(client.into_std()?), End::tcp(target.into_std()?), meter.clone());
+    let ending = join.await;
+    ledger.lock().expect("no panic while it is held").finish(&meter);
+    if !ending.is_clean() {
+        say_ending(&ending);
+    }
+    Ok(())
+}
+
+fn say_ending(ending: &proxy_user::flow::Ending) {
+    eprintln!("relay: up {:?} {}, down {:?} {}", ending.up, ending.up_bytes, ending.down, ending.down_bytes);
+}
+
+async fn serve_pages(listener: TcpListener, ledger: Arc<Mutex<Ledger>>) {
+    while let Ok((mut socket, _)) = listener.accept().await {
+        let page = ledger.lock().expect("no panic while it is held").page();
+        tokio::spawn(async move {
+            // One request, one answer; a client that went away loses only its own page.
+            let _ = socket.read(&mut [0; 1024]).await;
+            let _ = socket.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{page}").as_bytes()).await;
+        });
+    }
+}
