@@ -56,7 +56,7 @@ impl Way {
 
 /// Our targets never speak first, so all that arrives up to the empty line is the head of the answer.
 fn connect(conn: &mut Conn, target: &SocketAddr) -> Result<()> {
-    write!(conn, "CONNECT {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
+    conn.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").as_bytes())?;
     let mut head = [0; 1024];
     let mut filled = 0;
     while !head[..filled].ends_with(b"\r\n\r\n") {
