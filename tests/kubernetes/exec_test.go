@@ -1,0 +1,68 @@
+package kubernetes_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"konduit/tests/kubernetes/internal/cluster"
+)
+
+// The two ways kubectl carries streams to the API server.
+var transports = map[string]string{
+	"websocket": "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true",
+	"spdy":      "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false",
+}
+
+func eachTransport(t *testing.T, f func(t *testing.T, env string)) {
+	for name, env := range transports {
+		t.Run(name, func(t *testing.T) { f(t, env) })
+	}
+}
+
+// Output, error output and the exit code come back apart.
+func TestExec(t *testing.T) {
+	inEveryCell(t, 20*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
+		eachTransport(t, func(t *testing.T, env string) {
+			var out, errs bytes.Buffer
+			cmd := c.Kubectl(ctx, "exec", "web", "-c", "web", "--", "sh", "-c", "echo to-out; echo to-err >&2; exit 7")
+			cmd.Env = append(cmd.Env, env)
+			cmd.Stdout, cmd.Stderr = &out, &errs
+			var exit *exec.ExitError
+			if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+				t.Errorf("exit code 7 came back as %v", err)
+			}
+			if out.String() != "to-out\n" {
+				t.Errorf("standard output is %q", out.String())
+			}
+			if !strings.HasPrefix(errs.String(), "to-err\n") {
+				t.Errorf("standard error is %q", errs.String())
+			}
+		})
+	})
+}
+
+// Everything written to stdin arrives, its end too, and comes back unchanged.
+func TestExecStdin(t *testing.T) {
+	sent := make([]byte, 3<<20+17)
+	_, _ = rand.Read(sent)
+	inEveryCell(t, 30*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
+		eachTransport(t, func(t *testing.T, env string) {
+			var out, errs bytes.Buffer
+			cmd := c.Kubectl(ctx, "exec", "-i", "web", "-c", "web", "--", "cat")
+			cmd.Env = append(cmd.Env, env)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(sent), &out, &errs
+			if err := cmd.Run(); err != nil {
+				t.Fatalf("%v: %s", err, errs.String())
+			}
+			if !bytes.Equal(out.Bytes(), sent) {
+				t.Errorf("sent %d bytes, got %d back, equal: false", len(sent), out.Len())
+			}
+		})
+	})
+}

@@ -1,0 +1,144 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"konduit/tests/kubernetes/internal/proc"
+	"konduit/tests/kubernetes/internal/topology"
+)
+
+// Cell is one proxy server with its agent, and the API server's port that
+// dials through them.
+type Cell struct {
+	Plan          Plan
+	site          *Site
+	dir           string
+	ports         ports
+	server, agent *proc.Process
+}
+
+// Site is where the cell stands.
+func (c *Cell) Site() *Site { return c.site }
+
+// Socket is the frontend's Unix socket; there is none in the TCP mode.
+func (c *Cell) Socket() string { return c.socket() }
+
+func (c *Cell) file(name string) string { return filepath.Join(c.dir, name) }
+
+func (c *Cell) writeFiles() error {
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.file("egress.yaml"), []byte(c.egressConfiguration()), 0o600); err != nil {
+		return err
+	}
+	k := c.site.certs.kubectl
+	kubeconfig := fmt.Sprintf(`apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "https://%s", certificate-authority: %s}}]
+users: [{name: u, user: {client-certificate: %s, client-key: %s}}]
+`, join(c.site.Net.Loopback, c.ports.api), k.CA, k.Cert, k.Key)
+	return os.WriteFile(c.file("kubeconfig"), []byte(kubeconfig), 0o600)
+}
+
+// Start brings server and agent up, unless both are running.
+func (c *Cell) Start(ctx context.Context) error {
+	if alive(c.server) && alive(c.agent) {
+		return nil
+	}
+	c.Stop()
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	n, b := c.site.Net, c.Plan.Binaries
+	var err error
+	c.server, err = proc.Start("proxy-server "+c.Plan.Name(), topology.Command(n.ControlPlane, b.Server, c.serverArgs()...))
+	if err != nil {
+		return err
+	}
+	if err := c.await(ctx, c.server, c.inControlPlane(), c.ports.serverHealth, "/healthz"); err != nil {
+		return fmt.Errorf("the server did not become healthy: %w\n%s", err, c.Logs())
+	}
+	c.agent, err = proc.Start("proxy-agent "+c.Plan.Name(), topology.Command(n.Node, b.Agent, c.agentArgs()...))
+	if err != nil {
+		return err
+	}
+	// Both must agree: either may know of the other first.
+	if err := c.await(ctx, c.server, c.inControlPlane(), c.ports.serverHealth, "/readyz"); err != nil {
+		return fmt.Errorf("the agent did not connect to the server: %w\n%s", err, c.Logs())
+	}
+	if err := c.await(ctx, c.agent, inside(n.Node), c.ports.agentHealth, "/readyz"); err != nil {
+		return fmt.Errorf("the agent did not become ready: %w\n%s", err, c.Logs())
+	}
+	return nil
+}
+
+// await asks a health port until it says yes.
+func (c *Cell) await(ctx context.Context, p *proc.Process, client *http.Client, port int, path string) error {
+	var last error
+	for {
+		response, err := client.Get("http://" + join(c.site.Net.Loopback, port) + path)
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(response.Status)
+		}
+		last = err
+		select {
+		case <-p.Done():
+			return errors.New("the process ended")
+		case <-ctx.Done():
+			return fmt.Errorf("%w, last answer: %w", ctx.Err(), last)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends server and agent.
+func (c *Cell) Stop() {
+	c.agent.Stop()
+	c.server.Stop()
+}
+
+// Logs is what every process behind the cell said last.
+func (c *Cell) Logs() string {
+	var all strings.Builder
+	for _, p := range []*proc.Process{c.server, c.agent, c.site.apiserver, c.site.kubelet} {
+		if p != nil {
+			all.WriteString(p.Log())
+		}
+	}
+	return all.String()
+}
+
+func alive(p *proc.Process) bool {
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Kubectl prepares a run of kubectl against this cell, in the control plane.
+func (c *Cell) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
+	prepared := topology.Command(c.site.Net.ControlPlane, c.site.self, args...)
+	cmd := exec.CommandContext(ctx, prepared.Path, prepared.Args[1:]...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.file("kubeconfig"), "HOME="+c.dir, "KUBECACHEDIR="+c.file("cache"))
+	_ = proc.AsRole(cmd, RoleKubectl, nil)
+	return cmd
+}

@@ -1,0 +1,182 @@
+package kubernetes_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"konduit/tests/kubernetes/internal/cluster"
+	"konduit/tests/kubernetes/internal/topology"
+)
+
+var (
+	serverFlag = flag.String("server", env("KONDUIT_SERVER", "../../target/release/proxy-server"), "proxy-server to test (KONDUIT_SERVER)")
+	agentFlag  = flag.String("agent", env("KONDUIT_AGENT", "../../target/release/proxy-agent"), "proxy-agent to test (KONDUIT_AGENT)")
+	oracleFlag = flag.Bool("oracle", false, "the binaries are upstream's: leave this project's flags out, lanes are off")
+	fullFlag   = flag.Bool("full", false, "copy 1 GiB in every cell")
+)
+
+func env(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// plans is the matrix: every frontend with every kind of lane, in both
+// address families.
+func plans(t *testing.T) []cluster.Plan {
+	t.Helper()
+	binaries := cluster.Binaries{
+		Server: program(t, *serverFlag), Agent: program(t, *agentFlag),
+		ServerIsOurs: !*oracleFlag, AgentIsOurs: !*oracleFlag,
+	}
+	lanes := cluster.Lanes
+	if *oracleFlag {
+		lanes = []string{"off"}
+	}
+	var all []cluster.Plan
+	for _, family := range topology.Families() {
+		for _, frontend := range cluster.Frontends {
+			for _, lane := range lanes {
+				all = append(all, cluster.Plan{Family: family, Frontend: frontend, Lanes: lane, Binaries: binaries})
+			}
+		}
+	}
+	return all
+}
+
+func program(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("no program to test at %s: build it, or name another one with -server and -agent", path)
+	}
+	return path
+}
+
+var world struct {
+	sync.Once
+	err   error
+	dir   string
+	sites []*cluster.Site
+}
+
+// cells starts the sites on first use.
+func cells(t *testing.T) []*cluster.Cell {
+	t.Helper()
+	all := plans(t)
+	world.Do(func() {
+		if world.dir, world.err = os.MkdirTemp("", "kube-"); world.err != nil {
+			return
+		}
+		for _, family := range topology.Families() {
+			var mine []cluster.Plan
+			for _, p := range all {
+				if p.Family == family {
+					mine = append(mine, p)
+				}
+			}
+			site, err := cluster.NewSite(world.dir, family, mine)
+			if err != nil {
+				world.err = err
+				return
+			}
+			world.sites = append(world.sites, site)
+		}
+	})
+	if world.err != nil {
+		t.Fatal(world.err)
+	}
+	var out []*cluster.Cell
+	for _, site := range world.sites {
+		out = append(out, site.Cells...)
+	}
+	return out
+}
+
+func stopSites() {
+	for _, site := range world.sites {
+		site.Stop()
+	}
+	if world.dir != "" {
+		_ = os.RemoveAll(world.dir)
+	}
+}
+
+// inEveryCell runs a behaviour once per cell, within a deadline of its own,
+// and holds the flow counters against the client's dials each time.
+func inEveryCell(t *testing.T, limit time.Duration, behave func(ctx context.Context, t *testing.T, c *cluster.Cell)) {
+	for _, cell := range cells(t) {
+		t.Run(cell.Plan.Name(), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			defer func() {
+				if t.Failed() {
+					t.Log(cell.Logs())
+					cell.Stop() // the next behaviour begins with fresh ones
+				}
+			}()
+			if err := cell.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			before := count(t, cell)
+			behave(ctx, t, cell)
+			if !t.Failed() {
+				sameCounts(ctx, t, cell, before)
+			}
+		})
+	}
+}
+
+func count(t *testing.T, cell *cluster.Cell) cluster.Counts {
+	t.Helper()
+	counts, err := cell.Count()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return counts
+}
+
+// sameCounts waits until server and agent have counted as many flows as the
+// client dialed, and hold as many as the client has open.
+func sameCounts(ctx context.Context, t *testing.T, cell *cluster.Cell, before cluster.Counts) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		wrong := difference(before, count(t, cell))
+		if wrong == "" {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Error(wrong)
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func difference(before, now cluster.Counts) string {
+	dials := now.Client.Opened - before.Client.Opened
+	switch {
+	case now.Strangers != before.Strangers:
+		return fmt.Sprintf("%d connections went to the control plane's own addresses instead of the tunnel", now.Strangers-before.Strangers)
+	case now.Server-before.Server != dials:
+		return fmt.Sprintf("the API server dialed %d times, the proxy server counted %d flows", dials, now.Server-before.Server)
+	case now.Agent-before.Agent != dials:
+		return fmt.Sprintf("the API server dialed %d times, the agent counted %d flows", dials, now.Agent-before.Agent)
+	case now.TargetOpen != now.Client.Open:
+		return fmt.Sprintf("the API server holds %d connections, the agent %d", now.Client.Open, now.TargetOpen)
+	}
+	return ""
+}
