@@ -1,10 +1,35 @@
-//! Konduit's eBPF programs.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+//! Konduit's eBPF programs. Each is one call and one exit; what they decide is in `flow.rs`.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics), allow(internal_features))]
 // Programs are exported symbols in named sections, and every helper takes raw pointers.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
+mod kernel;
+#[cfg(target_arch = "bpf")]
+mod maps;
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::macros::stream_verdict;
+    use aya_ebpf::programs::SkBuffContext;
+
+    /// Bytes arrived at a TCP source.
+    #[stream_verdict]
+    fn tcp_verdict(ctx: SkBuffContext) -> u32 {
+        crate::flow::tcp(&ctx)
+    }
+
+    /// Bytes arrived at a Unix source.
+    #[stream_verdict]
+    fn unix_verdict(ctx: SkBuffContext) -> u32 {
+        crate::flow::unix(&ctx)
+    }
+}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

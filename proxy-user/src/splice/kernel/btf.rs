@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::OnceLock;
 
 use proxy_ebpf::Offsets;
 
@@ -23,8 +24,17 @@ const DATASEC: u32 = 15;
 const DECL_TAG: u32 = 17;
 const ENUM64: u32 = 19;
 
-/// The offsets that the programs need.
+static FOUND: OnceLock<Offsets> = OnceLock::new();
+
+/// The offsets that the programs need; read once.
 pub(super) fn offsets() -> Result<Offsets, KernelError> {
+    match FOUND.get() {
+        Some(offsets) => Ok(*offsets),
+        None => read().map(|offsets| *FOUND.get_or_init(|| offsets)),
+    }
+}
+
+fn read() -> Result<Offsets, KernelError> {
     let bytes = fs::read(PATH).map_err(|source| KernelError::NoBtf { path: PATH, source })?;
     let types = Types::parse(&bytes).ok_or(KernelError::BadBtf { path: PATH, what: "it is cut short" })?;
     let find = |strukt: &str, member: &str, field: &'static str| {

@@ -47,6 +47,8 @@ impl Sockmap {
         let object = OBJECT.ok_or(KernelError::NoObject)?;
         let directions = directions.max(1);
         let mut programs = EbpfLoader::new()
+            // No relocation of ours needs the kernel's types, and aya would parse them all.
+            .btf(None)
             .override_global("OFFSETS", &btf::offsets()?, true)
             .map_max_entries("SLOTS", directions)
             .map_max_entries("DIRECTIONS", directions)

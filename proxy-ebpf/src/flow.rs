@@ -1,0 +1,221 @@
+//! What a verdict decides about arriving bytes: trim, count, redirect or pass.
+//!
+//! A TCP source's verdicts run one at a time (its socket lock). A Unix source's run in the sender's `sendmsg`.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+use core::ptr::{addr_of_mut, read_volatile, write_volatile};
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::programs::SkBuffContext;
+use proxy_ebpf::{PASS, Slot};
+
+use crate::kernel;
+use crate::maps::{DESTINATIONS, DIRECTIONS, EVENTS, SLOTS};
+
+/// `bpf_skb_adjust_room` takes at most this many bytes at a time.
+const ROOM: u32 = 4095;
+/// Overlaps over 80 KB were seen; more steps than this exceed what the verifier walks through.
+const STEPS: u32 = 64;
+
+#[inline(always)]
+pub(crate) fn tcp(ctx: &SkBuffContext) -> u32 {
+    // A bare FIN. Redirected, it would poison the destination (EPIPE); recv sees the end without it.
+    if ctx.len() == 0 {
+        return SK_DROP;
+    }
+    match slot(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }) {
+        Some((number, slot)) => tcp_in(ctx, number, slot),
+        None => SK_PASS,
+    }
+}
+
+#[inline(always)]
+fn tcp_in(ctx: &SkBuffContext, number: u32, slot: *mut Slot) -> u32 {
+    begin(ctx, slot);
+    trim(ctx, slot);
+    let len = u64::from(ctx.len());
+    if len == 0 {
+        return SK_DROP;
+    }
+    if passes(slot, len) {
+        return SK_PASS;
+    }
+    if !has_credit(slot, len) {
+        return overflow(number, slot, len);
+    }
+    redirect(ctx, number, slot, len)
+}
+
+#[inline(always)]
+pub(crate) fn unix(ctx: &SkBuffContext) -> u32 {
+    let len = u64::from(ctx.len());
+    if len == 0 {
+        return SK_DROP;
+    }
+    let found = match kernel::unix_receiver(ctx) {
+        Some(cookie) => slot(cookie),
+        None => None,
+    };
+    match found {
+        None => SK_PASS,
+        Some((_, slot)) if passes(slot, len) => SK_PASS,
+        Some((number, slot)) => redirect(ctx, number, slot, len),
+    }
+}
+
+#[inline(always)]
+fn slot(source: u64) -> Option<(u32, *mut Slot)> {
+    let number = unsafe { *DIRECTIONS.get(source)? };
+    Some((number, SLOTS.get_ptr_mut(number)?))
+}
+
+/// At the first bytes: from where to count on both sides. Nothing was redirected or forwarded yet, so the
+/// destination's write_seq is the number of the first byte of ours.
+#[inline(always)]
+fn begin(ctx: &SkBuffContext, slot: *mut Slot) {
+    let begun = unsafe { addr_of_mut!((*slot).begun) };
+    if unsafe { read_volatile(begun) } != 0 {
+        return;
+    }
+    let destination = unsafe { (*slot).destination };
+    if let (Some(next), Some(sending)) = (kernel::consumed(ctx), kernel::sending(&destination)) {
+        unsafe {
+            (*slot).next_seq = next;
+            (*slot).base_seq = sending.write_seq;
+            write_volatile(begun, 1);
+        }
+    }
+}
+
+/// The kernel hands whole segments to a verdict, also when a retransmission overlaps what was consumed.
+#[inline(always)]
+fn trim(ctx: &SkBuffContext, slot: *mut Slot) {
+    let Some(seq) = kernel::sequence(ctx) else { return };
+    let next = unsafe { (*slot).next_seq };
+    let len = ctx.len();
+    let ahead = next.wrapping_sub(seq) as i32;
+    if ahead < 0 {
+        unsafe { (*slot).gaps += 1 };
+    }
+    let mut left = if ahead <= 0 { 0 } else { ahead as u32 };
+    if left > len {
+        left = len;
+    }
+    if seq.wrapping_add(len).wrapping_sub(next) as i32 > 0 {
+        unsafe { (*slot).next_seq = seq.wrapping_add(len) };
+    }
+    if left > 0 {
+        unsafe { (*slot).trimmed += u64::from(left) };
+        cut(ctx, left);
+    }
+}
+
+#[inline(always)]
+fn cut(ctx: &SkBuffContext, mut left: u32) {
+    for _ in 0..STEPS {
+        if left == 0 {
+            return;
+        }
+        let step = if left > ROOM { ROOM } else { left };
+        if ctx.skb.adjust_room(-(step as i32), 0, 0).is_err() {
+            return;
+        }
+        left -= step;
+    }
+}
+
+/// Counts the bytes as passed when the direction passes.
+#[inline(always)]
+fn passes(slot: *mut Slot, len: u64) -> bool {
+    let state = unsafe { addr_of_mut!((*slot).state) };
+    for _ in 0..2 {
+        let old = unsafe { read_volatile(state) };
+        if old & PASS == 0 {
+            return false;
+        }
+        if swap(state, old, old + (len << 1)) {
+            return true;
+        }
+        // Userspace turned the direction back in this instant.
+    }
+    false
+}
+
+/// Whether `len` more bytes may wait at the destination. Looks at it only when the last look's credit is used
+/// up, which is safe since what was sent only grows.
+#[inline(always)]
+fn has_credit(slot: *mut Slot, len: u64) -> bool {
+    let credit = unsafe { (*slot).credit };
+    if credit >= len as i64 {
+        unsafe { (*slot).credit = credit - len as i64 };
+        return true;
+    }
+    let destination = unsafe { (*slot).destination };
+    let Some(sending) = kernel::sending(&destination) else {
+        // Not in its map: the redirect says so.
+        return true;
+    };
+    let given = unsafe {
+        read_volatile(addr_of_mut!((*slot).redirected)) + read_volatile(addr_of_mut!((*slot).forwarded))
+    };
+    let base = unsafe { (*slot).base_seq };
+    let unsent = base.wrapping_add(given as u32).wrapping_sub(sending.snd_nxt) as i32;
+    let unsent = if unsent < 0 { 0 } else { unsent as u64 };
+    let limit = unsafe { read_volatile(addr_of_mut!((*slot).limit)) };
+    if unsent > unsafe { (*slot).peak } {
+        unsafe { (*slot).peak = unsent };
+    }
+    if unsent >= limit {
+        return false;
+    }
+    unsafe { (*slot).credit = (limit - unsent) as i64 - len as i64 };
+    true
+}
+
+/// The destination lags: from these bytes on they pass.
+#[inline(always)]
+fn overflow(number: u32, slot: *mut Slot, len: u64) -> u32 {
+    unsafe { (*slot).overflows += 1 };
+    turn(number, slot, len)
+}
+
+#[inline(always)]
+fn turn(number: u32, slot: *mut Slot, len: u64) -> u32 {
+    let state = unsafe { addr_of_mut!((*slot).state) };
+    for _ in 0..4 {
+        let old = unsafe { read_volatile(state) };
+        if swap(state, old, (old | PASS) + (len << 1)) {
+            break;
+        }
+    }
+    unsafe { (*slot).credit = 0 };
+    // A full ring loses the event; the watchdog looks at the slot anyway.
+    let _ = EVENTS.output::<u32>(number, 0);
+    SK_PASS
+}
+
+#[inline(always)]
+fn redirect(ctx: &SkBuffContext, number: u32, slot: *mut Slot, len: u64) -> u32 {
+    // Counted before the bytes are queued: whoever compares with the destination's queue must not see them
+    // there first.
+    let redirected = unsafe { addr_of_mut!((*slot).redirected) };
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(redirected, len) };
+    let destination = unsafe { (*slot).destination };
+    if DESTINATIONS.redirect_skb(ctx, destination, 0) == i64::from(SK_PASS) {
+        return SK_PASS;
+    }
+    // Dropping would lose bytes without a trace; passing leaves them to userspace.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(redirected, len.wrapping_neg()) };
+    unsafe { (*slot).strays += 1 };
+    turn(number, slot, len)
+}
+
+#[inline(always)]
+fn swap(word: *mut u64, old: u64, new: u64) -> bool {
+    let (_, swapped) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)
+    };
+    swapped
+}

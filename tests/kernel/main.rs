@@ -1,0 +1,7 @@
+//! The in-kernel engine on this machine's kernel: as root, wherever the kernel allows.
+//!
+//! Each behaviour is a file. A machine that cannot load the programs skips them, loudly.
+#![allow(unreachable_pub)] // One binary: what its modules share is public to it alone.
+
+mod redirect;
+mod rig;
