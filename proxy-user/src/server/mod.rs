@@ -1,3 +1,4 @@
 //! proxy-server: frontends, agents, and the dial between them.
 
+pub mod frontend;
 pub mod options;

@@ -1,0 +1,92 @@
+//! One HTTP/2 connection of an API server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, Handshake};
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::adapter::CleanAuthority;
+use super::stream::{self, Backend};
+use crate::wire::authority::BLOCK_LIMIT;
+
+/// TLS, preface and settings of an accepted connection, as upstream.
+const HANDSHAKE: Duration = Duration::from_secs(120);
+/// How long a keepalive ping may go unanswered.
+const PONG: Duration = Duration::from_secs(20);
+/// What a client may send on one stream before the target took it.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Never the brake: a stalled stream would starve its neighbours.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// What may lie in one stream's send queue, besides what the client's window allows.
+const SEND_BUFFER: usize = 256 << 10;
+/// Streams that a client may have reset before they were looked at; a Go client cancels dials in bursts.
+const PENDING_RESETS: usize = 4096;
+
+fn settings() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(BLOCK_LIMIT as u32)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(None);
+    builder
+}
+
+/// Why a connection ended, when its client did not simply leave.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    #[error("no HTTP/2 handshake within {HANDSHAKE:?}")]
+    Handshake,
+    #[error("a keepalive ping went unanswered for {PONG:?}")]
+    Silent,
+    #[error("HTTP/2: {0}")]
+    Http(#[from] h2::Error),
+}
+
+/// Serves a connection until it ends. Its calls run in tasks of their own.
+pub(super) async fn serve<B: Backend>(
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    keepalive: Duration,
+    backend: Arc<B>,
+) -> Result<(), ConnectionError> {
+    let handshake: Handshake<_, Bytes> = settings().handshake(CleanAuthority::new(socket));
+    let shaken = tokio::time::timeout(HANDSHAKE, handshake).await;
+    let mut connection = shaken.map_err(|_| ConnectionError::Handshake)??;
+    let ping_pong = connection.ping_pong();
+    tokio::select! {
+        ended = accept(&mut connection, backend) => ended,
+        error = watch(ping_pong, keepalive) => Err(error),
+    }
+}
+
+async fn accept<S, B: Backend>(
+    connection: &mut Connection<S, Bytes>,
+    backend: Arc<B>,
+) -> Result<(), ConnectionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(call) = connection.accept().await {
+        let (request, respond) = call?;
+        tokio::spawn(stream::serve(request, respond, backend.clone()));
+    }
+    Ok(())
+}
+
+/// Resolves when a ping found nobody.
+async fn watch(ping_pong: Option<PingPong>, keepalive: Duration) -> ConnectionError {
+    let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(keepalive).await;
+        match tokio::time::timeout(PONG, ping_pong.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return ConnectionError::Http(error),
+            Err(_) => return ConnectionError::Silent,
+        }
+    }
+}

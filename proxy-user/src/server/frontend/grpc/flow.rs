@@ -1,0 +1,187 @@
+//! A flow on the packets of one `Proxy` stream, as an end to be joined.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::message::Item;
+use super::receive::{Ended, Receiver};
+use super::send::Sender;
+use crate::splice::FlowStream;
+use crate::wire::ids::ConnId;
+use crate::wire::packet::Packet;
+
+/// How long a client that was told CLOSE_RSP may leave its side of the stream open. Go's client ends it at once.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// The API server's side of a flow. Upstream's packets know no half-close: CLOSE_REQ from the client, or the end
+/// of its stream, ends the flow when all it sent before was handed over; CLOSE_RSP to it says that the target
+/// ended, and it sends no more.
+pub(super) struct PacketFlow {
+    conn: ConnId,
+    receiver: Receiver,
+    sender: Sender,
+    /// Received, not read yet.
+    part: Bytes,
+    client: Client,
+    ours: Ours,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Client {
+    Open,
+    /// It asked to close, or ended its side.
+    Closed,
+    /// It broke off, or broke the rules.
+    Gone,
+}
+
+enum Ours {
+    Open,
+    /// CLOSE_RSP was sent.
+    Closed {
+        linger: Pin<Box<Sleep>>,
+    },
+    /// The call has its status.
+    Finished,
+}
+
+impl PacketFlow {
+    pub(super) fn new(conn: ConnId, receiver: Receiver, sender: Sender) -> PacketFlow {
+        PacketFlow { conn, receiver, sender, part: Bytes::new(), client: Client::Open, ours: Ours::Open }
+    }
+
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.part.is_empty() {
+            match self.client {
+                Client::Open => {}
+                Client::Closed => return Poll::Ready(Ok(())),
+                Client::Gone => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            }
+            match self.receiver.poll_item(context) {
+                Poll::Ready(Ok(Item::Data { conn, part, .. })) => self.data(conn, part),
+                Poll::Ready(Ok(Item::Packet(Packet::Data { conn, data }))) => self.data(conn, data),
+                Poll::Ready(Ok(Item::Packet(Packet::CloseRequest { conn }))) => {
+                    self.close(conn, if conn == self.conn { "" } else { "Unknown connectID" });
+                    self.client = Client::Closed;
+                }
+                Poll::Ready(Ok(Item::Packet(_))) => {}
+                Poll::Ready(Err(Ended::Half)) => self.client = Client::Closed,
+                // Whoever was told that the flow is over may leave as it likes.
+                Poll::Ready(Err(Ended::Reset)) if !matches!(self.ours, Ours::Open) => {
+                    self.client = Client::Closed;
+                }
+                Poll::Ready(Err(Ended::Reset)) => self.client = Client::Gone,
+                Poll::Ready(Err(Ended::Broken(error))) => {
+                    self.sender.fail(&error);
+                    self.ours = Ours::Finished;
+                    self.client = Client::Gone;
+                }
+                Poll::Pending => {
+                    if let Ours::Closed { linger } = &mut self.ours {
+                        ready!(linger.as_mut().poll(context));
+                        self.client = Client::Closed;
+                        continue;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn data(&mut self, conn: ConnId, part: Bytes) {
+        if conn == self.conn {
+            self.part = part;
+        } else if conn != ConnId::NONE {
+            self.sender.close_response(self.conn, "mismatched connection IDs");
+            self.close(conn, "mismatched connection IDs");
+            self.client = Client::Gone;
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, error: &str) {
+        if matches!(self.ours, Ours::Open) {
+            self.sender.close_response(conn, error);
+            self.ours = Ours::Closed { linger: Box::pin(tokio::time::sleep(LINGER)) };
+        }
+    }
+}
+
+impl AsyncRead for PacketFlow {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_part(context))?;
+        let step = self.part.len().min(buffer.remaining());
+        buffer.put_slice(&self.part[..step]);
+        self.part.advance(step);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for PacketFlow {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match (self.client, &self.ours) {
+            (Client::Open, Ours::Open) => {
+                let conn = self.conn;
+                self.sender.poll_data(context, conn, bytes)
+            }
+            (Client::Gone, _) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            // A client that closed reads no more, which is no fault of the target's.
+            (Client::Closed, _) => Poll::Ready(Ok(bytes.len())),
+            (Client::Open, _) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// The connection's own task flushes.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let conn = self.conn;
+        self.close(conn, "");
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl FlowStream for PacketFlow {
+    fn abort(&mut self) {
+        if self.client == Client::Open {
+            self.close(self.conn, "the connection was aborted");
+        }
+        self.client = Client::Gone;
+    }
+
+    fn poll_unwritable(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self.client {
+            Client::Open if matches!(self.ours, Ours::Open) => self.sender.poll_reset(context),
+            Client::Open => Poll::Pending,
+            Client::Closed | Client::Gone => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for PacketFlow {
+    fn drop(&mut self) {
+        if self.client == Client::Open && matches!(self.ours, Ours::Open) {
+            self.abort();
+        }
+        if !matches!(self.ours, Ours::Finished) {
+            self.sender.finish();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Packets into one HTTP/2 stream.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::message::{self, DATA_OVERHEAD, MessageError};
+use crate::wire::ids::ConnId;
+use crate::wire::packet::Packet;
+
+/// A DATA message with this payload fills four frames of 16 KiB.
+const MAX_PAYLOAD: usize = 4 * 16_384 - DATA_OVERHEAD;
+
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The sending half of a `Proxy` stream. Dropped before [`Sender::finish`], the stream is reset.
+pub(super) struct Sender {
+    stream: SendStream<Bytes>,
+}
+
+impl Sender {
+    pub(super) fn new(stream: SendStream<Bytes>) -> Sender {
+        Sender { stream }
+    }
+
+    /// Queues a packet at once, past flow control: packets other than DATA are few and small. Says nothing of a
+    /// stream that is over; receiving does.
+    pub(super) fn say(&mut self, packet: Packet) {
+        let _ = self.stream.send_data(message::encode(packet), false);
+    }
+
+    pub(super) fn close_response(&mut self, conn: ConnId, error: &str) {
+        self.say(Packet::CloseResponse { conn, error: error.into() });
+    }
+
+    /// Sends the first of `bytes`, as many as the client's windows allow.
+    pub(super) fn poll_data(
+        &mut self,
+        context: &mut Context<'_>,
+        conn: ConnId,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = bytes.len().min(MAX_PAYLOAD);
+        self.stream.reserve_capacity(wanted + DATA_OVERHEAD);
+        let room = loop {
+            match self.stream.capacity().checked_sub(DATA_OVERHEAD) {
+                None | Some(0) => {}
+                Some(room) => break room,
+            }
+            match ready!(self.stream.poll_capacity(context)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        };
+        let length = wanted.min(room);
+        let message = message::encode_data(conn, &bytes[..length]);
+        match self.stream.send_data(message, false) {
+            Ok(()) => Poll::Ready(Ok(length)),
+            Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// Ready when the client reset the stream, or its connection is gone.
+    pub(super) fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_reset(context).map(|_| ())
+    }
+
+    /// Ends the stream with OK.
+    pub(super) fn finish(&mut self) {
+        let _ = self.stream.send_trailers(status(0, ""));
+    }
+
+    /// Ends the stream with an error that says what was wrong with what the client sent.
+    pub(super) fn fail(&mut self, error: &MessageError) {
+        let _ = self.stream.send_trailers(status(error.status(), &error.to_string()));
+    }
+}
+
+/// The trailers (or, without messages, the headers) that end a call.
+pub(super) fn status(code: u8, message: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+    if !message.is_empty() {
+        // Printable ASCII goes as it is, but for the sign that introduces the others.
+        let mut coded = String::with_capacity(message.len());
+        for byte in message.bytes() {
+            match byte {
+                b' '..=b'~' if byte != b'%' => coded.push(char::from(byte)),
+                _ => coded.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        if let Ok(value) = HeaderValue::from_str(&coded) {
+            headers.insert(GRPC_MESSAGE, value);
+        }
+    }
+    headers
+}

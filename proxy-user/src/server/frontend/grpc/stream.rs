@@ -1,0 +1,196 @@
+//! One call of `ProxyService.Proxy`: its dial, then its flow.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+
+use super::flow::PacketFlow;
+use super::message::Item;
+use super::receive::{Ended, Receiver};
+use super::send::{Sender, status};
+use crate::flow::DialError;
+use crate::splice::End;
+use crate::wire::ids::{ConnId, DialId};
+use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
+
+/// What a call needs of the server: dials, and somebody who takes the two ends of a flow.
+pub(super) trait Backend: Send + Sync + 'static {
+    type Opened: Send;
+
+    fn dial(&self, request: &DialRequest) -> impl Future<Output = Result<Self::Opened, DialError>> + Send;
+
+    /// Runs the flow to its end.
+    fn join(&self, client: End, opened: Self::Opened) -> impl Future<Output = ()> + Send;
+
+    /// The client gave up a dial that was pending.
+    fn given_up(&self);
+}
+
+/// Connection ids towards frontends are ours: unique in this process, never 0.
+static NEXT_CONN: AtomicI64 = AtomicI64::new(1);
+
+/// Serves one call to its end.
+pub(super) async fn serve<B: Backend>(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    backend: Arc<B>,
+) {
+    if let Err(refusal) = route(&request) {
+        // Fails when the client is gone already.
+        let _ = respond.send_response(refusal, true);
+        return;
+    }
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    let Ok(stream) = respond.send_response(response, false) else { return };
+    let call =
+        Call { receiver: Receiver::new(request.into_body()), sender: Sender::new(stream), dialled: false };
+    call.run(&*backend).await;
+}
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const SERVICE: &str = "ProxyService";
+const METHOD: &str = "Proxy";
+
+/// Answers what is no call of ours in grpc-go's words.
+fn route(request: &Request<RecvStream>) -> Result<(), Response<()>> {
+    if request.method() != Method::POST {
+        return Err(plain(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    match content_type.strip_prefix(GRPC.as_bytes()) {
+        Some([] | [b'+' | b';', ..]) => {}
+        _ => return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+    }
+    let path = request.uri().path();
+    let refusal = match path.trim_start_matches('/').rsplit_once('/') {
+        None => format!("malformed method name: {path:?}"),
+        Some((SERVICE, METHOD)) => return Ok(()),
+        Some((SERVICE, method)) => format!("unknown method {method} for service {SERVICE}"),
+        Some((service, _)) => format!("unknown service {service}"),
+    };
+    Err(trailers_only(status(12, &refusal)))
+}
+
+fn plain(code: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = code;
+    response
+}
+
+fn trailers_only(mut headers: HeaderMap) -> Response<()> {
+    headers.insert(CONTENT_TYPE, GRPC);
+    let mut response = Response::new(());
+    *response.headers_mut() = headers;
+    response
+}
+
+struct Call {
+    receiver: Receiver,
+    sender: Sender,
+    /// A dial was answered, well or not.
+    dialled: bool,
+}
+
+impl Call {
+    async fn run<B: Backend>(mut self, backend: &B) {
+        loop {
+            let request = match self.receiver.item().await {
+                Ok(Item::Packet(Packet::DialRequest(request))) => request,
+                Ok(item) => match self.without_flow(item) {
+                    true => continue,
+                    false => break,
+                },
+                Err(ended) => return self.end(ended),
+            };
+            match self.dial(&request, backend).await {
+                Outcome::Opened(opened) => {
+                    let conn = ConnId(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
+                    self.answer(request.dial, Ok(Answer::Here(conn)));
+                    let flow = PacketFlow::new(conn, self.receiver, self.sender);
+                    return backend.join(End::stream(flow), opened).await;
+                }
+                Outcome::Answered => self.dialled = true,
+                Outcome::GivenUp => {}
+                Outcome::Ended(ended) => return self.end(ended),
+            }
+        }
+        self.sender.finish();
+    }
+
+    /// Waits for the dial, and for the client to give it up.
+    async fn dial<B: Backend>(&mut self, request: &DialRequest, backend: &B) -> Outcome<B::Opened> {
+        let dialing = backend.dial(request);
+        tokio::pin!(dialing);
+        loop {
+            tokio::select! {
+                biased;
+                opened = &mut dialing => match opened {
+                    Ok(opened) => return Outcome::Opened(opened),
+                    Err(error) => {
+                        self.answer(request.dial, Err(error));
+                        return Outcome::Answered;
+                    }
+                },
+                item = self.receiver.item() => match item {
+                    Ok(Item::Packet(Packet::CloseDial { dial })) if dial == request.dial => {
+                        backend.given_up();
+                        return Outcome::GivenUp;
+                    }
+                    Ok(item) => if !self.without_flow(item) {
+                        backend.given_up();
+                        return Outcome::Ended(Ended::Half);
+                    },
+                    Err(ended) => {
+                        backend.given_up();
+                        return Outcome::Ended(ended);
+                    }
+                },
+            }
+        }
+    }
+
+    fn answer(&mut self, dial: DialId, outcome: Result<Answer, DialError>) {
+        // Upstream's clients read only the text.
+        self.sender.say(Packet::DialResponse(DialResponse { dial, outcome }));
+    }
+
+    /// A packet that belongs to no flow; `false` when the call is over.
+    fn without_flow(&mut self, item: Item) -> bool {
+        match item {
+            Item::Data { conn: ConnId::NONE, .. } | Item::Data { first: false, .. } => true,
+            Item::Data { conn, .. } | Item::Packet(Packet::Data { conn, .. }) => {
+                let error = if self.dialled { "unrecognized connectID" } else { "backend not initialized" };
+                self.sender.close_response(conn, error);
+                self.dialled
+            }
+            Item::Packet(Packet::CloseRequest { conn }) => {
+                self.sender.close_response(conn, if self.dialled { "" } else { "backend uninitialized" });
+                true
+            }
+            Item::Packet(_) => true,
+        }
+    }
+
+    fn end(&mut self, ended: Ended) {
+        match ended {
+            Ended::Half => self.sender.finish(),
+            Ended::Broken(error) => self.sender.fail(&error),
+            Ended::Reset => {}
+        }
+    }
+}
+
+enum Outcome<O> {
+    Opened(O),
+    /// The dial failed and the client was told.
+    Answered,
+    GivenUp,
+    Ended(Ended),
+}

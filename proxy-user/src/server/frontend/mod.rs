@@ -1,0 +1,3 @@
+//! Where API servers ask for flows.
+
+pub mod grpc;
