@@ -1,6 +1,5 @@
 //! What a proxy-agent is told on its command line.
 
-mod identifiers;
 mod table;
 mod validate;
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Options, identifiers};
+use super::Options;
 use crate::ops::flags::checks::{exists, mistake, pair};
 use crate::ops::flags::show_go_duration;
+use crate::wire::identifiers::Identifiers;
 
 /// The mistakes of reading, then those of meaning; adds to the warnings.
 pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
@@ -42,8 +43,16 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
     }
     let token = &o.service_account_token_path;
     exists("service-account-token-path", "error checking service account token path", token, &mut found);
-    if let Err(why) = identifiers::check(&o.agent_identifiers) {
-        found.push(("agent-identifiers", format!("agent address is invalid: {why}")));
+    match Identifiers::parse(&o.agent_identifiers) {
+        Err(why) => found.push(("agent-identifiers", format!("agent address is invalid: {why}"))),
+        Ok(identifiers) => {
+            for key in identifiers.unknown {
+                found.push((
+                    "agent-identifiers",
+                    format!("agent address is invalid: unknown address type: {key}"),
+                ));
+            }
+        }
     }
     let kubeconfig = &o.kubeconfig;
     if !kubeconfig.is_empty()

@@ -23,29 +23,6 @@ choice!(Mode, "mode", "mode must be set to either 'grpc' or 'http-connect' not {
     "http-connect" => Mode::HttpConnect,
 });
 
-/// The lowest TLS version that is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TlsMinVersion {
-    #[default]
-    Default,
-    Tls10,
-    Tls11,
-    Tls12,
-    Tls13,
-}
-choice!(
-    TlsMinVersion,
-    "version",
-    "unsupported TLS version {:?}, supported values are: VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13",
-    {
-        "" => TlsMinVersion::Default,
-        "VersionTLS10" => TlsMinVersion::Tls10,
-        "VersionTLS11" => TlsMinVersion::Tls11,
-        "VersionTLS12" => TlsMinVersion::Tls12,
-        "VersionTLS13" => TlsMinVersion::Tls13,
-    }
-);
-
 /// One way to choose an agent for a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Strategy {
@@ -138,7 +115,8 @@ pub struct Options {
     pub proxy_strategies: Strategies,
     pub xfr_channel_size: i32,
     pub cipher_suites: Vec<String>,
-    pub tls_min_version: TlsMinVersion,
+    /// Go's names; [`crate::net::cipher::TlsPolicy`] understands them.
+    pub tls_min_version: String,
     pub enable_lease_controller: bool,
     pub lease_namespace: String,
     pub lease_label: String,
@@ -195,7 +173,7 @@ impl Default for Options {
             proxy_strategies: Strategies(vec![Strategy::Default]),
             xfr_channel_size: 10,
             cipher_suites: Vec::new(),
-            tls_min_version: TlsMinVersion::Default,
+            tls_min_version: String::new(),
             enable_lease_controller: false,
             lease_namespace: "kube-system".to_owned(),
             lease_label: "k8s-app=konnectivity-server".to_owned(),

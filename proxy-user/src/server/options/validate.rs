@@ -2,25 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Options, TlsMinVersion};
+use super::Options;
+use crate::net::cipher::TlsPolicy;
 use crate::ops::flags::checks::{exists, mistake, pair};
-
-/// Go's list of secure suites: every name that `--cipher-suites` may hold.
-pub(crate) const CIPHER_SUITES: [&str; 13] = [
-    "TLS_AES_128_GCM_SHA256",
-    "TLS_AES_256_GCM_SHA384",
-    "TLS_CHACHA20_POLY1305_SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-];
 
 /// The mistakes of reading, then those of meaning; adds to the warnings.
 pub(super) fn finish(options: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
@@ -144,16 +128,19 @@ fn flows(o: &Options, found: &mut Vec<(&'static str, String)>) {
             format!("channel size {} must be greater than 0", o.xfr_channel_size),
         ));
     }
-    for suite in o.cipher_suites.iter().filter(|suite| !CIPHER_SUITES.contains(&suite.as_str())) {
-        let gist = format!("cipher suite {suite} not supported, doesn't exist or considered as insecure");
-        found.push(("cipher-suites", gist));
+    if let Err(why) = TlsPolicy::parse(&o.tls_min_version, &[]) {
+        found.push(("tls-min-version", why.to_string()));
+    }
+    for suite in &o.cipher_suites {
+        if let Err(why) = TlsPolicy::parse("", std::slice::from_ref(suite)) {
+            found.push(("cipher-suites", why.to_string()));
+        }
     }
 }
 
 fn warn(o: &mut Options) {
-    if matches!(o.tls_min_version, TlsMinVersion::Tls10 | TlsMinVersion::Tls11) {
-        let text = "--tls-min-version below VersionTLS12 is taken as VersionTLS12: older versions are not spoken here.";
-        o.warnings.push(text.to_owned());
+    if let Ok(policy) = TlsPolicy::parse(&o.tls_min_version, &o.cipher_suites) {
+        o.warnings.extend(policy.notes);
     }
     if o.enable_contention_profiling {
         let text = "--enable-contention-profiling has no effect: there is no lock profile of this program.";

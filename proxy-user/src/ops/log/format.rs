@@ -1,0 +1,109 @@
+//! One line per event: `Lmmdd hh:mm:ss.uuuuuu pid file:line] message key=value`.
+
+use std::fmt::{Debug, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata};
+
+/// A longer line is cut: nobody may fill the queue with one event.
+const LINE_MAX: usize = 16 << 10;
+
+pub(super) fn line(event: &Event<'_>, skip_header: bool, directories: bool) -> String {
+    let mut text = String::with_capacity(160);
+    if !skip_header {
+        header(event.metadata(), directories, SystemTime::now(), &mut text);
+    }
+    let mut words = Words { message: String::new(), fields: String::new() };
+    event.record(&mut words);
+    text.push_str(&words.message);
+    text.push_str(&words.fields);
+    if text.len() > LINE_MAX {
+        let mut end = LINE_MAX;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    // One event, one line: a peer's text must not be able to forge a line.
+    let mut text = text.replace(['\n', '\r'], " ");
+    text.push('\n');
+    text
+}
+
+fn header(metadata: &Metadata<'_>, directories: bool, now: SystemTime, out: &mut String) {
+    let letter = match *metadata.level() {
+        Level::ERROR => 'E',
+        Level::WARN => 'W',
+        _ => 'I',
+    };
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (month, day) = month_and_day(since.as_secs() / 86_400);
+    let second = since.as_secs() % 86_400;
+    let path = metadata.file().unwrap_or("?");
+    let mut from_end = path.rsplitn(3, '/');
+    let (file, directory) = (from_end.next().unwrap_or("?"), from_end.next());
+    let place = match directory.filter(|_| directories) {
+        Some(directory) => format!("{directory}/{file}"),
+        None => file.to_owned(),
+    };
+    let _ = write!(
+        out,
+        "{letter}{month:02}{day:02} {:02}:{:02}:{:02}.{:06} {:7} {place}:{}] ",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        since.subsec_micros(),
+        std::process::id(),
+        metadata.line().unwrap_or(0),
+    );
+}
+
+/// Month and day in UTC of a day counted from 1970-01-01 (Howard Hinnant's civil calendar).
+fn month_and_day(days: u64) -> (u64, u64) {
+    let shifted = days + 719_468;
+    let of_era = shifted % 146_097;
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    (if from_march < 10 { from_march + 3 } else { from_march - 9 }, day)
+}
+
+struct Words {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let _ = write!(self.fields, " {}={:?}", field.name(), value.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        for (days, date) in [(0, (1, 1)), (58, (2, 28)), (59, (3, 1)), (789, (2, 29)), (20_780, (11, 23))] {
+            assert_eq!(month_and_day(days), date, "{days}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The log: klog's flags and line format; a writer that never holds up whoever logs.
+
+mod format;
+mod sink;
+mod verbosity;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use prometheus::IntCounter;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+use super::flags::{LogOptions, Severity};
+use sink::{Line, Sink, SinkConfig};
+use verbosity::Verbosity;
+
+/// The log cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("cannot open the log file {path:?}: {source}; choose another --log-file or log to stderr")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(std::io::Error),
+    #[error("a log was set up before")]
+    Twice,
+}
+
+/// Keeps the log's writer; dropping it writes what waits, for at most a second.
+#[derive(Debug)]
+pub struct LogGuard {
+    _sink: Sink,
+}
+
+/// Sets up the log of the whole process. `lost` counts lines that were dropped because nobody took them.
+pub fn init(program: &str, options: &LogOptions, lost: IntCounter) -> Result<LogGuard, LogError> {
+    let file = (!options.to_stderr)
+        .then(|| match (options.file.as_str(), options.dir.as_str()) {
+            ("", "") => None,
+            ("", dir) => Some(PathBuf::from(dir).join(format!("{program}.log"))),
+            (file, _) => Some(PathBuf::from(file)),
+        })
+        .flatten();
+    let sink = Sink::start(SinkConfig {
+        header: (!options.skip_log_headers)
+            .then(|| format!("Log of {program}. Lines: Lmmdd hh:mm:ss.uuuuuu pid file:line] message\n")),
+        file,
+        max_size: options.file_max_size.saturating_mul(1 << 20),
+        lost,
+    })?;
+    let layer = KlogLayer {
+        verbosity: Verbosity::new(options.v, &options.vmodule),
+        skip_headers: options.skip_headers,
+        directories: options.add_dir_header,
+        stderr_from: stderr_from(options, sink.has_file()),
+        sender: sink.sender(),
+    };
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
+        .map_err(|_| LogError::Twice)?;
+    Ok(LogGuard { _sink: sink })
+}
+
+/// The lowest severity that goes to stderr.
+fn stderr_from(options: &LogOptions, has_file: bool) -> Severity {
+    match (has_file, options.also_to_stderr) {
+        (false, _) if options.to_stderr && options.legacy_stderr_threshold => Severity::Info,
+        (false, _) if options.to_stderr => options.stderr_threshold,
+        // Told to log elsewhere, but not where: stderr is better than nowhere.
+        (false, _) => Severity::Info,
+        (true, true) => options.also_to_stderr_threshold.min(options.stderr_threshold),
+        (true, false) => options.stderr_threshold,
+    }
+}
+
+struct KlogLayer {
+    verbosity: Verbosity,
+    skip_headers: bool,
+    directories: bool,
+    stderr_from: Severity,
+    sender: sink::Sender,
+}
+
+impl<S: Subscriber> Layer<S> for KlogLayer {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.verbosity.shows(metadata)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let severity = match *metadata.level() {
+            Level::ERROR => Severity::Error,
+            Level::WARN => Severity::Warning,
+            _ => Severity::Info,
+        };
+        let text = format::line(event, self.skip_headers, self.directories);
+        self.sender.send(Line { text, stderr: severity >= self.stderr_from });
+    }
+}
+
+impl fmt::Debug for KlogLayer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("KlogLayer").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

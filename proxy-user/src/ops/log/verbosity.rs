@@ -1,0 +1,85 @@
+//! `--v` and `--vmodule`: which events are shown.
+
+use tracing::{Level, Metadata};
+
+/// klog's verbosity, and exceptions by module.
+#[derive(Debug)]
+pub(super) struct Verbosity {
+    general: i32,
+    modules: Vec<(String, i32)>,
+}
+
+impl Verbosity {
+    /// `modules` is klog's `pattern=N,…`; what cannot be read is left out.
+    pub(super) fn new(general: i32, modules: &str) -> Verbosity {
+        let modules = modules.split(',').filter_map(|rule| {
+            let (pattern, number) = rule.split_once('=')?;
+            Some((pattern.trim().to_owned(), number.trim().parse().ok()?))
+        });
+        Verbosity { general, modules: modules.collect() }
+    }
+
+    pub(super) fn shows(&self, metadata: &Metadata<'_>) -> bool {
+        self.of(metadata.target()) >= needed(metadata.target(), *metadata.level())
+    }
+
+    fn of(&self, target: &str) -> i32 {
+        let module = target.rsplit("::").next().unwrap_or(target);
+        let rule =
+            self.modules.iter().find(|(pattern, _)| matches(pattern, module) || matches(pattern, target));
+        rule.map_or(self.general, |(_, number)| *number)
+    }
+}
+
+/// The verbosity from which on an event is shown. Libraries speak only when they are asked to.
+fn needed(target: &str, level: Level) -> i32 {
+    let ours = target.starts_with("proxy_");
+    match level {
+        Level::ERROR | Level::WARN | Level::INFO => i32::MIN,
+        Level::DEBUG if ours => 4,
+        Level::TRACE if ours => 5,
+        Level::DEBUG => 8,
+        _ => 10,
+    }
+}
+
+/// A pattern with `*` and `?`.
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.chars().next() {
+        None => text.is_empty(),
+        Some('*') => {
+            let rest = &pattern[1..];
+            text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| matches(rest, &text[at..]))
+        }
+        Some(wanted) => text.chars().next().is_some_and(|letter| {
+            (wanted == '?' || wanted == letter)
+                && matches(&pattern[wanted.len_utf8()..], &text[letter.len_utf8()..])
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_rule_overrides_the_general_verbosity() {
+        let verbosity = Verbosity::new(2, "splice*=5, mux=x,lane::pool=7");
+        assert_eq!(verbosity.of("proxy_user::splice"), 5);
+        assert_eq!(verbosity.of("proxy_user::splicer"), 5);
+        assert_eq!(verbosity.of("proxy_user::mux"), 2);
+        assert_eq!(verbosity.of("lane::pool"), 7);
+    }
+
+    #[test]
+    fn libraries_speak_only_when_asked() {
+        assert!(needed("h2::client", Level::DEBUG) > needed("proxy_user::mux", Level::TRACE));
+        assert_eq!(needed("h2", Level::WARN), i32::MIN);
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        assert!(matches("spl*ce", "splice") && matches("spli?e", "splice") && matches("*", ""));
+        assert!(!matches("spl", "splice") && !matches("?", ""));
+    }
+}
