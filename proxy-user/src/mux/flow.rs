@@ -1,0 +1,219 @@
+//! The book of one flow on a link: what waits to be read, what waits to be sent, who is to be woken.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::brake::STALLED;
+use super::state::{Closing, Dialect, Event, FlowState, ReadEnd, Role};
+use super::window::{Overrun, ReceiveWindow, SendCredit};
+
+/// What one flow may have waiting to be sent before its writer waits, in bytes.
+const MAX_OUTGOING: usize = 128 << 10;
+/// What one packet costs at least in that account, so that a flood of tiny writes is bounded too.
+const PACKET_COST: usize = 512;
+/// A payload below this is copied out of the buffer it arrived in, which it would keep alive otherwise.
+const SMALL: usize = 4096;
+
+pub(super) enum Out {
+    Data(Bytes),
+    Close(Closing),
+}
+
+pub(super) struct Flow {
+    pub(super) state: FlowState,
+    dialect: Dialect,
+    inbox: VecDeque<Bytes>,
+    /// Bytes in the inbox.
+    pub(super) queued: u64,
+    read_end: Option<ReadEnd>,
+    window: ReceiveWindow,
+    credit: SendCredit,
+    outbox: VecDeque<Out>,
+    outgoing: usize,
+    /// Credit to be granted to the peer.
+    owed: u64,
+    /// The link has this flow in one of its queues already.
+    pub(super) scheduled: bool,
+    /// A `MuxStream` exists.
+    pub(super) held: bool,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+    pub(super) unwritable: Option<Waker>,
+    /// When a byte was taken out of the inbox, or one came into an empty inbox.
+    progressed: Instant,
+}
+
+impl Flow {
+    pub(super) fn new(role: Role, dialect: Dialect) -> Flow {
+        Flow {
+            state: FlowState::new(role, dialect),
+            dialect,
+            inbox: VecDeque::new(),
+            queued: 0,
+            read_end: None,
+            window: ReceiveWindow::default(),
+            credit: SendCredit::default(),
+            outbox: VecDeque::new(),
+            outgoing: 0,
+            owed: 0,
+            scheduled: false,
+            held: true,
+            reader: None,
+            writer: None,
+            unwritable: None,
+            progressed: Instant::now(),
+        }
+    }
+
+    /// Nothing refers to this flow any more.
+    pub(super) fn is_done(&self) -> bool {
+        !self.held && self.state.is_over() && self.outbox.is_empty()
+    }
+
+    // Towards the local end.
+
+    /// Queues what arrived, and says how much: nothing for a flow that reads no more.
+    pub(super) fn push(&mut self, data: Bytes) -> Result<u64, Overrun> {
+        let bytes = data.len() as u64;
+        if self.dialect == Dialect::Ours {
+            self.window.received(bytes)?;
+        }
+        if bytes == 0 || !self.held || !self.state.is_reading() {
+            return Ok(0);
+        }
+        if self.inbox.is_empty() {
+            self.progressed = Instant::now();
+        }
+        self.queued += bytes;
+        self.inbox.push_back(if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data });
+        wake(&mut self.reader);
+        Ok(bytes)
+    }
+
+    /// The next packet's bytes, at most `max` of them; `Err` when reading has ended.
+    pub(super) fn pop(&mut self, max: usize) -> Result<Option<Bytes>, ReadEnd> {
+        let Some(front) = self.inbox.front_mut() else {
+            return self.read_end.map_or(Ok(None), Err);
+        };
+        let data = if front.len() > max { front.split_to(max) } else { std::mem::take(front) };
+        if front.is_empty() {
+            self.inbox.pop_front();
+        }
+        self.queued -= data.len() as u64;
+        self.progressed = Instant::now();
+        if self.dialect == Dialect::Ours && self.state.is_reading() {
+            self.owed += self.window.read(data.len() as u64).unwrap_or(0);
+        }
+        if self.inbox.is_empty() && self.inbox.capacity() > 64 {
+            self.inbox = VecDeque::new();
+        }
+        Ok(Some(data))
+    }
+
+    /// Forgets what waits to be read, and says how much that was.
+    pub(super) fn discard(&mut self) -> u64 {
+        self.inbox = VecDeque::new();
+        std::mem::take(&mut self.queued)
+    }
+
+    /// The whole inbox was read and writing has ended from the peer's side.
+    pub(super) fn is_unwritable(&self) -> bool {
+        self.inbox.is_empty() && self.read_end.is_some() && !self.state.is_writing()
+    }
+
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.progressed) >= STALLED
+    }
+
+    /// Nobody took a byte for a while: the first to go when the whole buffer is full.
+    pub(super) fn idle(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.progressed).as_millis() >= 100
+    }
+
+    // Towards the peer.
+
+    pub(super) fn has_room(&self) -> bool {
+        self.outgoing < MAX_OUTGOING
+    }
+
+    pub(super) fn queue(&mut self, data: Bytes) {
+        self.outgoing += data.len().max(PACKET_COST);
+        self.outbox.push_back(Out::Data(data));
+    }
+
+    pub(super) fn grant(&mut self, bytes: u64) {
+        self.credit.grant(bytes);
+    }
+
+    /// Something can be sent now.
+    pub(super) fn is_sendable(&self) -> bool {
+        self.owed > 0
+            || match self.outbox.front() {
+                Some(Out::Data(data)) => {
+                    self.dialect == Dialect::Upstream || self.credit.left() >= data.len() as u64
+                }
+                Some(Out::Close(_)) => true,
+                None => false,
+            }
+    }
+
+    pub(super) fn take_grant(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.owed)).filter(|owed| *owed > 0)
+    }
+
+    pub(super) fn take_out(&mut self) -> Option<Out> {
+        if let Some(Out::Data(data)) = self.outbox.front() {
+            let bytes = data.len();
+            if self.dialect == Dialect::Ours && !self.credit.take(bytes as u64) {
+                return None;
+            }
+            self.outgoing -= bytes.max(PACKET_COST);
+        }
+        let out = self.outbox.pop_front();
+        if self.has_room() {
+            wake(&mut self.writer);
+        }
+        out
+    }
+
+    // Ends.
+
+    pub(super) fn step(&mut self, event: Event) {
+        let step = self.state.step(event);
+        if let Some(end) = step.read {
+            self.read_end = Some(end);
+            self.owed = 0;
+        }
+        let peer_is_deaf = step.broken && step.send.is_none();
+        // A reset waits for the bytes before it only when the peer has room for them.
+        let too_much = step.send == Some(Closing::Reset) && self.outgoing as u64 > self.credit.left();
+        if peer_is_deaf || too_much {
+            self.outbox.retain(|out| matches!(out, Out::Close(_)));
+            self.outgoing = 0;
+        }
+        if let Some(closing) = step.send {
+            self.outbox.push_back(Out::Close(closing));
+        }
+        if step.read.is_some() || step.broken {
+            wake(&mut self.reader);
+            wake(&mut self.writer);
+            wake(&mut self.unwritable);
+        }
+    }
+
+    /// The control stream is gone: nothing more will be sent.
+    pub(super) fn lost(&mut self) {
+        self.step(Event::PeerGone);
+        self.outbox = VecDeque::new();
+        (self.outgoing, self.owed) = (0, 0);
+    }
+}
+
+pub(super) fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}

@@ -1,0 +1,238 @@
+//! The one reader of a control stream: hands each flow its bytes, pauses where the rule towards upstream allows it.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tonic::Status;
+
+use super::brake::Brake;
+use super::link::{Inner, Link};
+use super::state::{Dialect, Event, Role};
+use crate::wire::ids::ConnId;
+use crate::wire::packet::{Packet, PacketError};
+use crate::wire::pb;
+
+/// How often flows that nobody reads are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why a link ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LinkEnd {
+    #[error("the peer ended the control stream")]
+    Peer,
+    #[error("we ended the control stream")]
+    Us,
+    #[error("the control stream failed: {0}")]
+    Failed(Status),
+    #[error(transparent)]
+    Malformed(#[from] PacketError),
+}
+
+impl Link {
+    /// Reads the stream to its end. Packets of known flows are handled here, all others by `handler`, in order;
+    /// it must not block. All flows have ended when this returns.
+    pub async fn run(
+        &self,
+        inbound: impl Stream<Item = Result<pb::Packet, Status>>,
+        handler: impl FnMut(Packet),
+    ) -> LinkEnd {
+        let end = self.read(inbound, handler).await;
+        self.close(match &end {
+            LinkEnd::Malformed(error) => Err(Status::invalid_argument(error.to_string())),
+            _ => Ok(()),
+        });
+        end
+    }
+
+    async fn read(
+        &self,
+        inbound: impl Stream<Item = Result<pb::Packet, Status>>,
+        mut handler: impl FnMut(Packet),
+    ) -> LinkEnd {
+        let inner = &*self.inner;
+        let mut inbound = pin!(inbound);
+        let mut brake = Brake::new(Instant::now());
+        let mut sweep = tokio::time::interval(SWEEP);
+        let mut ended = pin!(inner.ended.notified());
+        ended.as_mut().enable();
+        if self.is_closed() {
+            return LinkEnd::Us;
+        }
+        loop {
+            let packet = tokio::select! {
+                packet = inbound.next() => packet,
+                _ = sweep.tick() => {
+                    inner.sweep();
+                    continue;
+                }
+                () = &mut ended => return LinkEnd::Us,
+            };
+            let packet = match packet {
+                None => return LinkEnd::Peer,
+                Some(Err(status)) => return LinkEnd::Failed(status),
+                Some(Ok(packet)) => match Packet::try_from(packet) {
+                    Ok(packet) => packet,
+                    Err(error) => return LinkEnd::Malformed(error),
+                },
+            };
+            inner.config.observer.received(packet.kind());
+            match inner.deliver(packet) {
+                Delivered::Done => {}
+                Delivered::Full(conn) => inner.hold(conn, &mut brake).await,
+                Delivered::Unclaimed(packet) => match inner.config.role {
+                    _ if !packet.names_a_flow() => handler(packet),
+                    Role::Dialer => self.unknown_to_dialer(&packet),
+                    Role::Acceptor => self.unknown_to_acceptor(&packet),
+                },
+            }
+        }
+    }
+
+    fn unknown_to_dialer(&self, packet: &Packet) {
+        if let Packet::Data { conn, .. } = packet
+            && *conn != ConnId::NONE
+        {
+            self.refuse(*conn);
+        }
+    }
+
+    fn unknown_to_acceptor(&self, packet: &Packet) {
+        let response =
+            |conn: &ConnId, error: &str| Packet::CloseResponse { conn: *conn, error: error.into() };
+        let answer = match packet {
+            Packet::Data { conn, .. } if *conn == ConnId::NONE => return,
+            Packet::Data { conn, .. } if self.dialect() == Dialect::Ours => {
+                Packet::Reset { conn: *conn, reason: "unrecognized connectID".into() }
+            }
+            Packet::Data { conn, .. } => response(conn, "unrecognized connectID"),
+            Packet::CloseRequest { conn } => response(conn, "Unknown connectID"),
+            _ => return,
+        };
+        let _ = self.send(answer);
+    }
+}
+
+enum Delivered {
+    Done,
+    /// The flow is at its bound.
+    Full(ConnId),
+    /// No flow of this link.
+    Unclaimed(Packet),
+}
+
+impl Inner {
+    fn deliver(&self, packet: Packet) -> Delivered {
+        let (conn, event) = match packet {
+            Packet::Data { conn, data } => return self.data(conn, data),
+            Packet::Window { conn, bytes } => {
+                let mut book = self.book();
+                if let Some(flow) = book.flows.get_mut(&conn) {
+                    flow.grant(bytes);
+                    book.settle(conn);
+                }
+                return Delivered::Done;
+            }
+            Packet::Fin { conn } => (conn, Event::PeerFin),
+            Packet::Reset { conn, .. } => (conn, Event::PeerReset),
+            Packet::CloseRequest { conn } => (conn, Event::PeerCloseRequest),
+            Packet::CloseResponse { conn, ref error } => {
+                (conn, Event::PeerCloseResponse { failed: !error.is_empty() })
+            }
+            other => return Delivered::Unclaimed(other),
+        };
+        let mut book = self.book();
+        match book.flows.get_mut(&conn) {
+            Some(flow) => {
+                flow.step(event);
+                book.settle(conn);
+                Delivered::Done
+            }
+            None => Delivered::Unclaimed(packet),
+        }
+    }
+
+    fn data(&self, conn: ConnId, data: Bytes) -> Delivered {
+        let mut book = self.book();
+        let Some(flow) = book.flows.get_mut(&conn) else {
+            return Delivered::Unclaimed(Packet::Data { conn, data });
+        };
+        match flow.push(data) {
+            Ok(bytes) => self.config.pool.add(bytes),
+            Err(_) => flow.step(Event::Abort),
+        }
+        let full = self.config.dialect == Dialect::Upstream
+            && flow.queued > 0
+            && (flow.queued >= self.config.pool.limits.flow || self.config.pool.is_over());
+        book.settle(conn);
+        if full { Delivered::Full(conn) } else { Delivered::Done }
+    }
+
+    /// A flow is at its bound: waits until it has drained a little, as long as the brake allows.
+    async fn hold(&self, conn: ConnId, brake: &mut Brake) {
+        while self.config.pool.is_over() && self.config.pool.give_up_largest() {}
+        let Some(allowance) = brake.allowance(Instant::now()) else { return };
+        let began = Instant::now();
+        let drained = tokio::time::timeout(allowance, async {
+            loop {
+                let moved = self.moved.notified();
+                let mut moved = pin!(moved);
+                moved.as_mut().enable();
+                if self.has_drained(conn) {
+                    return;
+                }
+                moved.await;
+            }
+        });
+        let drained = drained.await.is_ok();
+        let paused = began.elapsed();
+        if !drained {
+            brake.charge(Instant::now(), paused);
+        }
+        self.config.observer.paused(paused);
+    }
+
+    fn has_drained(&self, conn: ConnId) -> bool {
+        let book = self.book();
+        let resume = self.config.pool.limits.resume();
+        book.closed.is_some()
+            || (!self.config.pool.is_over() && book.flows.get(&conn).is_none_or(|flow| flow.queued <= resume))
+    }
+
+    /// Ends flows at their bound that nobody has read for long.
+    fn sweep(&self) {
+        if self.config.dialect == Dialect::Ours {
+            return;
+        }
+        let now = Instant::now();
+        let stalled: Vec<ConnId> = {
+            let book = self.book();
+            let bound = self.config.pool.limits.resume();
+            let at_bound = book.flows.iter().filter(|(_, flow)| flow.queued >= bound && flow.is_stalled(now));
+            at_bound.map(|(conn, _)| *conn).collect()
+        };
+        for conn in stalled {
+            self.give_up(conn);
+        }
+    }
+}
+
+impl Packet {
+    fn names_a_flow(&self) -> bool {
+        match self {
+            Packet::Data { .. }
+            | Packet::CloseRequest { .. }
+            | Packet::CloseResponse { .. }
+            | Packet::Window { .. }
+            | Packet::Fin { .. }
+            | Packet::Reset { .. } => true,
+            Packet::DialRequest(_)
+            | Packet::DialResponse(_)
+            | Packet::CloseDial { .. }
+            | Packet::Drain
+            | Packet::WantLanes { .. }
+            | Packet::Unknown(_) => false,
+        }
+    }
+}
