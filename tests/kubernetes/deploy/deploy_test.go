@@ -1,0 +1,130 @@
+// Package deploy_test decodes the manifests of deploy/ strictly into the Kubernetes API types.
+package deploy_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	apiserverinstall "k8s.io/apiserver/pkg/apis/apiserver/install"
+)
+
+const root = "../../../deploy"
+
+func scheme(t *testing.T) *runtime.Scheme {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, rbacv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apiserverinstall.Install(scheme)
+	return scheme
+}
+
+// documents returns every YAML document under deploy/ that is a Kubernetes object, by file name.
+func documents(t *testing.T) map[string][][]byte {
+	t.Helper()
+	found := map[string][][]byte{}
+	err := filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".yaml" || entry.Name() == "kustomization.yaml" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		reader := utilyaml.NewYAMLReader(newReader(text))
+		for {
+			document, err := reader.Read()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			// Alert rules belong to another API; their own test reads them.
+			if !bytes.Contains(document, []byte("monitoring.coreos.com")) && bytes.Contains(document, []byte("apiVersion:")) {
+				found[path] = append(found[path], document)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestManifestsDecodeStrictly(t *testing.T) {
+	decoder := serializer.NewCodecFactory(scheme(t), serializer.EnableStrict).UniversalDeserializer()
+	found := documents(t)
+	if len(found) < 5 {
+		t.Fatalf("only %d files with objects under %s", len(found), root)
+	}
+	for path, documents := range found {
+		for _, document := range documents {
+			if _, kind, err := decoder.Decode(document, nil, nil); err != nil {
+				t.Errorf("%s: %v", path, err)
+			} else {
+				t.Logf("%s: %s", path, kind)
+			}
+		}
+	}
+}
+
+func TestEgressConfigurationsNameTheServersSocket(t *testing.T) {
+	decoder := serializer.NewCodecFactory(scheme(t), serializer.EnableStrict).UniversalDecoder()
+	pod := read(t, "server/pod.yaml")
+	for file, mode := range map[string]apiserver.ProtocolType{
+		"egress/http-connect.yaml": apiserver.ProtocolHTTPConnect,
+		"egress/grpc.yaml":         apiserver.ProtocolGRPC,
+	} {
+		object, _, err := decoder.Decode(read(t, file), nil, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		connection := object.(*apiserver.EgressSelectorConfiguration).EgressSelections[0].Connection
+		if connection.ProxyProtocol != mode {
+			t.Errorf("%s: protocol %s, want %s", file, connection.ProxyProtocol, mode)
+		}
+		if socket := connection.Transport.UDS.UDSName; !strings.Contains(string(pod), "--uds-name="+socket) {
+			t.Errorf("%s: the server's pod does not listen on %s", file, socket)
+		}
+	}
+}
+
+// Flags of the manifests must be flags that the binaries know: `--help` of each is the list.
+func TestManifestsUseKnownFlags(t *testing.T) {
+	for _, program := range []struct{ variable, manifest string }{
+		{"KONDUIT_SERVER", "server/pod.yaml"},
+		{"KONDUIT_AGENT", "agent/daemonset.yaml"},
+	} {
+		binary := os.Getenv(program.variable)
+		if binary == "" {
+			t.Skipf("SKIPPED: %s is not set, so nothing says which flags are known", program.variable)
+		}
+		help := helpOf(t, binary)
+		for _, line := range strings.Split(string(read(t, program.manifest)), "\n") {
+			flag, isFlag := strings.CutPrefix(strings.TrimSpace(line), "- --")
+			if !isFlag {
+				continue
+			}
+			name, _, _ := strings.Cut(flag, "=")
+			if !strings.Contains(help, "--"+name) {
+				t.Errorf("%s: %s does not know --%s", program.manifest, binary, name)
+			}
+		}
+	}
+}
