@@ -1,6 +1,7 @@
 //! What the scenarios share: the target, the routes that run already, how long to look.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::route::Route;
 pub struct Context {
     pub options: Options,
     pub target: Target,
+    /// Where the routes lead.
+    address: SocketAddr,
     /// Logs and sockets of what we start; kept after the end.
     pub directory: PathBuf,
     routes: BTreeMap<String, Rc<Route>>,
@@ -28,13 +31,21 @@ pub struct Context {
 
 impl Context {
     pub fn new(options: Options) -> anyhow::Result<Context> {
+        let target = Target::start()?;
+        let address = target.address;
+        Context::towards(options, target, address)
+    }
+
+    /// Routes lead to `address`, where somebody else may answer.
+    pub fn towards(options: Options, target: Target, address: SocketAddr) -> anyhow::Result<Context> {
         let directory = options.out.join("logs");
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("creating {} for results and logs", directory.display()))?;
         let directory = directory.canonicalize()?;
         Ok(Context {
             options,
-            target: Target::start()?,
+            target,
+            address,
             directory,
             routes: BTreeMap::new(),
             kernel_log: KernelLog::watch(),
@@ -86,7 +97,7 @@ impl Context {
     }
 
     fn start(&self, name: &str) -> anyhow::Result<Route> {
-        let target = self.target.address;
+        let target = self.address;
         match name {
             "direct" => Ok(Route::new(name, Way::Tcp(target))),
             "haproxy" => haproxy(name, &self.directory(name)?, target, Splicing::Stock),
@@ -107,7 +118,7 @@ impl Context {
     /// Two hops that are nothing but the splice engine.
     fn start_join(&self, name: &str, engine: &str) -> anyhow::Result<Route> {
         let program = std::env::current_exe()?;
-        let relay = Relay::start(&program, &self.directory(name)?, engine, self.target.address)?;
+        let relay = Relay::start(&program, &self.directory(name)?, engine, self.address)?;
         let pages = vec![("hop 1", relay.pages[0]), ("hop 2", relay.pages[1])];
         let route = Route {
             pids: relay.pids(),
@@ -137,7 +148,7 @@ impl Context {
             agent: agent_flags.iter().map(|flag| (*flag).to_owned()).collect(),
         };
         let pair = Konduit::start(&self.directory(name)?, &settings)?;
-        let way = Way::Connect { socket: pair.socket.clone(), target: self.target.address };
+        let way = Way::Connect { socket: pair.socket.clone(), target: self.address };
         let route = Route {
             pids: pair.pids(),
             pages: vec![("server", pair.server_pages), ("agent", pair.agent_pages)],

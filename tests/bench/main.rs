@@ -7,6 +7,7 @@
 
 mod context;
 mod gate;
+mod integrity;
 mod method;
 mod picture;
 mod report;
@@ -34,6 +35,8 @@ struct Cli {
 enum Command {
     /// Measure; prints a table, writes results.json and results.svg.
     Run(Options),
+    /// Flows whose every byte is checked: sizes, stalls, half-closes, aborts; nothing may leak.
+    Integrity(integrity::Options),
     /// Name the scenarios.
     List,
     /// Be one hop that is nothing but the splice engine (what the join routes consist of).
@@ -84,6 +87,7 @@ struct Relay {
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(options) => run(options),
+        Command::Integrity(options) => integrity::run(&options),
         Command::List => {
             for scenario in scenario::ALL {
                 println!("{:<12} {}", scenario.name, scenario.about);

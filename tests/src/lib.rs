@@ -4,6 +4,7 @@ pub mod certs;
 pub mod child;
 pub mod cpu;
 pub mod haproxy;
+pub mod integrity;
 pub mod kernel_log;
 pub mod konduit;
 pub mod load;
