@@ -15,10 +15,12 @@ import (
 )
 
 var (
-	serverFlag = flag.String("server", env("KONDUIT_SERVER", "../../target/release/proxy-server"), "proxy-server to test (KONDUIT_SERVER)")
-	agentFlag  = flag.String("agent", env("KONDUIT_AGENT", "../../target/release/proxy-agent"), "proxy-agent to test (KONDUIT_AGENT)")
-	oracleFlag = flag.Bool("oracle", false, "the binaries are upstream's: leave this project's flags out, lanes are off")
-	fullFlag   = flag.Bool("full", false, "copy 1 GiB in every cell")
+	serverFlag         = flag.String("server", env("KONDUIT_SERVER", "../../target/release/proxy-server"), "proxy-server to test (KONDUIT_SERVER)")
+	agentFlag          = flag.String("agent", env("KONDUIT_AGENT", "../../target/release/proxy-agent"), "proxy-agent to test (KONDUIT_AGENT)")
+	oracleFlag         = flag.Bool("oracle", false, "the binaries are upstream's: leave this project's flags out, lanes are off")
+	upstreamServerFlag = flag.String("upstream-server", env("KONDUIT_UPSTREAM_SERVER", ""), "upstream's proxy-server, to pair with our agent")
+	upstreamAgentFlag  = flag.String("upstream-agent", env("KONDUIT_UPSTREAM_AGENT", ""), "upstream's proxy-agent, to pair with our server")
+	fullFlag           = flag.Bool("full", false, "copy 1 GiB in every cell")
 )
 
 func env(name, otherwise string) string {
@@ -46,6 +48,26 @@ func plans(t *testing.T) []cluster.Plan {
 			for _, lane := range lanes {
 				all = append(all, cluster.Plan{Family: family, Frontend: frontend, Lanes: lane, Binaries: binaries})
 			}
+		}
+	}
+	return append(all, pairings(t, binaries)...)
+}
+
+// pairings mixes our binaries with upstream's, when those are given: no lane
+// can come up, and everything must work all the same.
+func pairings(t *testing.T, ours cluster.Binaries) []cluster.Plan {
+	t.Helper()
+	mixed := map[string]cluster.Binaries{}
+	if *upstreamServerFlag != "" {
+		mixed["upstream-server"] = cluster.Binaries{Server: program(t, *upstreamServerFlag), Agent: ours.Agent, AgentIsOurs: true}
+	}
+	if *upstreamAgentFlag != "" {
+		mixed["upstream-agent"] = cluster.Binaries{Server: ours.Server, Agent: program(t, *upstreamAgentFlag), ServerIsOurs: true}
+	}
+	var all []cluster.Plan
+	for pairing, binaries := range mixed {
+		for _, frontend := range cluster.Frontends {
+			all = append(all, cluster.Plan{Family: "ipv4", Frontend: frontend, Lanes: "raw", Pairing: pairing, Binaries: binaries})
 		}
 	}
 	return all
@@ -114,8 +136,14 @@ func stopSites() {
 
 // inEveryCell runs a behaviour once per cell, within a deadline of its own,
 // and holds the flow counters against the client's dials each time.
-func inEveryCell(t *testing.T, limit time.Duration, behave func(ctx context.Context, t *testing.T, c *cluster.Cell)) {
-	for _, cell := range cells(t) {
+func inEveryCell(t *testing.T, limit time.Duration, behave behaviour) {
+	inCells(t, cells(t), limit, behave)
+}
+
+type behaviour func(ctx context.Context, t *testing.T, c *cluster.Cell)
+
+func inCells(t *testing.T, some []*cluster.Cell, limit time.Duration, behave behaviour) {
+	for _, cell := range some {
 		t.Run(cell.Plan.Name(), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"konduit/tests/kubernetes/internal/proc"
@@ -23,13 +24,14 @@ type Cell struct {
 	dir           string
 	ports         ports
 	server, agent *proc.Process
+	direct        atomic.Int64
 }
 
 // Site is where the cell stands.
 func (c *Cell) Site() *Site { return c.site }
 
-// Socket is the frontend's Unix socket; there is none in the TCP mode.
-func (c *Cell) Socket() string { return c.socket() }
+// Dialed tells the cell of dials that did not come from the API server.
+func (c *Cell) Dialed(n int64) { c.direct.Add(n) }
 
 func (c *Cell) file(name string) string { return filepath.Join(c.dir, name) }
 

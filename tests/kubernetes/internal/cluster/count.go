@@ -43,6 +43,7 @@ func (c *Cell) Count() (Counts, error) {
 	if err != nil {
 		return counts, err
 	}
+	api.Dials.Opened += c.direct.Load()
 	return Counts{
 		Client: api.Dials, Strangers: api.Strangers,
 		Server: int64(server.Sum(serverDials)), Agent: int64(agent.Sum(agentDials)), TargetOpen: int64(agent.Sum(agentOpen)),

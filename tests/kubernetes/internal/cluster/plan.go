@@ -46,11 +46,12 @@ func portsOf(index int) ports {
 	return ports{base, base + 1, base + 2, base + 3, base + 4, base + 5, base + 6}
 }
 
-func (c *Cell) socket() string { return filepath.Join(c.dir, "konnectivity-server.socket") }
+// Socket is the frontend's Unix socket; there is none in the TCP mode.
+func (c *Cell) Socket() string { return filepath.Join(c.dir, "konnectivity-server.socket") }
 
 // egressConfiguration is the file that tells the API server how to dial.
 func (c *Cell) egressConfiguration() string {
-	transport := fmt.Sprintf("uds:\n          udsName: %s", c.socket())
+	transport := fmt.Sprintf("uds:\n          udsName: %s", c.Socket())
 	protocol := "HTTPConnect"
 	switch c.Plan.Frontend {
 	case "grpc-uds":
@@ -88,7 +89,7 @@ func (c *Cell) serverArgs() []string {
 		args = append(args, flagInt("server-port", c.ports.frontend), "--server-bind-address="+c.site.Net.Loopback.String(),
 			"--server-ca-cert="+k.frontendServer.CA, "--server-cert="+k.frontendServer.Cert, "--server-key="+k.frontendServer.Key)
 	} else {
-		args = append(args, "--server-port=0", "--uds-name="+c.socket(), "--delete-existing-uds-file")
+		args = append(args, "--server-port=0", "--uds-name="+c.Socket(), "--delete-existing-uds-file")
 	}
 	return append(args, c.laneArgs(c.Plan.Binaries.ServerIsOurs)...)
 }

@@ -27,18 +27,19 @@ type Net struct {
 	Public               netip.Addr // the control plane, as the node network sees it
 	NodeIP, PodIP        netip.Addr // in the node network, and again in the control plane
 	OnlyNode             netip.Addr // in the node network only
+	Dark                 netip.Addr // nobody's, in the node network
 	Loopback             netip.Addr
 }
 
 type plan struct {
-	public, wanGW, lanGW, node, pod, only, loop string
-	bits                                        int
-	flag, any                                   string
+	public, wanGW, lanGW, node, pod, only, dark, loop string
+	bits                                              int
+	flag, any                                         string
 }
 
 var plans = map[string]plan{
-	"ipv4": {"203.0.113.10", "203.0.113.1", "10.0.0.1", "10.0.0.2", "10.0.0.7", "10.0.0.9", "127.0.0.1", 24, "-4", "0.0.0.0/0"},
-	"ipv6": {"2001:db8:1::10", "2001:db8:1::1", "fd00:10::1", "fd00:10::2", "fd00:10::7", "fd00:10::9", "::1", 64, "-6", "::/0"},
+	"ipv4": {"203.0.113.10", "203.0.113.1", "10.0.0.1", "10.0.0.2", "10.0.0.7", "10.0.0.9", "10.0.0.99", "127.0.0.1", 24, "-4", "0.0.0.0/0"},
+	"ipv6": {"2001:db8:1::10", "2001:db8:1::1", "fd00:10::1", "fd00:10::2", "fd00:10::7", "fd00:10::9", "fd00:10::99", "::1", 64, "-6", "::/0"},
 }
 
 // Families lists the address families that Build knows.
@@ -50,7 +51,7 @@ func Plan(family string) Net {
 	return Net{
 		Family: family, ControlPlane: "cp-" + family, Router: "rt-" + family, Node: "nd-" + family,
 		Public: netip.MustParseAddr(p.public), NodeIP: netip.MustParseAddr(p.node), PodIP: netip.MustParseAddr(p.pod),
-		OnlyNode: netip.MustParseAddr(p.only), Loopback: netip.MustParseAddr(p.loop),
+		OnlyNode: netip.MustParseAddr(p.only), Dark: netip.MustParseAddr(p.dark), Loopback: netip.MustParseAddr(p.loop),
 	}
 }
 

@@ -1,0 +1,66 @@
+// Command konnectivity drives upstream's Go client against a gRPC frontend on
+// a Unix socket. It is a module of its own because the reusable tunnel needs a
+// newer client than the one the API server's egress selector is built with.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/pkg/client"
+)
+
+// dialer opens one connection through the proxy.
+type dialer func(ctx context.Context, addr string) (net.Conn, error)
+
+func main() {
+	socket := flag.String("socket", "", "Unix socket of the frontend")
+	echo := flag.String("echo", "", "address of an echo server behind the agent")
+	dark := flag.String("dark", "", "address behind the agent that never answers")
+	kind := flag.String("tunnel", "single", "single or reusable")
+	name := flag.String("case", "basic", "what to do")
+	limit := flag.Duration("limit", 30*time.Second, "when to give up")
+	flag.Parse()
+	ctx, cancel := context.WithTimeout(context.Background(), *limit)
+	defer cancel()
+	dial, err := open(ctx, *kind, *socket)
+	if err == nil {
+		err = scenario{dial: dial, echo: *echo, dark: *dark}.run(ctx, *name)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func open(ctx context.Context, kind, socket string) (dialer, error) {
+	options := []grpc.DialOption{
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		}),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	}
+	if kind == "reusable" {
+		tunnel, err := client.CreateGRPCTunnel(ctx, socket, options...)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context, addr string) (net.Conn, error) {
+			return tunnel.DialContext(ctx, "tcp", addr)
+		}, nil
+	}
+	return func(dialCtx context.Context, addr string) (net.Conn, error) {
+		tunnel, err := client.CreateSingleUseGrpcTunnelWithContext(dialCtx, ctx, socket, options...)
+		if err != nil {
+			return nil, err
+		}
+		return tunnel.DialContext(dialCtx, "tcp", addr)
+	}, nil
+}
