@@ -16,6 +16,7 @@ pub mod kernel;
 mod pair;
 mod pipe;
 mod policy;
+pub mod proof;
 mod rate;
 mod sock;
 mod splicer;

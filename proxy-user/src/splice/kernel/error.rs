@@ -46,8 +46,9 @@ pub enum MapRefused {
     NoFeature,
 }
 
+#[cfg(feature = "ebpf")]
 impl MapRefused {
-    pub(crate) fn socket(what: &'static str) -> impl FnOnce(io::Error) -> MapRefused {
+    pub(super) fn socket(what: &'static str) -> impl FnOnce(io::Error) -> MapRefused {
         move |source| MapRefused::Socket { what, source }
     }
 }

@@ -23,6 +23,8 @@ pub struct TcpInfo {
     /// Most recent delivery rate, bytes per second.
     pub delivery_rate: u64,
     pub total_retrans: u32,
+    /// Window scales: the peer's, ours.
+    pub window_scales: (u8, u8),
 }
 
 impl TcpInfo {
@@ -56,6 +58,7 @@ pub fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
         rtt_us: raw.words[RTT],
         delivery_rate: raw.delivery_rate,
         total_retrans: raw.words[TOTAL_RETRANS],
+        window_scales: (raw.bytes8[6] & 0xf, raw.bytes8[6] >> 4),
     })
 }
 

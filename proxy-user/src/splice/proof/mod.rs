@@ -1,0 +1,175 @@
+//! Trusts no engine by version number: at start, real sockets over loopback go through each one.
+//!
+//! Every check is one file and one known fault of some kernel. A check that fails, or that cannot run, counts
+//! as not proven, and the ladder goes one step down: sockmap, splice(2), copy. All together take well under a
+//! second on a machine that is not busy.
+
+mod flow_control;
+mod half_close;
+mod kick;
+mod overlap;
+mod plain_splice;
+mod rig;
+mod stalled;
+mod turns;
+mod unix;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::kernel::Sockmap;
+
+/// Directions that the checks map at a time, and then some: slots rest for a second before they are reused.
+const DIRECTIONS: u32 = 64;
+
+/// What a check saw that it must not see, or what it could not do.
+#[derive(Debug, thiserror::Error)]
+enum Doubt {
+    #[error("{doing}: {source}")]
+    Io { doing: &'static str, source: std::io::Error },
+    #[error("byte {at} was wrong, lost or repeated")]
+    Wrong { at: u64 },
+    #[error("no progress for {} s at byte {at} of {of}", STALL.as_secs())]
+    Stalled { at: u64, of: u64 },
+    #[error("the kernel refused the sockets: {0}")]
+    Refused(#[from] super::kernel::MapRefused),
+    #[error("{0}")]
+    Saw(String),
+}
+
+impl Doubt {
+    fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> Doubt {
+        move |source| Doubt::Io { doing, source }
+    }
+}
+
+/// Longer than any pause of a busy machine; a check that waits this long waits for ever.
+const STALL: Duration = Duration::from_secs(5);
+
+/// Whether one engine may be used, or why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    Proven,
+    /// The sentence for log and doctor.
+    NotProven(String),
+}
+
+impl Proof {
+    pub fn is_proven(&self) -> bool {
+        *self == Proof::Proven
+    }
+
+    pub fn why_not(&self) -> Option<&str> {
+        match self {
+            Proof::Proven => None,
+            Proof::NotProven(why) => Some(why),
+        }
+    }
+}
+
+/// What was proven on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abilities {
+    /// Redirecting TCP → TCP.
+    pub sockmap_tcp: Proof,
+    /// Redirecting Unix → TCP.
+    pub sockmap_unix: Proof,
+    /// splice(2) between sockets.
+    pub splice: Proof,
+    /// How long proving took.
+    pub took: Duration,
+}
+
+impl Abilities {
+    /// Of a process that runs no checks: copy only.
+    pub fn none(why: &str) -> Abilities {
+        let not = || Proof::NotProven(why.to_owned());
+        Abilities { sockmap_tcp: not(), sockmap_unix: not(), splice: not(), took: Duration::ZERO }
+    }
+
+    /// Each engine's name, as in metrics, with its proof.
+    pub fn each(&self) -> [(&'static str, &Proof); 3] {
+        [("sockmap-tcp", &self.sockmap_tcp), ("sockmap-unix", &self.sockmap_unix), ("splice", &self.splice)]
+    }
+}
+
+impl fmt::Display for Abilities {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let proven: Vec<_> =
+            self.each().iter().filter(|(_, proof)| proof.is_proven()).map(|(name, _)| *name).collect();
+        match proven.as_slice() {
+            [] => write!(out, "bytes are copied in userspace")?,
+            names => write!(out, "proven on this machine: {}, copy", names.join(", "))?,
+        }
+        for (name, proof) in self.each() {
+            if let Proof::NotProven(why) = proof {
+                write!(out, "; no {name}: {why}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Check = (&'static str, fn(&Sockmap) -> Result<(), Doubt>);
+
+const TCP_CHECKS: [Check; 7] = [
+    ("bytes that were there first", kick::check),
+    ("flow control", flow_control::check),
+    ("a stalled reader behind a small buffer", stalled::check),
+    ("passing and back", turns::check),
+    ("half-close", half_close::check),
+    ("splice(2) beside a redirect", plain_splice::check_beside_redirect),
+    ("overlapping segments", overlap::check),
+];
+
+const UNIX_CHECKS: [Check; 2] =
+    [("Unix to TCP behind a small buffer", unix::check), ("end of a Unix stream", unix::check_end)];
+
+/// Runs the checks. Blocks for as long as they take: not for a tokio thread.
+pub fn prove() -> Abilities {
+    let started = Instant::now();
+    let splice = verdict(&plain_splice::check().map_err(|doubt| ("splice(2)", doubt)));
+    let (sockmap_tcp, sockmap_unix) = match Sockmap::load(DIRECTIONS) {
+        Ok(sockmap) => (ladder(&sockmap, &TCP_CHECKS), ladder(&sockmap, &UNIX_CHECKS)),
+        Err(why) => (Proof::NotProven(why.to_string()), Proof::NotProven(why.to_string())),
+    };
+    Abilities { sockmap_tcp, sockmap_unix, splice, took: started.elapsed() }
+}
+
+fn ladder(sockmap: &Sockmap, checks: &[Check]) -> Proof {
+    verdict(&checks.iter().try_for_each(|(name, check)| {
+        let started = Instant::now();
+        let result = check(sockmap);
+        tracing::debug!(check = name, took = ?started.elapsed(), holds = result.is_ok(), "self-test");
+        result.map_err(|doubt| (*name, doubt))
+    }))
+}
+
+fn verdict(result: &Result<(), (&'static str, Doubt)>) -> Proof {
+    match result {
+        Ok(()) => Proof::Proven,
+        Err((name, doubt)) => Proof::NotProven(format!("the self-test \"{name}\" did not hold: {doubt}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_says_what_failed() {
+        let mut abilities = Abilities::none("not asked");
+        assert_eq!(
+            abilities.to_string(),
+            "bytes are copied in userspace; no sockmap-tcp: not asked; no sockmap-unix: not asked; no splice: not asked"
+        );
+        abilities.splice = Proof::Proven;
+        abilities.sockmap_unix = Proof::Proven;
+        abilities.sockmap_tcp = verdict(&Err(("half-close", Doubt::Wrong { at: 7 })));
+        assert_eq!(
+            abilities.to_string(),
+            "proven on this machine: sockmap-unix, splice, copy; no sockmap-tcp: the self-test \"half-close\" did \
+             not hold: byte 7 was wrong, lost or repeated"
+        );
+    }
+}
