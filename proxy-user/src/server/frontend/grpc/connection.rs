@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::server::{Builder, Connection, Handshake};
+use h2::server::{Builder, Handshake};
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::adapter::CleanAuthority;
 use super::stream::{self, Backend};
+use crate::ops::drain::DrainWatch;
 use crate::wire::authority::BLOCK_LIMIT;
 
 /// TLS, preface and settings of an accepted connection, as upstream.
@@ -48,34 +49,37 @@ pub(super) enum ConnectionError {
     Http(#[from] h2::Error),
 }
 
-/// Serves a connection until it ends. Its calls run in tasks of their own.
+/// Serves a connection until its client leaves. Its calls run in tasks of their own, which outlive it for as long
+/// as their flows take to notice.
 pub(super) async fn serve<B: Backend>(
     socket: impl AsyncRead + AsyncWrite + Unpin,
     keepalive: Duration,
     backend: Arc<B>,
+    mut drain: DrainWatch,
 ) -> Result<(), ConnectionError> {
     let handshake: Handshake<_, Bytes> = settings().handshake(CleanAuthority::new(socket));
     let shaken = tokio::time::timeout(HANDSHAKE, handshake).await;
     let mut connection = shaken.map_err(|_| ConnectionError::Handshake)??;
     let ping_pong = connection.ping_pong();
-    tokio::select! {
-        ended = accept(&mut connection, backend) => ended,
-        error = watch(ping_pong, keepalive) => Err(error),
+    let watch = watch(ping_pong, keepalive);
+    tokio::pin!(watch);
+    let mut cut = drain.clone();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            call = connection.accept() => {
+                let Some(call) = call else { return Ok(()) };
+                let (request, respond) = call?;
+                tokio::spawn(stream::serve(request, respond, backend.clone(), cut.clone()));
+            }
+            error = &mut watch => return Err(error),
+            () = drain.draining(), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            () = cut.cut() => return Ok(()),
+        }
     }
-}
-
-async fn accept<S, B: Backend>(
-    connection: &mut Connection<S, Bytes>,
-    backend: Arc<B>,
-) -> Result<(), ConnectionError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    while let Some(call) = connection.accept().await {
-        let (request, respond) = call?;
-        tokio::spawn(stream::serve(request, respond, backend.clone()));
-    }
-    Ok(())
 }
 
 /// Resolves when a ping found nobody.

@@ -3,6 +3,17 @@
 //! Served on h2 itself: a stream is a flow, its HTTP/2 windows are its flow control, and DATA goes between
 //! packets and the other end without a queue of its own.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use self::stream::Backend;
+use crate::net::listener::{Accepted, TcpListener};
+use crate::net::tls::ServerEndpoint;
+use crate::net::uds::UdsListener;
+use crate::ops::drain::DrainWatch;
+
 mod adapter;
 mod connection;
 mod flow;
@@ -10,6 +21,61 @@ mod message;
 mod receive;
 mod send;
 mod stream;
+
+/// From accept to the end of the TLS handshake, as upstream.
+const TLS_HANDSHAKE: Duration = Duration::from_secs(120);
+
+/// Serves API servers on a Unix socket until drained.
+pub(super) async fn serve_unix<B: Backend>(
+    listener: UdsListener,
+    keepalive: Duration,
+    backend: Arc<B>,
+    mut drain: DrainWatch,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.draining() => return,
+        };
+        tokio::spawn(serve(accepted, keepalive, backend.clone(), drain.clone()));
+    }
+}
+
+/// Serves API servers on a TCP port, over TLS with client certificates, until drained.
+pub(super) async fn serve_tls<B: Backend>(
+    listener: TcpListener,
+    tls: ServerEndpoint,
+    keepalive: Duration,
+    backend: Arc<B>,
+    mut drain: DrainWatch,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.draining() => return,
+        };
+        let (tls, backend, drain) = (tls.clone(), backend.clone(), drain.clone());
+        tokio::spawn(async move {
+            let remote = accepted.remote;
+            match tls.accept(accepted, TLS_HANDSHAKE).await {
+                Ok(accepted) => serve(accepted, keepalive, backend, drain).await,
+                Err(error) => tracing::warn!(%remote, %error, "frontend connection refused"),
+            }
+        });
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
+    accepted: Accepted<S>,
+    keepalive: Duration,
+    backend: Arc<B>,
+    drain: DrainWatch,
+) {
+    let remote = accepted.remote;
+    if let Err(error) = connection::serve(accepted.stream, keepalive, backend, drain).await {
+        tracing::info!(%remote, %error, "frontend connection ended");
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use super::message::Item;
 use super::receive::{Ended, Receiver};
 use super::send::{Sender, status};
 use crate::flow::DialError;
+use crate::ops::drain::DrainWatch;
 use crate::splice::End;
 use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
@@ -35,12 +36,20 @@ pub(super) trait Backend: Send + Sync + 'static {
 /// Connection ids towards frontends are ours: unique in this process, never 0.
 static NEXT_CONN: AtomicI64 = AtomicI64::new(1);
 
-/// Serves one call to its end.
+/// Serves one call to its end, or until work is cut off.
 pub(super) async fn serve<B: Backend>(
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
     backend: Arc<B>,
+    mut drain: DrainWatch,
 ) {
+    tokio::select! {
+        () = answer(request, respond, &*backend) => {}
+        () = drain.cut() => {}
+    }
+}
+
+async fn answer<B: Backend>(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, backend: &B) {
     if let Err(refusal) = route(&request) {
         // Fails when the client is gone already.
         let _ = respond.send_response(refusal, true);
@@ -51,7 +60,7 @@ pub(super) async fn serve<B: Backend>(
     let Ok(stream) = respond.send_response(response, false) else { return };
     let call =
         Call { receiver: Receiver::new(request.into_body()), sender: Sender::new(stream), dialled: false };
-    call.run(&*backend).await;
+    call.run(backend).await;
 }
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");

@@ -15,6 +15,7 @@ use super::message::{Item, Parser, encode, encode_data};
 use super::stream::Backend;
 use super::{connection, send};
 use crate::flow::{DialError, DialReason, Meter};
+use crate::ops::drain::{self, DrainTrigger};
 use crate::splice::{End, SpliceConfig, Splicer};
 use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
@@ -58,13 +59,15 @@ impl Backend for Local {
 struct Server {
     backend: Arc<Local>,
     requests: SendRequest<Bytes>,
+    drain: DrainTrigger,
 }
 
 async fn server() -> Server {
     let splicer = Splicer::start(SpliceConfig { threads: 1, ..SpliceConfig::default() }).unwrap();
     let backend = Arc::new(Local { splicer, hanging: 0.into(), given_up: 0.into(), joined: 0.into() });
     let (near, far) = UnixStream::pair().unwrap();
-    tokio::spawn(connection::serve(far, Duration::from_secs(3600), backend.clone()));
+    let (trigger, watch) = drain::channel();
+    tokio::spawn(connection::serve(far, Duration::from_secs(3600), backend.clone(), watch));
     let (requests, driver) = h2::client::Builder::new()
         .initial_window_size(1 << 20)
         .initial_connection_window_size(16 << 20)
@@ -72,7 +75,7 @@ async fn server() -> Server {
         .await
         .unwrap();
     tokio::spawn(driver);
-    Server { backend, requests }
+    Server { backend, requests, drain: trigger }
 }
 
 /// One call, seen by its client.
@@ -368,4 +371,23 @@ async fn a_stalled_flow_stalls_itself_alone() {
         other.send.send_data(encode_data(conn, chunk), false).unwrap();
     }
     assert_eq!(other.bytes(conn, bytes.len()).await, bytes);
+}
+
+/// A drain lets flows go on and takes no new ones; a cut ends them.
+#[tokio::test]
+async fn a_drain_waits_for_flows_and_a_cut_does_not() {
+    let mut server = server().await;
+    let (mut call, conn) = server.dial(&echo().await.to_string()).await;
+    server.drain.start();
+    call.say(Packet::Data { conn, data: "still here".into() });
+    assert_eq!(call.bytes(conn, 10).await, b"still here");
+    let refused = async {
+        while server.requests.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(SOON, refused).await.expect("new calls are still taken");
+    server.drain.cut();
+    tokio::time::timeout(SOON, server.drain.drained()).await.expect("somebody still works");
+    drop(call);
 }
