@@ -32,6 +32,11 @@ impl UdsListener {
     /// can connect to it. With `delete_existing` a socket that is there already is replaced, otherwise it is an
     /// error. Must be called inside a tokio runtime.
     pub fn bind(path: &Path, delete_existing: bool) -> Result<UdsListener, ListenError> {
+        UdsListener::bind_with_mode(path, delete_existing, MODE)
+    }
+
+    /// As [`UdsListener::bind`], with a file mode of the caller's choice.
+    pub fn bind_with_mode(path: &Path, delete_existing: bool, mode: u32) -> Result<UdsListener, ListenError> {
         let temporary = temporary_name(path);
         let longest = path.as_os_str().len().max(temporary.as_os_str().len());
         if longest > PATH_LIMIT {
@@ -48,7 +53,7 @@ impl UdsListener {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(refuse)?;
         socket.bind(&SockAddr::unix(&temporary).map_err(refuse)?).map_err(refuse)?;
         let guard = Unlink(&temporary);
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE)).map_err(refuse)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).map_err(refuse)?;
         socket.listen(BACKLOG).map_err(refuse)?;
         let inner = tokio::net::UnixListener::from_std(socket.into()).map_err(refuse)?;
         let identity = identity(&temporary).map_err(refuse)?;

@@ -1,9 +1,15 @@
 //! What an operator sees and turns: health, metrics, log, drain, doctor.
 
+pub mod admin;
 pub mod drain;
 pub mod flags;
+pub mod health;
+pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod operator;
 pub mod phase;
+mod pprof;
+pub mod settings;
 pub mod signal;
 pub mod version;

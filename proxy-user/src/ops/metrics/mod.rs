@@ -3,25 +3,27 @@
 //! A gauge is moved by a guard, so that no path can forget to move it back.
 
 mod agent;
+mod flows;
 mod guard;
 mod konduit;
+mod lanes;
 mod make;
 mod process;
 mod server;
+mod snapshot;
 
 pub use agent::AgentMetrics;
 pub use guard::GaugeGuard;
-pub use konduit::{Fallback, KonduitMetrics, LaneState};
+pub use konduit::KonduitMetrics;
 pub use server::{DialFailure, ServerMetrics, Service};
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
-/// What a scrape returns, and its content type.
-pub fn encode(registry: &Registry) -> Result<(String, Vec<u8>), prometheus::Error> {
-    let encoder = TextEncoder::new();
+/// What a scrape returns: Prometheus' text format, version 0.0.4.
+pub fn encode(registry: &Registry) -> Result<Vec<u8>, prometheus::Error> {
     let mut text = Vec::with_capacity(16 << 10);
-    encoder.encode(&registry.gather(), &mut text)?;
-    Ok((encoder.format_type().to_owned(), text))
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(text)
 }
 
 /// One hop and direction of packets, as upstream's `segment` label.

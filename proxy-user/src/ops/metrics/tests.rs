@@ -5,7 +5,7 @@ use super::*;
 use crate::flow::{Direction, Engine, FlowTable, Path};
 
 fn scrape(registry: &Registry) -> String {
-    String::from_utf8(encode(registry).unwrap().1).unwrap()
+    String::from_utf8(encode(registry).unwrap()).unwrap()
 }
 
 /// Name to (type, help) of every family.

@@ -1,0 +1,314 @@
+//! What new flows obey, and who may lower it in a running process: the flag, a watched file, the operator.
+//! The lowest of the three is in force.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::flags::{EngineChoice, LanesMode, Value};
+use super::metrics::KonduitMetrics;
+
+/// How often the watched file is read. A mounted ConfigMap is swapped about once a minute at most.
+const POLL: Duration = Duration::from_secs(2);
+
+/// The values that new flows obey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InForce {
+    pub engine: EngineChoice,
+    pub lanes: LanesMode,
+}
+
+/// Who set a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    Flag,
+    File,
+    Operator,
+}
+
+impl Layer {
+    const ALL: [Layer; 3] = [Layer::Flag, Layer::File, Layer::Operator];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Layer::Flag => "flag",
+            Layer::File => "file",
+            Layer::Operator => "operator",
+        }
+    }
+}
+
+/// A setting that is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    #[error("{0:?} is no setting; write engine=auto|sockmap|splice|copy or lanes=auto|off")]
+    Unknown(String),
+    #[error("{name}: {why}")]
+    Value { name: &'static str, why: String },
+    #[error("{name}={value} is more than the {by} allows ({name}={allowed}); it can only be lowered here")]
+    Raised { name: &'static str, value: String, allowed: String, by: &'static str },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setting {
+    Engine(EngineChoice),
+    Lanes(LanesMode),
+}
+
+impl Setting {
+    fn parse(text: &str) -> Result<Setting, SettingError> {
+        let unknown = || SettingError::Unknown(text.to_owned());
+        let (name, value) = text.split_once('=').ok_or_else(unknown)?;
+        match name.trim() {
+            "engine" => {
+                let mut engine = EngineChoice::Auto;
+                let set = engine.set(value.trim(), true);
+                set.map_err(|why| SettingError::Value { name: "engine", why })?;
+                Ok(Setting::Engine(engine))
+            }
+            "lanes" => {
+                let mut lanes = LanesMode::Auto;
+                lanes.set(value.trim(), true).map_err(|why| SettingError::Value { name: "lanes", why })?;
+                Ok(Setting::Lanes(lanes))
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+fn engine_rank(engine: EngineChoice) -> u8 {
+    match engine {
+        EngineChoice::Auto => 3,
+        EngineChoice::Sockmap => 2,
+        EngineChoice::Splice => 1,
+        EngineChoice::Copy => 0,
+    }
+}
+
+fn lanes_rank(lanes: LanesMode) -> u8 {
+    match lanes {
+        LanesMode::Auto => 1,
+        LanesMode::Off => 0,
+    }
+}
+
+/// One value per layer, by [`Layer::ALL`]'s order.
+#[derive(Debug)]
+struct State {
+    engine: [EngineChoice; 3],
+    lanes: [LanesMode; 3],
+}
+
+impl State {
+    fn engine(&self) -> (EngineChoice, Layer) {
+        let layers = self.engine.into_iter().zip(Layer::ALL);
+        layers.min_by_key(|(engine, _)| engine_rank(*engine)).unwrap_or((EngineChoice::Auto, Layer::Flag))
+    }
+
+    fn lanes(&self) -> (LanesMode, Layer) {
+        let layers = self.lanes.into_iter().zip(Layer::ALL);
+        layers.min_by_key(|(lanes, _)| lanes_rank(*lanes)).unwrap_or((LanesMode::Auto, Layer::Flag))
+    }
+
+    fn in_force(&self) -> InForce {
+        InForce { engine: self.engine().0, lanes: self.lanes().0 }
+    }
+}
+
+/// The settings of a running process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Live {
+    state: Arc<Mutex<State>>,
+    tell: Arc<watch::Sender<InForce>>,
+    metrics: KonduitMetrics,
+}
+
+impl Live {
+    /// `engine` and `lanes` as the flags say.
+    pub fn new(engine: EngineChoice, lanes: LanesMode, metrics: KonduitMetrics) -> Live {
+        let state = State {
+            engine: [engine, EngineChoice::Auto, EngineChoice::Auto],
+            lanes: [lanes, LanesMode::Auto, LanesMode::Auto],
+        };
+        let live = Live {
+            tell: Arc::new(watch::Sender::new(state.in_force())),
+            state: Arc::new(Mutex::new(state)),
+            metrics,
+        };
+        live.metrics.in_force("engine", &engine.show(), Layer::Flag.name());
+        live.metrics.in_force("lanes", &lanes.show(), Layer::Flag.name());
+        live
+    }
+
+    pub fn now(&self) -> InForce {
+        *self.tell.borrow()
+    }
+
+    /// Tells of every change.
+    pub fn watch(&self) -> watch::Receiver<InForce> {
+        self.tell.subscribe()
+    }
+
+    /// The operator's word, such as `engine=splice`. `auto` takes the operator's earlier word back.
+    pub fn set(&self, text: &str) -> Result<(), SettingError> {
+        let setting = Setting::parse(text)?;
+        self.change(|state| {
+            match setting {
+                Setting::Engine(engine) => {
+                    let flag = state.engine[0];
+                    if engine != EngineChoice::Auto && engine_rank(engine) > engine_rank(flag) {
+                        return Err(raised("engine", engine.show(), flag.show()));
+                    }
+                    state.engine[Layer::Operator as usize] = engine;
+                }
+                Setting::Lanes(lanes) => state.lanes[Layer::Operator as usize] = lanes,
+            }
+            Ok(())
+        })
+    }
+
+    /// The watched file's whole word; what it does not name is not limited by it. A line that cannot be read
+    /// leaves everything as it was.
+    pub fn file(&self, text: &str) -> Result<(), SettingError> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let settings = lines.map(Setting::parse).collect::<Result<Vec<_>, _>>()?;
+        self.change(|state| {
+            let layer = Layer::File as usize;
+            (state.engine[layer], state.lanes[layer]) = (EngineChoice::Auto, LanesMode::Auto);
+            for setting in settings {
+                match setting {
+                    Setting::Engine(engine) => state.engine[layer] = engine,
+                    Setting::Lanes(lanes) => state.lanes[layer] = lanes,
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<(), SettingError>,
+    ) -> Result<(), SettingError> {
+        let mut state = self.lock();
+        let (engine, lanes) = (state.engine(), state.lanes());
+        change(&mut state)?;
+        self.show("engine", engine, state.engine());
+        self.show("lanes", lanes, state.lanes());
+        let now = state.in_force();
+        self.tell.send_if_modified(|before| std::mem::replace(before, now) != now);
+        Ok(())
+    }
+
+    fn show<V: Value + PartialEq>(&self, name: &'static str, before: (V, Layer), now: (V, Layer)) {
+        if before != now {
+            self.metrics.out_of_force(name, &before.0.show(), before.1.name());
+            self.metrics.in_force(name, &now.0.show(), now.1.name());
+            tracing::info!(
+                setting = name,
+                value = now.0.show(),
+                by = now.1.name(),
+                "New flows obey another setting"
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Live {
+    /// `engine=splice (operator), lanes=auto (flag)`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        let ((engine, by), (lanes, lanes_by)) = (state.engine(), state.lanes());
+        let (engine, lanes) = (engine.show(), lanes.show());
+        write!(out, "engine={engine} ({}), lanes={lanes} ({})", by.name(), lanes_by.name())
+    }
+}
+
+fn raised(name: &'static str, value: String, allowed: String) -> SettingError {
+    SettingError::Raised { name, value, allowed, by: Layer::Flag.name() }
+}
+
+/// Obeys the file at `path` until dropped. A file that is not there limits nothing.
+pub async fn watch_file(path: PathBuf, live: Live) {
+    let mut seen = None;
+    let mut tick = tokio::time::interval(POLL);
+    loop {
+        tick.tick().await;
+        let text = match tokio::fs::read_to_string(&path).await {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            // In the middle of a swap, or broken: what it said last still holds.
+            Err(_) => continue,
+        };
+        if seen.as_ref() == Some(&text) {
+            continue;
+        }
+        if let Err(error) = live.file(&text) {
+            tracing::warn!(file = %path.display(), %error, "The live settings are not taken");
+        }
+        seen = Some(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::flow::FlowTable;
+    use crate::ops::metrics::ServerMetrics;
+
+    fn live(engine: EngineChoice) -> (Live, Registry) {
+        let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
+        (Live::new(engine, LanesMode::Auto, metrics.konduit.clone()), metrics.registry().clone())
+    }
+
+    #[test]
+    fn the_lowest_word_is_in_force_and_can_be_taken_back() {
+        let (live, registry) = live(EngineChoice::Auto);
+        let watch = live.watch();
+        live.file("# fleet\nengine=splice\nlanes = off\n").unwrap();
+        assert_eq!(live.now(), InForce { engine: EngineChoice::Splice, lanes: LanesMode::Off });
+        live.set("engine=copy").unwrap();
+        assert_eq!(watch.borrow().engine, EngineChoice::Copy);
+        assert_eq!(live.to_string(), "engine=copy (operator), lanes=off (file)");
+        live.set("engine=auto").unwrap();
+        assert_eq!(live.now().engine, EngineChoice::Splice);
+        live.file("").unwrap();
+        assert_eq!(live.now(), InForce { engine: EngineChoice::Auto, lanes: LanesMode::Auto });
+        let text = String::from_utf8(crate::ops::metrics::encode(&registry).unwrap()).unwrap();
+        let shown: Vec<&str> = text.lines().filter(|line| line.starts_with("konduit_in_force{")).collect();
+        assert_eq!(
+            shown,
+            [
+                "konduit_in_force{by=\"flag\",setting=\"engine\",value=\"auto\"} 1",
+                "konduit_in_force{by=\"flag\",setting=\"lanes\",value=\"auto\"} 1",
+            ]
+        );
+    }
+
+    #[test]
+    fn nobody_raises_what_the_flag_limits() {
+        let (live, _) = live(EngineChoice::Splice);
+        assert!(matches!(live.set("engine=sockmap"), Err(SettingError::Raised { .. })));
+        live.file("engine=sockmap").unwrap();
+        assert_eq!(live.now().engine, EngineChoice::Splice);
+    }
+
+    #[test]
+    fn nonsense_changes_nothing() {
+        let (live, _) = live(EngineChoice::Auto);
+        live.file("engine=copy").unwrap();
+        for text in ["engine", "engine=fast", "lanes=", "speed=11"] {
+            assert!(live.set(text).is_err(), "{text}");
+            assert!(live.file(&format!("lanes=off\n{text}")).is_err(), "{text}");
+        }
+        assert_eq!(live.now(), InForce { engine: EngineChoice::Copy, lanes: LanesMode::Auto });
+    }
+}
