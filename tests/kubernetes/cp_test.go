@@ -40,6 +40,7 @@ func TestCopy(t *testing.T) {
 		defer os.Remove(inPod)
 		defer os.Remove(back)
 
+		before := carried(t, c)
 		begin := time.Now()
 		run(ctx, t, c.Kubectl(ctx, "cp", "-c", "web", from.path, "web:"+inPod), "")
 		t.Logf("%s of %d MiB into the pod", rate(size, begin), size>>20)
@@ -49,7 +50,45 @@ func TestCopy(t *testing.T) {
 		run(ctx, t, c.Kubectl(ctx, "cp", "-c", "web", "web:"+inPod, back), "")
 		t.Logf("%s of %d MiB out of the pod", rate(size, begin), size>>20)
 		same(t, "copied back", back, from)
+		exactlyOnce(t, c, size, before, carried(t, c))
 	})
+}
+
+// carried is what our binaries of the cell say they moved.
+func carried(t *testing.T, c *cluster.Cell) map[string]cluster.Metrics {
+	t.Helper()
+	said := map[string]cluster.Metrics{}
+	for name, scrape := range map[string]func() (cluster.Metrics, error){"server": c.ServerMetrics, "agent": c.AgentMetrics} {
+		metrics, err := scrape()
+		if err != nil {
+			t.Fatal(err)
+		}
+		said[name] = metrics
+	}
+	return said
+}
+
+// exactlyOnce holds the bytes that were counted against the file that went
+// both ways: TLS and the streams' frames add a little, counting twice a lot.
+func exactlyOnce(t *testing.T, c *cluster.Cell, size int64, before, after map[string]cluster.Metrics) {
+	t.Helper()
+	ours := map[string]bool{"server": c.Plan.Binaries.ServerIsOurs, "agent": c.Plan.Binaries.AgentIsOurs}
+	for name := range after {
+		if !ours[name] {
+			continue
+		}
+		for _, direction := range []string{"to_target", "to_client"} {
+			moved, total := after[name].Carried(direction), int64(0)
+			for engine := range moved {
+				moved[engine] -= before[name].Carried(direction)[engine]
+				total += moved[engine]
+			}
+			t.Logf("%s, %s: %s", name, direction, cluster.Shares(moved))
+			if total < size || total > size+size/8 {
+				t.Errorf("the %s counted %d bytes %s, the file has %d", name, total, direction, size)
+			}
+		}
+	}
 }
 
 type source struct {

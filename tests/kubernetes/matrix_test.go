@@ -181,7 +181,7 @@ func sameCounts(ctx context.Context, t *testing.T, cell *cluster.Cell, before cl
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for {
-		wrong := difference(before, count(t, cell))
+		wrong := difference(cell.Plan, before, count(t, cell))
 		if wrong == "" {
 			return
 		}
@@ -194,8 +194,9 @@ func sameCounts(ctx context.Context, t *testing.T, cell *cluster.Cell, before cl
 	}
 }
 
-func difference(before, now cluster.Counts) string {
+func difference(plan cluster.Plan, before, now cluster.Counts) string {
 	dials := now.Client.Opened - before.Client.Opened
+	byServer, byAgent := now.ServerPaths.Since(before.ServerPaths), now.AgentPaths.Since(before.AgentPaths)
 	switch {
 	case now.Strangers != before.Strangers:
 		return fmt.Sprintf("%d connections went to the control plane's own addresses instead of the tunnel", now.Strangers-before.Strangers)
@@ -205,6 +206,10 @@ func difference(before, now cluster.Counts) string {
 		return fmt.Sprintf("the API server dialed %d times, the agent counted %d flows", dials, now.Agent-before.Agent)
 	case now.TargetOpen != now.Client.Open:
 		return fmt.Sprintf("the API server holds %d connections, the agent %d", now.Client.Open, now.TargetOpen)
+	case plan.Binaries.ServerIsOurs && !byServer.Only(plan.Path(), dials):
+		return fmt.Sprintf("the server says %v carried the flows, not %s all %d", byServer, plan.Path(), dials)
+	case plan.Binaries.AgentIsOurs && !byAgent.Only(plan.Path(), dials):
+		return fmt.Sprintf("the agent says %v carried the flows, not %s all %d", byAgent, plan.Path(), dials)
 	}
 	return ""
 }

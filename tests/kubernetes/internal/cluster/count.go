@@ -26,6 +26,8 @@ type Counts struct {
 	Server     int64 // flows the server established
 	Agent      int64 // targets the agent reached
 	TargetOpen int64 // target connections that the agent holds
+	// What carried the flows, said by either binary; empty for upstream's.
+	ServerPaths, AgentPaths Paths
 }
 
 // Count asks the API server, the proxy server and the agent.
@@ -47,6 +49,7 @@ func (c *Cell) Count() (Counts, error) {
 	return Counts{
 		Client: api.Dials, Strangers: api.Strangers,
 		Server: int64(server.Sum(serverDials)), Agent: int64(agent.Sum(agentDials)), TargetOpen: int64(agent.Sum(agentOpen)),
+		ServerPaths: server.paths(), AgentPaths: agent.paths(),
 	}, nil
 }
 

@@ -114,7 +114,8 @@ func (c *Cell) laneArgs(ours bool) []string {
 	case c.Plan.Lanes == "off":
 		return []string{"--lanes=off"}
 	default:
-		return []string{"--lanes=auto", "--lane-security=" + c.Plan.Lanes}
+		// A busy machine must not turn a late lane into a flow on the mux.
+		return []string{"--lanes=auto", "--lane-security=" + c.Plan.Lanes, "--lane-wait=5s"}
 	}
 }
 

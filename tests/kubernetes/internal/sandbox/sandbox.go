@@ -31,26 +31,22 @@ func Rootless() bool { return os.Getenv(inside) == "rootless" }
 func Reenter() (int, error) {
 	// Pdeathsig follows the thread that forked.
 	runtime.LockOSThread()
-	mode := "root"
-	attr := &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET,
-		Pdeathsig:  syscall.SIGKILL,
-	}
-	if os.Geteuid() != 0 {
-		mode = "rootless"
-		attr.Cloneflags |= syscall.CLONE_NEWUSER
-		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return 1, fmt.Errorf("finding this program's own file: %w", err)
 	}
-	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"="+mode)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = attr
-	if err := cmd.Start(); err != nil {
+	var cmd *exec.Cmd
+	for _, rootless := range []bool{false, true} {
+		if os.Geteuid() != 0 && !rootless {
+			continue
+		}
+		cmd = prepare(self, rootless)
+		// Root in a container may lack the right; a user namespace may do.
+		if err = cmd.Start(); !errors.Is(err, syscall.EPERM) {
+			break
+		}
+	}
+	if err != nil {
 		return 1, fmt.Errorf("starting in namespaces of its own (run as root, or allow user namespaces): %w", err)
 	}
 	signals := make(chan os.Signal, 1)
@@ -69,6 +65,25 @@ func Reenter() (int, error) {
 		return code, nil
 	}
 	return 1, fmt.Errorf("the test process ended with %s", cmd.ProcessState)
+}
+
+func prepare(self string, rootless bool) *exec.Cmd {
+	attr := &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	mode := "root"
+	if rootless {
+		mode = "rootless"
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"="+mode)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = attr
+	return cmd
 }
 
 // Prepare gives the sandbox its own /proc and an empty /run/netns. It touches

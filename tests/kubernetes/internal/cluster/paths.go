@@ -1,0 +1,75 @@
+package cluster
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Paths counts flows, living and ended, by what carries them between server
+// and agent, as one of this project's binaries reports it.
+type Paths map[string]int64
+
+// Path is what has to carry every flow of the cell.
+func (p Plan) Path() string {
+	if p.Lanes == "off" || !p.Binaries.ServerIsOurs || !p.Binaries.AgentIsOurs {
+		return "mux"
+	}
+	return "lane-" + p.Lanes
+}
+
+func (m Metrics) paths() Paths {
+	paths := Paths{}
+	for series, value := range m {
+		name, labels, _ := strings.Cut(series, "{")
+		if name == "konduit_flows" || name == "konduit_flows_total" {
+			paths[label(labels, "path")] += int64(value)
+		}
+	}
+	return paths
+}
+
+// Since gives what was added after an earlier count.
+func (p Paths) Since(before Paths) Paths {
+	added := Paths{}
+	for path, n := range p {
+		if n -= before[path]; n != 0 {
+			added[path] = n
+		}
+	}
+	return added
+}
+
+// Only reports whether all of n flows took one path.
+func (p Paths) Only(path string, n int64) bool {
+	return p[path] == n && len(p) <= 1 || n == 0 && len(p) == 0
+}
+
+// Carried is how many bytes one direction ("to_target" or "to_client") moved,
+// by engine.
+func (m Metrics) Carried(direction string) map[string]int64 {
+	bytes := map[string]int64{}
+	for series, value := range m {
+		name, labels, _ := strings.Cut(series, "{")
+		if name == "konduit_bytes_total" && label(labels, "direction") == direction && value > 0 {
+			bytes[label(labels, "engine")] += int64(value)
+		}
+	}
+	return bytes
+}
+
+// Shares writes byte counts as "splice 900 MB, copy 1 MB".
+func Shares(bytes map[string]int64) string {
+	var parts []string
+	for _, engine := range slices.Sorted(maps.Keys(bytes)) {
+		parts = append(parts, fmt.Sprintf("%s %.1f MB", engine, float64(bytes[engine])/1e6))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func label(labels, name string) string {
+	_, rest, _ := strings.Cut(labels, name+`="`)
+	value, _, _ := strings.Cut(rest, `"`)
+	return value
+}
