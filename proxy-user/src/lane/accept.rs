@@ -9,7 +9,6 @@ use tokio_rustls::server::TlsStream;
 
 use super::Refusal;
 use super::carrier::{Lane, Wire};
-use super::counters::Bump as _;
 use super::hello::{HELLO_TIMEOUT, ServerWords, greet};
 use super::message::{TalkError, pb, say};
 use super::pool::ServerLanes;
@@ -31,11 +30,7 @@ impl ServerLanes {
             return;
         }
         let tls = accepted.tls;
-        if tls.as_ref().is_some_and(|tls| tls.resumed) {
-            counters.resumed.bump()
-        } else {
-            counters.full.bump()
-        }
+        counters.handshake(tls.as_ref().is_some_and(|tls| tls.resumed));
         let identity = tls.and_then(|tls| tls.identity);
         let mut wire = Wire::from(accepted.stream);
         let config = &self.shared.config;
@@ -43,10 +38,10 @@ impl ServerLanes {
         let agent = match greet(&mut wire, &words).await {
             Ok(agent) => agent,
             // An agent that holds no ticket for the server it reached just goes; that is no failure of its.
-            Err(TalkError::Closed) => return counters.hello_failed.bump(),
+            Err(TalkError::Closed) => return counters.hello_failed(),
             Err(error) => {
                 tracing::debug!(%from, %error, "a lane was lost in its hello");
-                counters.hello_failed.bump();
+                counters.hello_failed();
                 return self.shared.book.failed(from, Instant::now());
             }
         };
@@ -58,7 +53,7 @@ impl ServerLanes {
             Err(refusal) => Err((lane, refusal)),
         };
         match placed {
-            Ok(()) => counters.kept.bump(),
+            Ok(()) => counters.kept(),
             Err((lane, refusal)) => {
                 counters.refused(refusal);
                 tracing::debug!(%from, %refusal, "refused a lane");

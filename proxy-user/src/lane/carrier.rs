@@ -20,7 +20,8 @@ pub type Wire = TlsStream<RecordExact<TcpStream>>;
 /// A lane that said its hello. Dropped while [`Lane::engage`]d it is an abort for the peer.
 #[derive(Debug)]
 pub(super) struct Lane {
-    wire: Option<Wire>,
+    /// Boxed: rustls' state is over a kilobyte, and lanes are handed on often.
+    wire: Option<Box<Wire>>,
     security: Security,
     engaged: bool,
     /// Not to be dialled on from here on.
@@ -32,7 +33,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(wire: Wire, security: Security, age: Duration) -> Lane {
         let now = Instant::now();
-        Lane { wire: Some(wire), security, engaged: false, expires: now + jitter(age), heard: now }
+        Lane { wire: Some(Box::new(wire)), security, engaged: false, expires: now + jitter(age), heard: now }
     }
 
     /// A dial is on it: whoever drops it now abandons that dial, and the peer must not take TLS' goodbye, or a
@@ -48,13 +49,13 @@ impl Lane {
     }
 
     pub(super) fn wire(&mut self) -> Result<&mut Wire, LeaveError> {
-        self.wire.as_mut().ok_or(LeaveError::Unread)
+        self.wire.as_deref_mut().ok_or(LeaveError::Unread)
     }
 
     /// Whether nothing came from the peer, neither its end nor words out of turn. No system call for a lane
     /// that is quiet.
     pub(super) fn is_quiet(&mut self) -> bool {
-        let Some(wire) = &mut self.wire else { return false };
+        let Some(wire) = self.wire.as_deref_mut() else { return false };
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(wire).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
@@ -64,9 +65,9 @@ impl Lane {
     pub(super) fn into_end(mut self) -> Result<(End, Path), LeaveError> {
         let wire = self.wire.take().ok_or(LeaveError::Unread)?;
         match self.security {
-            Security::Encrypt => Ok((End::stream(LaneStream::new(wire)), Path::LaneEncrypt)),
+            Security::Encrypt => Ok((End::stream(LaneStream::new(*wire)), Path::LaneEncrypt)),
             Security::Raw => {
-                let socket = record::leave(wire)?;
+                let socket = record::leave(*wire)?;
                 let socket = socket.into_std().map_err(|_| LeaveError::Unread)?;
                 Ok((End::tcp(socket), Path::LaneRaw))
             }
@@ -85,7 +86,7 @@ impl Drop for Lane {
 /// Resolves when anything comes from the peer of a lane that should be silent: an end, mostly.
 pub(super) async fn disturbed(lane: &mut Lane) {
     std::future::poll_fn(|cx| {
-        let Some(wire) = &mut lane.wire else { return Poll::Ready(()) };
+        let Some(wire) = lane.wire.as_deref_mut() else { return Poll::Ready(()) };
         let mut byte = [0];
         Pin::new(wire).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
     })

@@ -6,7 +6,6 @@ use std::pin::pin;
 use tokio::select;
 
 use super::carrier::Lane;
-use super::counters::Bump as _;
 use super::message::{TalkError, hear, pb, say};
 use super::pool::{Pool, StreamLanes, Waiting};
 use crate::flow::{DialError, DialReason, Path};
@@ -59,7 +58,7 @@ impl StreamLanes {
             match on_warm(&self.pool, &mut lane, dial).await {
                 Ok(()) => match lane.into_end() {
                     Ok((end, path)) => {
-                        counters.on_warm.bump();
+                        counters.on_warm();
                         return Ok(Dialled::Lane(end, path));
                     }
                     Err(error) => tracing::warn!(%error, "dropped a lane after its answer"),
@@ -72,10 +71,10 @@ impl StreamLanes {
                 Err(Warm::Lost(error)) => tracing::debug!(%error, "a lane was lost under a dial"),
                 Err(Warm::Ended) => return Err(agent_lost()),
             }
-            counters.lost_in_dial.bump();
+            counters.lost_in_dial();
         }
         let Some(waiting) = self.pool.wait(number) else {
-            counters.mux_busy.bump();
+            counters.mux_busy();
             return on_mux(0).await.map(Dialled::Mux);
         };
         self.over_control(number, waiting, on_mux(number)).await
@@ -107,7 +106,7 @@ impl StreamLanes {
                 }
                 Err(Warm::Lost(error)) => {
                     tracing::debug!(%error, "a lane was lost before it carried its flow");
-                    counters.lost_in_dial.bump();
+                    counters.lost_in_dial();
                     None
                 }
                 Err(Warm::Ended) => Some(Err(agent_lost())),
@@ -116,7 +115,7 @@ impl StreamLanes {
         let by_mux = select! {
             answered = on_lane => match answered {
                 Some(Ok((end, path))) => {
-                    counters.on_new.bump();
+                    counters.on_new();
                     return Ok(Dialled::Lane(end, path));
                 }
                 Some(Err(error)) => return Err(error),
@@ -126,7 +125,7 @@ impl StreamLanes {
             answered = &mut on_mux => answered,
         };
         if by_mux.is_ok() {
-            counters.mux_by_agent.bump();
+            counters.mux_by_agent();
         }
         by_mux.map(Dialled::Mux)
     }

@@ -13,13 +13,14 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::carrier::{Lane, Wire, jitter};
-use super::counters::{AgentCounters, AgentLaneStats, Bump as _, LANDED, REFUSED};
+use super::counters::{AgentCounters, AgentLaneStats};
 use super::hello::{hear_server, show};
 use super::message::TalkError;
 use super::record::RecordExact;
 use super::seen::Seen;
 use super::{ALPN_LANE, Refusal, Security, Ticket};
 use crate::flow::{DialError, Path};
+use crate::ops::metrics::KonduitMetrics;
 use crate::splice::End;
 
 /// Lanes that landed elsewhere in a row before lanes towards that server are given up for a while.
@@ -173,6 +174,11 @@ impl AgentLanes {
         AgentStream { stream }
     }
 
+    /// What happens from here on is counted in these metrics too.
+    pub fn report_to(&self, metrics: KonduitMetrics) {
+        self.shared.counters.report_to(metrics);
+    }
+
     pub fn stats(&self) -> AgentLaneStats {
         let mut stats = self.shared.counters.snapshot();
         stats.idle = self.shared.idle.load(Ordering::Relaxed) as u64;
@@ -223,7 +229,7 @@ impl Stream {
     pub(super) fn admit(&self, number: u64, attempt: u32) -> bool {
         let admitted = self.state().seen.admit(number, attempt);
         if !admitted {
-            self.shared.counters.repeated.bump();
+            self.shared.counters.repeated();
         }
         admitted
     }
@@ -256,7 +262,7 @@ impl Stream {
         }
         for _ in 0..lanes.min(self.shared.config.ceiling) {
             let Some(slot) = self.shared.slot() else {
-                self.shared.counters.over_ceiling.bump();
+                self.shared.counters.over_ceiling();
                 return;
             };
             let ended = self.ended.clone();
@@ -273,7 +279,7 @@ impl Stream {
         match opened {
             Ok(None) => {}
             Ok(Some((lane, stream, claimed))) => {
-                self.shared.counters.opened.bump();
+                self.shared.counters.opened();
                 match claimed {
                     // Whoever waited has gone: the server is told by the end of the lane.
                     Some(sender) => drop(sender.send(lane)),
@@ -295,14 +301,10 @@ impl Stream {
         }
         let counters = &self.shared.counters;
         let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-        if resumed {
-            counters.resumed.bump()
-        } else {
-            counters.full.bump()
-        }
+        counters.handshake(resumed);
         let mut wire = Wire::from(tls);
         let server = hear_server(&mut wire).await?;
-        counters.labelled.add(LANDED, &format!("{},{}", self.server_id, server.server_id));
+        counters.landed(&self.server_id, &server.server_id);
         let stream = self.shared.streams().get(&server.server_id).cloned();
         self.landed(server.server_id == self.server_id);
         let Some(stream) = stream else { return Ok(None) };
@@ -338,7 +340,7 @@ impl Stream {
     }
 
     fn failed(&self, error: &OpenError) {
-        self.shared.counters.failed.bump();
+        self.shared.counters.failed();
         let mut state = self.state();
         if let OpenError::Route(RouteError::NoLanes) = error {
             state.retry = Some(Instant::now() + jitter(WITHOUT_LANES));
@@ -356,7 +358,7 @@ impl Stream {
 
     /// The server refused a lane that was shown to it.
     pub(super) fn refused(&self, refusal: Refusal) {
-        self.shared.counters.labelled.add(REFUSED, refusal.name());
+        self.shared.counters.refused(refusal);
         match refusal {
             Refusal::NotWanted | Refusal::NoSuchDial | Refusal::TooManyLanes => {}
             _ => self.failed(&OpenError::Talk(TalkError::Refused(refusal))),

@@ -10,12 +10,13 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::carrier::{Lane, jitter};
-use super::counters::{Bump as _, ServerCounters, ServerLaneStats};
+use super::counters::{ServerCounters, ServerLaneStats};
 use super::demand::Demand;
 use super::message::{TalkError, hear, pb, say};
 use super::ticket::{Book, StreamNumber};
 use super::{Refusal, Security, Ticket};
 use crate::net::tls::Identity;
+use crate::ops::metrics::KonduitMetrics;
 
 /// Lanes asked for that did not come within this long are asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -167,6 +168,11 @@ impl ServerLanes {
         self.shared.book.admits(from, Instant::now())
     }
 
+    /// What happens from here on is counted in these metrics too.
+    pub fn report_to(&self, metrics: KonduitMetrics) {
+        self.shared.counters.report_to(metrics);
+    }
+
     pub fn stats(&self) -> ServerLaneStats {
         let mut stats = self.shared.counters.snapshot();
         stats.idle = self.shared.idle.load(Ordering::Relaxed) as u64;
@@ -180,10 +186,12 @@ impl StreamLanes {
     pub fn ticket(&self) -> &Ticket {
         &self.ticket
     }
-}
 
-impl Drop for StreamLanes {
-    fn drop(&mut self) {
+    /// The control stream has ended. As dropping it, for whoever holds it longer than that.
+    pub fn end(&self) {
+        if self.pool.ended.is_cancelled() {
+            return;
+        }
         self.pool.shared.book.end(self.number);
         self.pool.ended.cancel();
         let mut state = self.pool.state();
@@ -193,6 +201,12 @@ impl Drop for StreamLanes {
         let (idle, waiting) = (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiting));
         drop(state);
         drop((idle, waiting));
+    }
+}
+
+impl Drop for StreamLanes {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -224,11 +238,11 @@ impl Pool {
             let Some(mut lane) = state.idle.pop() else { break None };
             self.shared.idle.fetch_sub(1, Ordering::Relaxed);
             if lane.expires <= now {
-                self.shared.counters.retired.bump();
+                self.shared.counters.retired();
             } else if lane.is_quiet() {
                 break Some(lane);
             } else {
-                self.shared.counters.found_dead.bump();
+                self.shared.counters.found_dead();
             }
             dead.push(lane);
         };
@@ -314,7 +328,7 @@ impl Pool {
 
     fn ask(&self, lanes: usize) {
         if lanes > 0 && !self.ended.is_cancelled() {
-            self.shared.counters.asked.fetch_add(lanes as u64, Ordering::Relaxed);
+            self.shared.counters.asked(lanes as u64);
             (self.ask)(u32::try_from(lanes).unwrap_or(u32::MAX));
         }
     }
@@ -331,13 +345,13 @@ impl Pool {
         let surplus = if keep == 0 { before } else { before.saturating_sub(2 * keep) };
         for (position, mut lane) in std::mem::take(&mut state.idle).into_iter().enumerate() {
             if position < surplus {
-                counters.surplus.bump();
+                counters.surplus();
                 gone.push(lane);
             } else if lane.expires <= now {
-                counters.retired.bump();
+                counters.retired();
                 gone.push(lane);
             } else if !lane.is_quiet() {
-                counters.found_dead.bump();
+                counters.found_dead();
                 gone.push(lane);
             } else if now.duration_since(lane.heard) >= self.shared.config.ping {
                 due.push(lane);
@@ -363,7 +377,7 @@ impl Pool {
             Ok(()) => self.give_back(lane),
             Err(error) => {
                 tracing::debug!(%error, "an idle lane did not answer a ping");
-                self.shared.counters.found_dead.bump();
+                self.shared.counters.found_dead();
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::select;
 use tokio::time::{sleep, timeout};
 
 use super::carrier::{Lane, disturbed};
-use super::counters::{Bump as _, MUX};
+use super::counters::OnMux;
 use super::message::{TalkError, hear, hear_whenever, pb, say};
 use super::open::{AgentStream, Idle, LaneFlow, Stream};
 use crate::flow::{DialError, Path};
@@ -81,7 +81,7 @@ impl Stream {
                         say(lane.wire().ok()?, pb::Dialing { number }, MESSAGE_TIMEOUT).await.ok()?;
                     }
                     () = disturbed(&mut lane) => {
-                        self.shared.counters.abandoned.bump();
+                        self.shared.counters.abandoned();
                         return None;
                     }
                 }
@@ -125,18 +125,18 @@ impl AgentStream {
         let lane = select! {
             target = &mut dial => match target {
                 Err(error) => return Answered::Failed(error),
-                Ok(target) if failing => return pending.on_mux(target, "lanes_failing"),
+                Ok(target) if failing => return pending.on_mux(target, OnMux::Failing),
                 Ok(target) => match timeout(stream.shared.config.wait, &mut pending.lane).await {
                     Ok(Ok(lane)) => return stream.good(lane, number, target).await,
-                    Ok(Err(_)) => return pending.on_mux(target, "lane_failed"),
-                    Err(_) => return pending.on_mux(target, "lane_late"),
+                    Ok(Err(_)) => return pending.on_mux(target, OnMux::Lost),
+                    Err(_) => return pending.on_mux(target, OnMux::Late),
                 },
             },
             lane = &mut pending.lane => lane,
         };
         let Ok(mut lane) = lane else {
             return match dial.await {
-                Ok(target) => pending.on_mux(target, "lane_failed"),
+                Ok(target) => pending.on_mux(target, OnMux::Lost),
                 Err(error) => Answered::Failed(error),
             };
         };
@@ -147,7 +147,7 @@ impl AgentStream {
                 // The server gave up the dial, or the lane broke: the control stream will tell which.
                 drop(lane);
                 match dial.await {
-                    Ok(target) => return pending.on_mux(target, "lane_lost"),
+                    Ok(target) => return pending.on_mux(target, OnMux::Lost),
                     Err(error) => return Answered::Failed(error),
                 }
             }
@@ -181,7 +181,7 @@ impl Stream {
             Err(error) => error,
         };
         tracing::debug!(error = %ended, "a lane was lost before it carried its flow");
-        self.shared.counters.labelled.add(MUX, "lane_lost");
+        self.shared.counters.on_mux(OnMux::Lost);
         Answered::Mux(target)
     }
 
@@ -209,8 +209,8 @@ struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    fn on_mux<T>(&self, target: T, why: &'static str) -> Answered<T> {
-        self.stream.shared.counters.labelled.add(MUX, why);
+    fn on_mux<T>(&self, target: T, why: OnMux) -> Answered<T> {
+        self.stream.shared.counters.on_mux(why);
         Answered::Mux(target)
     }
 }
