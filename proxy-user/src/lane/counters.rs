@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::Refusal;
-use crate::ops::metrics::{Fallback, KonduitMetrics};
 
 macro_rules! counters {
     ($(#[$doc:meta])* $live:ident, $snapshot:ident { $($(#[$field_doc:meta])* $name:ident),* $(,)? }) => {
@@ -14,7 +13,6 @@ macro_rules! counters {
         pub struct $live {
             $($name: AtomicU64,)*
             labelled: Labelled,
-            metrics: OnceLock<KonduitMetrics>,
         }
 
         $(#[$doc])*
@@ -26,25 +24,8 @@ macro_rules! counters {
         }
 
         impl $live {
-            /// What happens from here on is counted in these metrics too.
-            pub(super) fn report_to(&self, metrics: KonduitMetrics) {
-                // A process has one set of metrics.
-                let _ = self.metrics.set(metrics);
-            }
-
             pub(super) fn handshake(&self, resumed: bool) {
                 if resumed { self.resumed.bump() } else { self.full.bump() }
-                self.metric(|metrics| metrics.lane_handshake(resumed));
-            }
-
-            fn ended(&self, why: &'static str) {
-                self.metric(|metrics| metrics.lane_ended(why));
-            }
-
-            fn metric(&self, report: impl FnOnce(&KonduitMetrics)) {
-                if let Some(metrics) = self.metrics.get() {
-                    report(metrics);
-                }
             }
 
             pub(super) fn snapshot(&self) -> $snapshot {
@@ -153,17 +134,14 @@ impl ServerCounters {
 
     pub(super) fn hello_failed(&self) {
         self.hello_failed.bump();
-        self.ended("hello_failed");
     }
 
     pub(super) fn refused(&self, refusal: Refusal) {
         self.labelled.add(REFUSED, refusal.name());
-        self.ended(refusal.name());
     }
 
     pub(super) fn asked(&self, lanes: u64) {
         self.asked.fetch_add(lanes, Ordering::Relaxed);
-        self.metric(|metrics| metrics.lanes_asked(lanes));
     }
 
     pub(super) fn on_warm(&self) {
@@ -176,32 +154,26 @@ impl ServerCounters {
 
     pub(super) fn lost_in_dial(&self) {
         self.lost_in_dial.bump();
-        self.ended("lost_in_dial");
     }
 
     pub(super) fn found_dead(&self) {
         self.found_dead.bump();
-        self.ended("dead");
     }
 
     pub(super) fn retired(&self) {
         self.retired.bump();
-        self.ended("age");
     }
 
     pub(super) fn surplus(&self) {
         self.surplus.bump();
-        self.ended("surplus");
     }
 
     pub(super) fn mux_busy(&self) {
         self.mux_busy.bump();
-        self.metric(|metrics| metrics.fallback(Fallback::TooManyWaiting));
     }
 
     pub(super) fn mux_by_agent(&self) {
         self.mux_by_agent.bump();
-        self.metric(|metrics| metrics.fallback_named("answered_on_mux"));
     }
 }
 
@@ -212,17 +184,14 @@ impl AgentCounters {
 
     pub(super) fn failed(&self) {
         self.failed.bump();
-        self.ended("not_opened");
     }
 
     pub(super) fn refused(&self, refusal: Refusal) {
         self.labelled.add(REFUSED, refusal.name());
-        self.ended(refusal.name());
     }
 
     pub(super) fn landed(&self, wanted: &str, reached: &str) {
         self.labelled.add(LANDED, &format!("{wanted},{reached}"));
-        self.metric(|metrics| metrics.lane_landed(wanted, reached));
     }
 
     pub(super) fn over_ceiling(&self) {
@@ -239,13 +208,12 @@ impl AgentCounters {
 
     /// A flow that asked for a lane runs on the mux.
     pub(super) fn on_mux(&self, why: OnMux) {
-        let (name, fallback) = match why {
-            OnMux::Late => ("lane_late", Fallback::LaneLate),
-            OnMux::Failing => ("lanes_failing", Fallback::LanesFailing),
-            OnMux::Lost => ("lane_lost", Fallback::LaneSilent),
+        let name = match why {
+            OnMux::Late => "lane_late",
+            OnMux::Failing => "lanes_failing",
+            OnMux::Lost => "lane_lost",
         };
         self.labelled.add(MUX, name);
-        self.metric(|metrics| metrics.fallback(fallback));
     }
 }
 

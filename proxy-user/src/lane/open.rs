@@ -20,7 +20,6 @@ use super::record::RecordExact;
 use super::seen::Seen;
 use super::{ALPN_LANE, Refusal, Security, Ticket};
 use crate::flow::{DialError, Path};
-use crate::ops::metrics::KonduitMetrics;
 use crate::splice::End;
 
 /// Lanes that landed elsewhere in a row before lanes towards that server are given up for a while.
@@ -172,11 +171,6 @@ impl AgentLanes {
         });
         self.shared.streams().insert(server_id, stream.clone());
         AgentStream { stream }
-    }
-
-    /// What happens from here on is counted in these metrics too.
-    pub fn report_to(&self, metrics: KonduitMetrics) {
-        self.shared.counters.report_to(metrics);
     }
 
     pub fn stats(&self) -> AgentLaneStats {

@@ -16,7 +16,6 @@ use super::message::{TalkError, hear, pb, say};
 use super::ticket::{Book, StreamNumber};
 use super::{Refusal, Security, Ticket};
 use crate::net::tls::Identity;
-use crate::ops::metrics::KonduitMetrics;
 
 /// Lanes asked for that did not come within this long are asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -166,11 +165,6 @@ impl ServerLanes {
     /// Whether connections from this address are worth a TLS handshake.
     pub fn admits(&self, from: IpAddr) -> bool {
         self.shared.book.admits(from, Instant::now())
-    }
-
-    /// What happens from here on is counted in these metrics too.
-    pub fn report_to(&self, metrics: KonduitMetrics) {
-        self.shared.counters.report_to(metrics);
     }
 
     pub fn stats(&self) -> ServerLaneStats {
