@@ -26,13 +26,41 @@ pub(super) enum MessageError {
     Mismatch(#[from] PacketError),
 }
 
-impl MessageError {
-    pub(super) fn status(&self) -> u8 {
+/// The status codes of gRPC that are used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Code {
+    Ok = 0,
+    Canceled = 1,
+    InvalidArgument = 3,
+    ResourceExhausted = 8,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+}
+
+impl Code {
+    /// Go's name, as metrics have it.
+    pub(super) fn name(self) -> &'static str {
         match self {
-            MessageError::TooLarge(_) => 8,
-            MessageError::Compressed => 12,
-            MessageError::Malformed(_) => 13,
-            MessageError::Mismatch(_) => 3,
+            Code::Ok => "OK",
+            Code::Canceled => "Canceled",
+            Code::InvalidArgument => "InvalidArgument",
+            Code::ResourceExhausted => "ResourceExhausted",
+            Code::Unimplemented => "Unimplemented",
+            Code::Internal => "Internal",
+            Code::Unavailable => "Unavailable",
+        }
+    }
+}
+
+impl MessageError {
+    pub(super) fn code(&self) -> Code {
+        match self {
+            MessageError::TooLarge(_) => Code::ResourceExhausted,
+            MessageError::Compressed => Code::Unimplemented,
+            MessageError::Malformed(_) => Code::Internal,
+            MessageError::Mismatch(_) => Code::InvalidArgument,
         }
     }
 }
@@ -47,6 +75,17 @@ pub(super) enum Item {
         part: Bytes,
     },
     Packet(Packet),
+}
+
+impl Item {
+    /// The packet type that begins with this item.
+    pub(super) fn kind(&self) -> Option<&'static str> {
+        match self {
+            Item::Data { first: true, .. } => Some("DATA"),
+            Item::Data { first: false, .. } => None,
+            Item::Packet(packet) => Some(packet.kind()),
+        }
+    }
 }
 
 /// Takes a stream's chunks apart.

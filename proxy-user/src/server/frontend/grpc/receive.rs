@@ -5,7 +5,11 @@ use std::task::{Context, Poll, ready};
 
 use h2::RecvStream;
 
-use super::message::{Item, MessageError, Parser};
+use super::message::{Code, Item, MessageError, Parser};
+use crate::ops::metrics::{Segment, ServerMetrics};
+
+/// Upstream's packet type of errors of receiving.
+const UNKNOWN: &str = "Unknown";
 
 /// The receiving half of a `Proxy` stream.
 ///
@@ -13,6 +17,7 @@ use super::message::{Item, MessageError, Parser};
 /// handed over, so what the client may send in advance is one window, whoever stalls behind us.
 pub(super) struct Receiver {
     stream: RecvStream,
+    metrics: ServerMetrics,
     parser: Parser,
     unreleased: usize,
 }
@@ -29,14 +34,24 @@ pub(super) enum Ended {
 }
 
 impl Receiver {
-    pub(super) fn new(stream: RecvStream) -> Receiver {
-        Receiver { stream, parser: Parser::default(), unreleased: 0 }
+    pub(super) fn new(stream: RecvStream, metrics: ServerMetrics) -> Receiver {
+        Receiver { stream, metrics, parser: Parser::default(), unreleased: 0 }
     }
 
     pub(super) fn poll_item(&mut self, context: &mut Context<'_>) -> Poll<Result<Item, Ended>> {
         loop {
-            if let Some(item) = self.parser.next().map_err(Ended::Broken)? {
-                return Poll::Ready(Ok(item));
+            match self.parser.next() {
+                Ok(None) => {}
+                Ok(Some(item)) => {
+                    if let Some(kind) = item.kind() {
+                        self.metrics.packet(Segment::FromClient, kind);
+                    }
+                    return Poll::Ready(Ok(item));
+                }
+                Err(error) => {
+                    self.metrics.stream_error(Segment::FromClient, error.code().name(), UNKNOWN);
+                    return Poll::Ready(Err(Ended::Broken(error)));
+                }
             }
             let used = std::mem::take(&mut self.unreleased);
             if used > 0 {
@@ -48,8 +63,15 @@ impl Receiver {
                     self.unreleased = chunk.len();
                     self.parser.push(chunk);
                 }
-                Some(Err(_)) => return Poll::Ready(Err(Ended::Reset)),
-                None if self.parser.is_inside() => return Poll::Ready(Err(Ended::Reset)),
+                Some(Err(error)) => {
+                    let code = if error.is_reset() { Code::Canceled } else { Code::Unavailable };
+                    self.metrics.stream_error(Segment::FromClient, code.name(), UNKNOWN);
+                    return Poll::Ready(Err(Ended::Reset));
+                }
+                None if self.parser.is_inside() => {
+                    self.metrics.stream_error(Segment::FromClient, Code::Internal.name(), UNKNOWN);
+                    return Poll::Ready(Err(Ended::Reset));
+                }
                 None => return Poll::Ready(Err(Ended::Half)),
             }
         }

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::message::{self, DATA_OVERHEAD, MessageError};
+use super::message::{self, Code, DATA_OVERHEAD, MessageError};
+use crate::ops::metrics::{Segment, ServerMetrics};
 use crate::wire::ids::ConnId;
 use crate::wire::packet::Packet;
 
@@ -20,16 +22,20 @@ pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-messag
 /// The sending half of a `Proxy` stream. Dropped before [`Sender::finish`], the stream is reset.
 pub(super) struct Sender {
     stream: SendStream<Bytes>,
+    metrics: ServerMetrics,
+    /// Since when DATA waits for the client's window.
+    waiting: Option<Instant>,
 }
 
 impl Sender {
-    pub(super) fn new(stream: SendStream<Bytes>) -> Sender {
-        Sender { stream }
+    pub(super) fn new(stream: SendStream<Bytes>, metrics: ServerMetrics) -> Sender {
+        Sender { stream, metrics, waiting: None }
     }
 
     /// Queues a packet at once, past flow control: packets other than DATA are few and small. Says nothing of a
     /// stream that is over; receiving does.
     pub(super) fn say(&mut self, packet: Packet) {
+        self.metrics.packet(Segment::ToClient, packet.kind());
         let _ = self.stream.send_data(message::encode(packet), false);
     }
 
@@ -44,6 +50,7 @@ impl Sender {
         conn: ConnId,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        let since = *self.waiting.get_or_insert_with(Instant::now);
         let wanted = bytes.len().min(MAX_PAYLOAD);
         self.stream.reserve_capacity(wanted + DATA_OVERHEAD);
         let room = loop {
@@ -58,6 +65,9 @@ impl Sender {
         };
         let length = wanted.min(room);
         let message = message::encode_data(conn, &bytes[..length]);
+        self.waiting = None;
+        self.metrics.packet(Segment::ToClient, "DATA");
+        self.metrics.frontend_write(since.elapsed());
         match self.stream.send_data(message, false) {
             Ok(()) => Poll::Ready(Ok(length)),
             Err(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
@@ -71,19 +81,19 @@ impl Sender {
 
     /// Ends the stream with OK.
     pub(super) fn finish(&mut self) {
-        let _ = self.stream.send_trailers(status(0, ""));
+        let _ = self.stream.send_trailers(status(Code::Ok, ""));
     }
 
     /// Ends the stream with an error that says what was wrong with what the client sent.
     pub(super) fn fail(&mut self, error: &MessageError) {
-        let _ = self.stream.send_trailers(status(error.status(), &error.to_string()));
+        let _ = self.stream.send_trailers(status(error.code(), &error.to_string()));
     }
 }
 
 /// The trailers (or, without messages, the headers) that end a call.
-pub(super) fn status(code: u8, message: &str) -> HeaderMap {
+pub(super) fn status(code: Code, message: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code as u16));
     if !message.is_empty() {
         // Printable ASCII goes as it is, but for the sign that introduces the others.
         let mut coded = String::with_capacity(message.len());

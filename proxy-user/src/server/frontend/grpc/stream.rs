@@ -11,11 +11,12 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::flow::PacketFlow;
-use super::message::Item;
+use super::message::{Code, Item};
 use super::receive::{Ended, Receiver};
 use super::send::{Sender, status};
 use crate::flow::DialError;
 use crate::ops::drain::DrainWatch;
+use crate::ops::metrics::{ServerMetrics, Service};
 use crate::splice::End;
 use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
@@ -24,13 +25,13 @@ use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 pub(super) trait Backend: Send + Sync + 'static {
     type Opened: Send;
 
+    /// Dropping the future gives the dial up.
     fn dial(&self, request: &DialRequest) -> impl Future<Output = Result<Self::Opened, DialError>> + Send;
 
     /// Runs the flow to its end.
     fn join(&self, client: End, opened: Self::Opened) -> impl Future<Output = ()> + Send;
 
-    /// The client gave up a dial that was pending.
-    fn given_up(&self);
+    fn metrics(&self) -> &ServerMetrics;
 }
 
 /// Connection ids towards frontends are ours: unique in this process, never 0.
@@ -58,8 +59,11 @@ async fn answer<B: Backend>(request: Request<RecvStream>, mut respond: SendRespo
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     let Ok(stream) = respond.send_response(response, false) else { return };
-    let call =
-        Call { receiver: Receiver::new(request.into_body()), sender: Sender::new(stream), dialled: false };
+    let metrics = backend.metrics();
+    let _open = metrics.grpc_connection(Service::Proxy);
+    let receiver = Receiver::new(request.into_body(), metrics.clone());
+    let sender = Sender::new(stream, metrics.clone());
+    let call = Call { receiver, sender, dialled: false };
     call.run(backend).await;
 }
 
@@ -84,7 +88,7 @@ fn route(request: &Request<RecvStream>) -> Result<(), Response<()>> {
         Some((SERVICE, method)) => format!("unknown method {method} for service {SERVICE}"),
         Some((service, _)) => format!("unknown service {service}"),
     };
-    Err(trailers_only(status(12, &refusal)))
+    Err(trailers_only(status(Code::Unimplemented, &refusal)))
 }
 
 fn plain(code: StatusCode) -> Response<()> {
@@ -149,15 +153,12 @@ impl Call {
                 },
                 item = self.receiver.item() => match item {
                     Ok(Item::Packet(Packet::CloseDial { dial })) if dial == request.dial => {
-                        backend.given_up();
                         return Outcome::GivenUp;
                     }
                     Ok(item) => if !self.without_flow(item) {
-                        backend.given_up();
                         return Outcome::Ended(Ended::Half);
                     },
                     Err(ended) => {
-                        backend.given_up();
                         return Outcome::Ended(ended);
                     }
                 },

@@ -14,8 +14,9 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use super::message::{Item, Parser, encode, encode_data};
 use super::stream::Backend;
 use super::{connection, send};
-use crate::flow::{DialError, DialReason, Meter};
+use crate::flow::{DialError, DialReason, FlowTable, Meter};
 use crate::ops::drain::{self, DrainTrigger};
+use crate::ops::metrics::ServerMetrics;
 use crate::splice::{End, SpliceConfig, Splicer};
 use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
@@ -28,6 +29,15 @@ struct Local {
     hanging: AtomicUsize,
     given_up: AtomicUsize,
     joined: AtomicUsize,
+    metrics: ServerMetrics,
+}
+
+struct GivenUp<'a>(&'a AtomicUsize);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Backend for Local {
@@ -36,6 +46,7 @@ impl Backend for Local {
     async fn dial(&self, request: &DialRequest) -> Result<TcpStream, DialError> {
         if request.address == "hang" {
             self.hanging.fetch_add(1, Ordering::SeqCst);
+            let _given_up = GivenUp(&self.given_up);
             std::future::pending::<()>().await;
         }
         let refused =
@@ -51,8 +62,8 @@ impl Backend for Local {
         self.joined.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn given_up(&self) {
-        self.given_up.fetch_add(1, Ordering::SeqCst);
+    fn metrics(&self) -> &ServerMetrics {
+        &self.metrics
     }
 }
 
@@ -64,7 +75,13 @@ struct Server {
 
 async fn server() -> Server {
     let splicer = Splicer::start(SpliceConfig { threads: 1, ..SpliceConfig::default() }).unwrap();
-    let backend = Arc::new(Local { splicer, hanging: 0.into(), given_up: 0.into(), joined: 0.into() });
+    let backend = Arc::new(Local {
+        splicer,
+        hanging: 0.into(),
+        given_up: 0.into(),
+        joined: 0.into(),
+        metrics: ServerMetrics::new(&FlowTable::new()).unwrap(),
+    });
     let (near, far) = UnixStream::pair().unwrap();
     let (trigger, watch) = drain::channel();
     tokio::spawn(connection::serve(far, Duration::from_secs(3600), backend.clone(), watch));
