@@ -8,4 +8,4 @@ mod table;
 pub use dial_error::{DialError, DialReason};
 pub use ending::{Direction, Ending, Finish};
 pub use meter::{Engine, Meter, Path};
-pub use table::{Flow, FlowTable, OpenFlow, Outcome, Totals, engines};
+pub use table::{Busy, Flow, FlowTable, OpenFlow, Outcome, Totals, engines};

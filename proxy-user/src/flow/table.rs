@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::{Direction, Ending, Engine, Meter, Path};
 
 /// A live flow, as an operator sees it.
@@ -92,10 +94,28 @@ struct State {
 }
 
 /// All live flows, and what the ended ones left. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FlowTable {
     state: Arc<Mutex<State>>,
     next: Arc<AtomicU64>,
+    /// Flows and dials under way.
+    busy: Arc<watch::Sender<u64>>,
+}
+
+impl Default for FlowTable {
+    fn default() -> FlowTable {
+        FlowTable { state: Arc::default(), next: Arc::default(), busy: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+/// A flow or a dial under way, for [`FlowTable::quiet_for`].
+#[derive(Debug)]
+pub struct Busy(Arc<watch::Sender<u64>>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_modify(|busy| *busy -= 1);
+    }
 }
 
 impl FlowTable {
@@ -115,7 +135,26 @@ impl FlowTable {
             since: Instant::now(),
         });
         self.lock().live.insert(number, flow.clone());
-        OpenFlow { table: self.clone(), flow, outcome: Outcome::Cancelled, ending: None }
+        OpenFlow { table: self.clone(), flow, _busy: self.busy(), outcome: Outcome::Cancelled, ending: None }
+    }
+
+    /// Something is under way that is no flow yet: a dial.
+    #[must_use]
+    pub fn busy(&self) -> Busy {
+        self.busy.send_modify(|busy| *busy += 1);
+        Busy(self.busy.clone())
+    }
+
+    /// Returns when there was no flow and no dial for `span` at a stretch.
+    pub async fn quiet_for(&self, span: Duration) {
+        let mut busy = self.busy.subscribe();
+        loop {
+            // The sender lives in `self`, so neither wait can fail.
+            let _ = busy.wait_for(|busy| *busy == 0).await;
+            if tokio::time::timeout(span, busy.changed()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The live flows, oldest first.
@@ -153,6 +192,7 @@ impl FlowTable {
 pub struct OpenFlow {
     table: FlowTable,
     flow: Arc<Flow>,
+    _busy: Busy,
     outcome: Outcome,
     ending: Option<Ending>,
 }
@@ -243,6 +283,21 @@ mod tests {
         drop(table.open("a:1", "agent", Path::Mux));
         assert!(table.is_empty());
         assert_eq!(table.totals().ended(Path::Mux, Outcome::Cancelled), 1);
+    }
+
+    #[tokio::test]
+    async fn quiet_means_neither_flow_nor_dial_for_a_while() {
+        let table = FlowTable::new();
+        let dial = table.busy();
+        let flow = table.open("a:1", "agent", Path::Mux);
+        let quiet = table.quiet_for(Duration::from_millis(1));
+        tokio::pin!(quiet);
+        let soon = Duration::from_millis(30);
+        assert!(tokio::time::timeout(soon, &mut quiet).await.is_err());
+        drop(flow);
+        assert!(tokio::time::timeout(soon, &mut quiet).await.is_err());
+        drop(dial);
+        quiet.await;
     }
 
     #[test]

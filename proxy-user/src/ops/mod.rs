@@ -1,10 +1,13 @@
 //! What an operator sees and turns: health, metrics, log, drain, doctor.
 
 pub mod admin;
+pub mod doctor;
 pub mod drain;
 pub mod flags;
 pub mod health;
 pub mod http;
+pub mod life;
+pub mod listeners;
 pub mod log;
 pub mod metrics;
 pub mod operator;

@@ -1,0 +1,99 @@
+//! What this machine and process can do, and why not more, in words.
+
+mod hops;
+mod machine;
+
+use std::fmt::Write;
+
+pub use hops::{Hop, hop_sentence};
+pub use machine::Machine;
+
+use super::flags::LaneSecurity;
+use super::settings::Live;
+use super::version;
+use crate::splice::proof::{Abilities, Proof};
+
+/// What the doctor knows of the process it belongs to.
+#[derive(Debug, Clone)]
+pub struct Patient {
+    pub program: &'static str,
+    pub abilities: Abilities,
+    pub live: Live,
+    pub security: LaneSecurity,
+    pub hop: Hop,
+}
+
+impl Patient {
+    /// The whole report.
+    pub fn report(&self) -> String {
+        let mut text = head(self.program, &self.abilities);
+        let security = match self.security {
+            LaneSecurity::Encrypt => "encrypt",
+            LaneSecurity::Raw => "raw where the other end allows it too",
+        };
+        let _ = write!(
+            text,
+            "\nIn force for new flows: {}, lane security {security}\n\nThis hop: {}\n",
+            self.live,
+            self.sentence()
+        );
+        text
+    }
+
+    /// For the log at start: what is in force, what can carry bytes, and what would change that.
+    pub fn sentence(&self) -> String {
+        hop_sentence(self.hop, self.security, self.live.now(), &self.abilities)
+    }
+}
+
+/// What can be said without a running process.
+pub fn alone(program: &str, abilities: &Abilities) -> String {
+    let mut text = head(program, abilities);
+    text.push_str("\nNo process was asked, so this is about the machine only.\n");
+    text
+}
+
+fn head(program: &str, abilities: &Abilities) -> String {
+    let machine = Machine::look();
+    let mut text =
+        format!("{}\n{machine}\nEngines:\n  copy          always\n", version::text(program).trim_end());
+    for (name, proof) in abilities.each() {
+        let _ = match proof {
+            Proof::Proven => writeln!(text, "  {name:13} proven by the start-up self-test"),
+            Proof::NotProven(why) => writeln!(text, "  {name:13} no: {why}"),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::FlowTable;
+    use crate::ops::flags::{EngineChoice, LanesMode};
+    use crate::ops::metrics::AgentMetrics;
+
+    #[test]
+    fn the_report_names_every_engine_and_what_is_in_force() {
+        let metrics = AgentMetrics::new(&FlowTable::new()).unwrap();
+        let patient = Patient {
+            program: "proxy-agent",
+            abilities: Abilities::none("nothing was tried"),
+            live: Live::new(EngineChoice::Auto, LanesMode::Auto, metrics.konduit.clone()),
+            security: LaneSecurity::Encrypt,
+            hop: Hop::Agent,
+        };
+        let text = patient.report();
+        for words in [
+            "proxy-agent 0.",
+            "copy          always",
+            "sockmap-tcp   no: nothing was tried",
+            "splice        no: nothing was tried",
+            "engine=auto (flag), lanes=auto (flag), lane security encrypt",
+            "Open files:",
+            "CAP_BPF",
+        ] {
+            assert!(text.contains(words), "{words:?} in\n{text}");
+        }
+    }
+}

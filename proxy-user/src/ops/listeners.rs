@@ -1,0 +1,111 @@
+//! Binds and serves the listeners beside the flows: health, admin, operator socket; watches the live settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::http::{Pages, serve};
+use super::operator::{Desk, OperatorSocket};
+use super::settings::{self, Live};
+use crate::net::listener::TcpListener;
+
+/// Serves until dropped. What cannot be bound is told in the log and left out, as upstream does it: flows matter
+/// more than their metrics.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub health: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub operator: Option<PathBuf>,
+    tasks: JoinSet<()>,
+}
+
+impl Listeners {
+    pub fn new() -> Listeners {
+        Listeners::default()
+    }
+
+    /// Must be called inside a tokio runtime, as the others.
+    pub fn health(&mut self, host: &str, port: u16, pages: impl Pages) {
+        self.health = self.http("health", host, port, pages);
+    }
+
+    pub fn admin(&mut self, host: &str, port: u16, pages: impl Pages) {
+        self.admin = self.http("admin", host, port, pages);
+    }
+
+    fn http(&mut self, name: &'static str, host: &str, port: u16, pages: impl Pages) -> Option<SocketAddr> {
+        match TcpListener::bind(host, port) {
+            Ok(listener) => {
+                let local = listener.local_addr();
+                let listener = Arc::new(listener);
+                self.tasks.spawn(async move {
+                    serve(|| async { listener.accept().await.stream }, Arc::new(pages)).await;
+                });
+                Some(local)
+            }
+            Err(error) => {
+                tracing::error!(listener = name, %error, "This listener is left out");
+                None
+            }
+        }
+    }
+
+    /// Nothing for an empty `path`.
+    pub fn operator(&mut self, path: &str, desk: Desk) {
+        if path.is_empty() {
+            return;
+        }
+        match OperatorSocket::bind(path.as_ref()) {
+            Ok(socket) => {
+                self.operator = Some(path.into());
+                self.tasks.spawn(socket.serve(desk));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "There is no operator socket; flows, doctor and set will not answer")
+            }
+        }
+    }
+
+    /// Nothing for an empty `path`.
+    pub fn live_settings(&mut self, path: &str, live: Live) {
+        if !path.is_empty() {
+            self.tasks.spawn(settings::watch_file(path.into(), live));
+        }
+    }
+
+    /// Lets another task live as long as the listeners.
+    pub fn keep(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::ops::health::Health;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_left_out_and_the_other_serves() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let mut listeners = Listeners::new();
+        listeners.admin("127.0.0.1", port, Health::agent(|| true, Registry::new()));
+        listeners.health("127.0.0.1", 0, Health::agent(|| true, Registry::new()));
+        assert_eq!(listeners.admin, None);
+        let health = listeners.health.unwrap();
+        let answer = tokio::task::spawn_blocking(move || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect(health).unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        });
+        let answer = answer.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
+    }
+}
