@@ -67,7 +67,7 @@ func (c *Cell) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.await(ctx, c.server, c.inControlPlane(), c.ports.serverHealth, "/healthz"); err != nil {
+	if err := c.await(ctx, c.inControlPlane(), c.ports.serverHealth, "/healthz"); err != nil {
 		return fmt.Errorf("the server did not become healthy: %w\n%s", err, c.Logs())
 	}
 	c.agent, err = proc.Start("proxy-agent "+c.Plan.Name(), topology.Command(n.Node, b.Agent, c.agentArgs()...))
@@ -75,17 +75,17 @@ func (c *Cell) Start(ctx context.Context) error {
 		return err
 	}
 	// Both must agree: either may know of the other first.
-	if err := c.await(ctx, c.server, c.inControlPlane(), c.ports.serverHealth, "/readyz"); err != nil {
+	if err := c.await(ctx, c.inControlPlane(), c.ports.serverHealth, "/readyz"); err != nil {
 		return fmt.Errorf("the agent did not connect to the server: %w\n%s", err, c.Logs())
 	}
-	if err := c.await(ctx, c.agent, inside(n.Node), c.ports.agentHealth, "/readyz"); err != nil {
+	if err := c.await(ctx, inside(n.Node), c.ports.agentHealth, "/readyz"); err != nil {
 		return fmt.Errorf("the agent did not become ready: %w\n%s", err, c.Logs())
 	}
 	return nil
 }
 
 // await asks a health port until it says yes.
-func (c *Cell) await(ctx context.Context, p *proc.Process, client *http.Client, port int, path string) error {
+func (c *Cell) await(ctx context.Context, client *http.Client, port int, path string) error {
 	var last error
 	for {
 		response, err := client.Get("http://" + join(c.site.Net.Loopback, port) + path)
@@ -98,8 +98,10 @@ func (c *Cell) await(ctx context.Context, p *proc.Process, client *http.Client, 
 		}
 		last = err
 		select {
-		case <-p.Done():
-			return errors.New("the process ended")
+		case <-c.server.Done():
+			return errors.New("the server ended")
+		case <-c.agent.Done():
+			return errors.New("the agent ended")
 		case <-ctx.Done():
 			return fmt.Errorf("%w, last answer: %w", ctx.Err(), last)
 		case <-time.After(20 * time.Millisecond):
@@ -111,6 +113,7 @@ func (c *Cell) await(ctx context.Context, p *proc.Process, client *http.Client, 
 func (c *Cell) Stop() {
 	c.agent.Stop()
 	c.server.Stop()
+	c.agent, c.server = nil, nil
 }
 
 // Logs is what every process behind the cell said last.

@@ -83,8 +83,14 @@ func (p *Process) AwaitLine(limit time.Duration) error {
 	}
 }
 
-// Done is closed when the process has ended.
-func (p *Process) Done() <-chan struct{} { return p.done }
+// Done is closed when the process has ended; it never is for one that was
+// not started.
+func (p *Process) Done() <-chan struct{} {
+	if p == nil {
+		return nil
+	}
+	return p.done
+}
 
 // Log is the end of the process's output.
 func (p *Process) Log() string {
