@@ -24,6 +24,7 @@ type Cell struct {
 	dir           string
 	ports         ports
 	server, agent *proc.Process
+	generation    int
 	direct        atomic.Int64
 }
 
@@ -61,37 +62,78 @@ func (c *Cell) Start(ctx context.Context) error {
 	c.Stop()
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	n, b := c.site.Net, c.Plan.Binaries
-	var err error
-	c.server, err = proc.Start("proxy-server "+c.Plan.Name(), topology.Command(n.ControlPlane, b.Server, c.serverArgs()...))
-	if err != nil {
+	if err := c.startServer(ctx); err != nil {
 		return err
 	}
-	if err := c.await(ctx, c.inControlPlane(), c.ports.serverHealth, "/healthz"); err != nil {
+	if err := c.startAgent(); err != nil {
+		return err
+	}
+	return c.connected(ctx)
+}
+
+// RestartServer kills the server and waits until the agent has come back to
+// the new one.
+func (c *Cell) RestartServer(ctx context.Context) error {
+	c.server.Stop()
+	if err := c.startServer(ctx); err != nil {
+		return err
+	}
+	return c.connected(ctx)
+}
+
+// RestartAgent kills the agent and waits until the server has a new one.
+func (c *Cell) RestartAgent(ctx context.Context) error {
+	c.agent.Stop()
+	if err := c.await(ctx, c.inControlPlane(), c.ports.serverHealth, "/readyz", false); err != nil {
+		return fmt.Errorf("the server did not miss its agent: %w\n%s", err, c.Logs())
+	}
+	if err := c.startAgent(); err != nil {
+		return err
+	}
+	return c.connected(ctx)
+}
+
+// Generation changes with every start of a server or an agent.
+func (c *Cell) Generation() int { return c.generation }
+
+func (c *Cell) startServer(ctx context.Context) (err error) {
+	c.generation++
+	cmd := topology.Command(c.site.Net.ControlPlane, c.Plan.Binaries.Server, c.serverArgs()...)
+	if c.server, err = proc.Start("proxy-server "+c.Plan.Name(), cmd); err != nil {
+		return err
+	}
+	if err := c.await(ctx, c.inControlPlane(), c.ports.serverHealth, "/healthz", true); err != nil {
 		return fmt.Errorf("the server did not become healthy: %w\n%s", err, c.Logs())
 	}
-	c.agent, err = proc.Start("proxy-agent "+c.Plan.Name(), topology.Command(n.Node, b.Agent, c.agentArgs()...))
-	if err != nil {
-		return err
-	}
-	// Both must agree: either may know of the other first.
-	if err := c.await(ctx, c.inControlPlane(), c.ports.serverHealth, "/readyz"); err != nil {
+	return nil
+}
+
+func (c *Cell) startAgent() (err error) {
+	c.generation++
+	cmd := topology.Command(c.site.Net.Node, c.Plan.Binaries.Agent, c.agentArgs()...)
+	c.agent, err = proc.Start("proxy-agent "+c.Plan.Name(), cmd)
+	return err
+}
+
+// connected waits for both: either may know of the other first.
+func (c *Cell) connected(ctx context.Context) error {
+	if err := c.await(ctx, c.inControlPlane(), c.ports.serverHealth, "/readyz", true); err != nil {
 		return fmt.Errorf("the agent did not connect to the server: %w\n%s", err, c.Logs())
 	}
-	if err := c.await(ctx, inside(n.Node), c.ports.agentHealth, "/readyz"); err != nil {
+	if err := c.await(ctx, inside(c.site.Net.Node), c.ports.agentHealth, "/readyz", true); err != nil {
 		return fmt.Errorf("the agent did not become ready: %w\n%s", err, c.Logs())
 	}
 	return nil
 }
 
-// await asks a health port until it says yes.
-func (c *Cell) await(ctx context.Context, client *http.Client, port int, path string) error {
+// await asks a health port until it says yes, or no.
+func (c *Cell) await(ctx context.Context, client *http.Client, port int, path string, yes bool) error {
 	var last error
 	for {
 		response, err := client.Get("http://" + join(c.site.Net.Loopback, port) + path)
 		if err == nil {
 			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
+			if (response.StatusCode == http.StatusOK) == yes {
 				return nil
 			}
 			err = errors.New(response.Status)
@@ -100,13 +142,21 @@ func (c *Cell) await(ctx context.Context, client *http.Client, port int, path st
 		select {
 		case <-c.server.Done():
 			return errors.New("the server ended")
-		case <-c.agent.Done():
+		case <-c.agentGone(yes):
 			return errors.New("the agent ended")
 		case <-ctx.Done():
 			return fmt.Errorf("%w, last answer: %w", ctx.Err(), last)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// agentGone fires when the agent ends, unless that is what is waited for.
+func (c *Cell) agentGone(wanted bool) <-chan struct{} {
+	if !wanted {
+		return nil
+	}
+	return c.agent.Done()
 }
 
 // Stop ends server and agent.
