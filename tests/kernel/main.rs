@@ -3,6 +3,9 @@
 //! Each behaviour is a file. A machine that cannot load the programs skips them, loudly.
 #![allow(unreachable_pub)] // One binary: what its modules share is public to it alone.
 
+mod ends;
+mod passing;
 mod proof;
 mod redirect;
 mod rig;
+mod teardown;

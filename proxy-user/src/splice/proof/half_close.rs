@@ -31,5 +31,11 @@ pub(super) fn check(sockmap: &Sockmap) -> Result<(), Doubt> {
     }
     up.destination.shutdown(Shutdown::Write).map_err(Doubt::io("passing the end on"))?;
     until("the end at the target", || up.take())?;
-    down.run(&down_mapped, 3 * LENGTH, true)
+    down.run(&down_mapped, 3 * LENGTH, true)?;
+    for socket in [&up.source, &up.destination] {
+        if let Some(error) = socket.take_error().map_err(Doubt::io("asking for a pending error"))? {
+            return Err(Doubt::Saw(format!("a clean half-close left an error on a socket: {error}")));
+        }
+    }
+    Ok(())
 }
