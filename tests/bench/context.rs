@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use proxy_tests::cpu::Whose;
 use proxy_tests::haproxy::{Haproxy, Splicing};
 use proxy_tests::kernel_log::KernelLog;
 use proxy_tests::konduit::{Frontend, Konduit, Lanes, Settings};
@@ -211,6 +212,14 @@ impl Context {
         match self.options.ours.is_empty() {
             true => vec!["konduit-raw".to_owned()],
             false => self.options.ours.clone(),
+        }
+    }
+
+    /// Whose CPU time a figure shows: the machine's, or on a busy one that of the load and the route.
+    pub fn whose_cpu(&self, route: &Route) -> Whose {
+        match self.options.noisy {
+            false => Whose::Machine,
+            true => Whose::Processes(route.pids.iter().copied().chain([std::process::id()]).collect()),
         }
     }
 

@@ -111,7 +111,7 @@ fn settled(route: &Route) -> anyhow::Result<Vec<usize>> {
 }
 
 /// Gauges of what exists while a flow does.
-const LIVE: [&str; 4] = ["join_flows", "_live_flows", "_open_endpoint_connections", "_mapped_flows"];
+const LIVE: [&str; 2] = ["konduit_flows", "_open_endpoint_connections"];
 
 fn live_flows(route: &Route) -> String {
     let mut words = String::from("still there:");

@@ -67,29 +67,20 @@ impl Samples {
             ratios: Vec::new(),
             gates: Vec::new(),
             notes: Vec::new(),
-            metric,
             shares: self.shares.iter().map(|(route, shares)| (route.clone(), shares.in_words())).collect(),
         }
     }
 
-    /// As [`Samples::line`], with the ratio of `ours` over `theirs` and its bound.
-    pub fn gated(
-        &self,
-        figure: &str,
-        metric: &'static str,
-        unit: &'static str,
-        (ours, theirs): (&str, &str),
-        bound: Bound,
-    ) -> Line {
-        let mut line = self.line(figure, metric, unit);
-        line.gates.push(self.gate(metric, (ours, theirs), bound));
-        line
+    pub fn gate(&self, metric: &str, (ours, theirs): (&str, &str), bound: Bound) -> Gate {
+        let gate = self.gate_of((ours, metric), (theirs, metric), bound);
+        Gate { what: format!("{ours} / {theirs}"), ..gate }
     }
 
-    pub fn gate(&self, metric: &str, (ours, theirs): (&str, &str), bound: Bound) -> Gate {
-        let ratio = Spread::of_ratios(self.of(ours, metric), self.of(theirs, metric));
+    /// A gate on the ratio of two metrics.
+    pub fn gate_of(&self, ours: (&str, &str), theirs: (&str, &str), bound: Bound) -> Gate {
+        let ratio = Spread::of_ratios(self.of(ours.0, ours.1), self.of(theirs.0, theirs.1));
         Gate {
-            what: format!("{ours} / {theirs}"),
+            what: format!("{} {} / {}", ours.0, ours.1, theirs.1),
             bound,
             ratio,
             holds: ratio.is_some_and(|ratio| bound.holds(ratio.median)),
@@ -107,7 +98,6 @@ impl Samples {
 #[derive(Debug, Clone)]
 pub struct Line {
     pub figure: String,
-    pub metric: &'static str,
     pub unit: &'static str,
     /// Route and its median and range, in the order in which they were looked at.
     pub values: Vec<(String, Spread)>,

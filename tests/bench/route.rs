@@ -41,7 +41,7 @@ impl Route {
     pub fn shares(&self) -> anyhow::Result<Shares> {
         let mut shares = Shares::default();
         for (hop, address) in &self.pages {
-            for series in Page::get(*address)?.ending("flow_bytes_total") {
+            for series in Page::get(*address)?.ending("konduit_bytes_total") {
                 let label = |name: &str| series.labels.get(name).cloned().unwrap_or_default();
                 *shares.0.entry((*hop, label("path"), label("engine"))).or_default() += series.value;
             }

@@ -6,14 +6,33 @@ use std::io::{Error, ErrorKind, Result};
 /// The kernel counts /proc/stat and /proc/PID/stat in hundredths of a second on every Linux of ours (USER_HZ).
 const TICK: f64 = 0.01;
 
+/// Whose CPU time counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// All processors, whoever used them: the true cost where nothing else runs.
+    Machine,
+    /// These processes only: what can be had beside other work. Kernel threads are missed.
+    Processes(Vec<u32>),
+}
+
+impl Whose {
+    /// CPU seconds used so far.
+    pub fn used(&self) -> Result<f64> {
+        match self {
+            Whose::Machine => Cpu::now().map(|cpu| cpu.busy as f64 * TICK),
+            Whose::Processes(pids) => pids.iter().map(|pid| of_process(*pid)).sum(),
+        }
+    }
+}
+
 /// Busy time since boot, of all processors.
 #[derive(Debug, Clone, Copy)]
-pub struct Cpu {
+struct Cpu {
     busy: u64,
 }
 
 impl Cpu {
-    pub fn now() -> Result<Cpu> {
+    fn now() -> Result<Cpu> {
         let stat = fs::read_to_string("/proc/stat")?;
         let line = stat.lines().next().unwrap_or_default();
         let fields: Vec<u64> =
@@ -25,11 +44,6 @@ impl Cpu {
             }
             _ => Err(Error::new(ErrorKind::InvalidData, "the first line of /proc/stat is not the cpu line")),
         }
-    }
-
-    /// CPU seconds between `before` and this.
-    pub fn busy_since(&self, before: &Cpu) -> f64 {
-        self.busy.saturating_sub(before.busy) as f64 * TICK
     }
 }
 

@@ -66,7 +66,7 @@ pub fn open_fds(pid: u32) -> usize {
 }
 
 /// Bytes that wait in the pipes of a process, each pipe once.
-fn pipe_bytes(pid: u32) -> u64 {
+pub fn pipe_bytes(pid: u32) -> u64 {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
     let mut seen = HashSet::new();
     let mut bytes = 0;
@@ -81,4 +81,34 @@ fn pipe_bytes(pid: u32) -> u64 {
         bytes += opened.map_or(0, |pipe: OwnedFd| rustix::io::ioctl_fionread(&pipe).unwrap_or(0));
     }
     bytes
+}
+
+/// Bytes that the TCP sockets of a process hold (queues and what was taken in advance), as `ss -m` tells.
+pub fn socket_bytes(pid: u32) -> Result<u64> {
+    let output = std::process::Command::new("ss").args(["-tmnpH", "-O"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let owner = format!("pid={pid},");
+    Ok(text.lines().filter(|line| line.contains(&owner)).map(skmem).sum())
+}
+
+/// `skmem:(r1,rb2,t3,tb4,f5,w6,o7,bl8,d9)`: received, queued to send, taken in advance, backlog.
+fn skmem(line: &str) -> u64 {
+    let inside =
+        line.split_once("skmem:(").and_then(|(_, rest)| rest.split_once(')')).map_or("", |(in_, _)| in_);
+    let field = |name: &str| {
+        let digits = |part: &str| part.strip_prefix(name)?.parse::<u64>().ok();
+        inside.split(',').find_map(digits).unwrap_or(0)
+    };
+    field("r") + field("w") + field("f") + field("bl")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_a_socket_holds() {
+        let line = "ESTAB 0 0 127.0.0.1:1 127.0.0.1:2 users:((\"a\",pid=7,fd=3)) skmem:(r10,rb131072,t0,tb87040,f5,w20,o0,bl3,d0)";
+        assert_eq!(skmem(line), 38);
+    }
 }

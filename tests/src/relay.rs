@@ -91,11 +91,11 @@ impl Ledger {
                 let all = live + self.finished.by(direction, engine);
                 let engine = engine.name();
                 page += &format!(
-                    "join_flow_bytes_total{{path=\"join\",engine=\"{engine}\",direction=\"{name}\"}} {all}\n"
+                    "konduit_bytes_total{{path=\"join\",engine=\"{engine}\",direction=\"{name}\"}} {all}\n"
                 );
             }
         }
-        page + &format!("join_flows {}\n", self.live.len())
+        page + &format!("konduit_flows{{path=\"join\"}} {}\n", self.live.len())
     }
 }
 

@@ -1,9 +1,14 @@
 //! The scenarios, in the order in which they run.
 
+mod budget;
 mod churn;
+mod encrypt;
+mod idle;
 mod latency;
 mod paced;
+mod stalled;
 mod throughput;
+mod turned;
 
 use crate::context::Context;
 use crate::method::Line;
@@ -24,6 +29,15 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "roundtrip", about: "64-byte round trips, nothing beside them", run: latency::alone },
     Scenario { name: "loaded", about: "64-byte round trips beside four bulk flows", run: latency::loaded },
     Scenario { name: "churn", about: "dial + echo + close, eight clients; the dial alone", run: churn::run },
+    Scenario { name: "turned", about: "interactive first, then gigabytes one way", run: turned::run },
+    Scenario { name: "encrypted", about: "lanes that stay in TLS, beside ssh -L", run: encrypt::run },
+    Scenario { name: "stalled", about: "eight readers that never read", run: stalled::run },
+    Scenario {
+        name: "budget",
+        about: "an agent with a budget of 8 MiB and 64 stalled flows",
+        run: budget::run,
+    },
+    Scenario { name: "idle", about: "memory of flows that do nothing", run: idle::run },
 ];
 
 /// The scenarios of these names, all without a name.

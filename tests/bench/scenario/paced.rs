@@ -16,7 +16,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for flows in [1, 4] {
         let samples = rounds(context.rounds(), &routes, |route| {
-            let sample = measure(context, route, Kind::Paced(RATE), flows)?;
+            let sample = measure(context, route, Kind::Paced(RATE), flows, context.window() * 2)?;
             let kept = sample[0].1 / flows as f64;
             anyhow::ensure!(
                 context.options.noisy || kept > 0.9,

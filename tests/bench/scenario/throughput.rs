@@ -1,6 +1,7 @@
 //! Bulk: one and eight streams, each direction, saturated.
 
 use std::thread::sleep;
+use std::time::Duration;
 
 use proxy_tests::load::bulk::{Bulk, Kind};
 
@@ -15,7 +16,9 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (kind, way) in [(Kind::Down, "down"), (Kind::Up, "up")] {
         for flows in [1, 8] {
-            let samples = rounds(context.rounds(), &routes, |route| measure(context, route, kind, flows))?;
+            let samples = rounds(context.rounds(), &routes, |route| {
+                measure(context, route, kind, flows, context.window())
+            })?;
             let title = format!("{flows} stream{} {way}", if flows == 1 { "" } else { "s" });
             let mut line = samples.line(&title, "gbit", "Gbit/s");
             let mut cpu = samples.line(&format!("{title}, CPU"), "cpu", "s/GB");
@@ -32,10 +35,16 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
 }
 
 /// One look at `flows` saturated flows.
-pub fn measure(context: &Context, route: &Route, kind: Kind, flows: usize) -> anyhow::Result<Sample> {
+pub fn measure(
+    context: &Context,
+    route: &Route,
+    kind: Kind,
+    flows: usize,
+    window: Duration,
+) -> anyhow::Result<Sample> {
     let bulk = Bulk::start(&route.way, kind, flows)?;
     sleep(context.warm_up());
-    let rate = bulk.measure(&context.target, context.window())?;
+    let rate = bulk.measure(&context.target, &context.whose_cpu(route), window)?;
     anyhow::ensure!(bulk.lost() == 0, "{} of {flows} bulk flows ended by themselves", bulk.lost());
     drop(bulk);
     // What the end of the flows costs belongs to nobody's window.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::target::CHUNK;
 use super::{Conn, Job, Target, Way};
-use crate::cpu::Cpu;
+use crate::cpu::Whose;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -34,7 +34,7 @@ pub struct Bulk {
 pub struct Rate {
     /// Bits that arrived per nanosecond, of all flows together.
     pub gbit: f64,
-    /// CPU seconds of the whole machine per 10^9 bytes that arrived.
+    /// CPU seconds per 10^9 bytes that arrived.
     pub cpu: f64,
 }
 
@@ -64,11 +64,11 @@ impl Bulk {
     }
 
     /// Looks at the running flows for `window`.
-    pub fn measure(&self, target: &Target, window: Duration) -> Result<Rate> {
-        let (cpu, began, before) = (Cpu::now()?, Instant::now(), self.moved(target));
+    pub fn measure(&self, target: &Target, cpu: &Whose, window: Duration) -> Result<Rate> {
+        let (used, began, before) = (cpu.used()?, Instant::now(), self.moved(target));
         thread::sleep(window);
         let (bytes, took) = (self.moved(target) - before, began.elapsed());
-        let busy = Cpu::now()?.busy_since(&cpu);
+        let busy = cpu.used()? - used;
         let bytes = bytes as f64;
         Ok(Rate { gbit: bytes * 8.0 / took.as_nanos() as f64, cpu: busy / (bytes / 1e9).max(1e-9) })
     }

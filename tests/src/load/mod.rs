@@ -29,13 +29,15 @@ pub enum Job {
     Paced = b'p',
     /// The target sends as many bytes as the next eight bytes say, then FIN.
     Exactly = b'n',
+    /// Ten echoes of 64 bytes, then as `Exactly`.
+    Turn = b't',
     /// The target neither reads nor sends.
     Hold = b'h',
 }
 
 impl Job {
     pub fn from_byte(byte: u8) -> Option<Job> {
-        [Job::Echo, Job::Down, Job::Up, Job::Paced, Job::Exactly, Job::Hold]
+        [Job::Echo, Job::Down, Job::Up, Job::Paced, Job::Exactly, Job::Turn, Job::Hold]
             .into_iter()
             .find(|job| *job as u8 == byte)
     }

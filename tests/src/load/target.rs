@@ -216,12 +216,19 @@ fn hand_over(socket: TcpStream, job: Job, shared: &Arc<Shared>) {
 fn run_bulk(mut socket: &TcpStream, job: Job, shared: &Shared) -> Result<()> {
     socket.set_nonblocking(false)?;
     let mut limit = u64::MAX;
-    if matches!(job, Job::Paced | Job::Exactly) {
+    if matches!(job, Job::Paced | Job::Exactly | Job::Turn) {
         let mut number = [0; 8];
         socket.read_exact(&mut number)?;
         match job {
             Job::Paced => pacing::pace(socket, u64::from_le_bytes(number))?,
             _ => limit = u64::from_le_bytes(number),
+        }
+    }
+    if job == Job::Turn {
+        let mut message = [0; 64];
+        for _ in 0..10 {
+            socket.read_exact(&mut message)?;
+            socket.write_all(&message)?;
         }
     }
     // Paced writes are small, so that a chunk is not a burst.

@@ -1,0 +1,110 @@
+//! Eight readers that never read, with senders that never stop, beside everybody else.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxy_tests::load::Way;
+use proxy_tests::load::echo::{self, Echo, Times};
+use proxy_tests::load::stall::Stalled;
+use proxy_tests::memory::Held;
+
+use crate::context::Context;
+use crate::gate::{Bound, Spread};
+use crate::method::{Gate, Line, Sample, rounds};
+use crate::route::Route;
+
+const FLOWS: usize = 8;
+const MIB: f64 = (1 << 20) as f64;
+
+pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
+    let mut names = vec!["haproxy".to_owned()];
+    names.extend(context.ours());
+    let routes = context.routes(&names)?;
+    let context = &*context;
+    let samples = rounds(context.choose(2, 1), &routes, |route| look(context, route))?;
+    let held = samples.line("held per stalled flow, eight stalled readers", "held", "MiB");
+    let mut lines = vec![context.ours().iter().fold(held, |line, ours| {
+        line.with_gate(samples.gate("held", (ours, "haproxy"), Bound::AtMost(1.0)))
+    })];
+    for (title, metric, unit, bound) in [
+        ("its growth in the second half of the stall", "growth", "MiB", Bound::AtMost(0.25)),
+        ("all of it left 2 s after the end", "left", "MiB", Bound::AtMost(8.0)),
+        ("round trip p99 of others, during / before", "trips", "ratio", Bound::AtMost(1.5)),
+        ("dial to first echo p50, during / before", "dials", "ratio", Bound::AtMost(1.5)),
+    ] {
+        lines.push(context.ours().iter().fold(samples.line(title, metric, unit), |line, ours| {
+            let value = Spread::of(samples.of(ours, metric)).map_or(f64::NAN, |spread| spread.median);
+            line.with_gate(Gate::on(ours, value, bound))
+        }));
+    }
+    Ok(lines)
+}
+
+fn look(context: &Context, route: &Route) -> anyhow::Result<Sample> {
+    let time = context.choose(Duration::from_secs(30), Duration::from_secs(6));
+    let mut echo = Echo::open(&route.way)?;
+    settle_echo(&mut echo)?;
+    let (trips_before, dials_before) = beside(&mut echo, &route.way, Duration::from_secs(3))?;
+    let start = Held::now(&route.pids)?;
+    let stalled = Stalled::open(&route.way, FLOWS)?;
+    // The windows fill; the memory is held from then on.
+    thread::sleep(Duration::from_secs(2));
+    let (trips, dials) = beside(&mut echo, &route.way, time / 2)?;
+    let half = Held::now(&route.pids)?.grown_since(&start);
+    let (more_trips, _) = beside(&mut echo, &route.way, time / 2)?;
+    let end = Held::now(&route.pids)?.grown_since(&start);
+    anyhow::ensure!(stalled.lost() == 0, "{} of {FLOWS} stalled flows were ended", stalled.lost());
+    let held = (end + stalled.unread_unix() as i64) as f64 / FLOWS as f64 / MIB;
+    drop(stalled);
+    thread::sleep(Duration::from_secs(2));
+    let left = Held::now(&route.pids)?.grown_since(&start) as f64 / MIB;
+    let worse = trips.micros(0.99).max(more_trips.micros(0.99));
+    Ok(vec![
+        ("held", held),
+        ("growth", (end - half) as f64 / FLOWS as f64 / MIB),
+        ("left", left),
+        ("trips", worse / trips_before.micros(0.99)),
+        ("dials", dials.micros(0.5) / dials_before.micros(0.5)),
+    ])
+}
+
+/// Interactive for long enough that the engine has made up its mind.
+pub fn settle_echo(echo: &mut Echo) -> anyhow::Result<()> {
+    let settled = Instant::now() + Duration::from_millis(2400);
+    while Instant::now() < settled {
+        echo.trip()?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Round trips of an open flow, one every millisecond or so, and a new dial now and then, for `time`.
+pub fn beside(echo: &mut Echo, way: &Way, time: Duration) -> anyhow::Result<(Times, Times)> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let dialling = scope.spawn(|| {
+            let mut seconds = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                seconds.push(echo::short_flow(way)?.as_secs_f64());
+                thread::sleep(Duration::from_millis(50));
+            }
+            Ok::<_, std::io::Error>(seconds)
+        });
+        let (mut trips, began) = (Vec::new(), Instant::now());
+        let outcome = loop {
+            if began.elapsed() >= time {
+                break Ok(());
+            }
+            match echo.trip() {
+                Ok(took) => trips.push(took.as_secs_f64()),
+                Err(error) => break Err(error),
+            }
+            thread::sleep(Duration::from_micros(500));
+        };
+        stop.store(true, Ordering::Relaxed);
+        let dials = dialling.join().map_err(|_| anyhow::anyhow!("the dialling thread panicked"))?;
+        outcome?;
+        Ok((Times::of(trips), Times::of(dials?)))
+    })
+}
