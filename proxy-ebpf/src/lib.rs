@@ -76,8 +76,9 @@ const _: () = assert!(size_of::<Offsets>() == 32);
 
 #[cfg(feature = "user")]
 mod user {
-    // SAFETY (both): repr(C), integers only, no padding (asserted above), any bit pattern is valid.
     #![allow(unsafe_code)]
+
+    // SAFETY: repr(C), integers only, no padding (asserted above), any bit pattern is valid.
     unsafe impl aya::Pod for super::Slot {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Offsets {}

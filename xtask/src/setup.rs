@@ -1,5 +1,8 @@
 //! Installs what is missing. On Debian and Ubuntu as root it does so by itself, elsewhere it says what to do.
 
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -140,6 +143,7 @@ fn install(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         );
     }
+    let _services = NoServices::start();
     sh::run(
         &format!("install {} Debian packages (half a minute)", packages.len()),
         Command::new("apt-get")
@@ -147,6 +151,26 @@ fn install(packages: &[&str]) -> Result<()> {
             .args(["-q", "install", "-y", "--no-install-recommends"])
             .args(packages),
     )
+}
+
+/// While it lives, packages do not start the services they bring: we want haproxy and sshd as programs only.
+struct NoServices(Option<&'static Path>);
+
+impl NoServices {
+    fn start() -> NoServices {
+        let policy = Path::new("/usr/sbin/policy-rc.d");
+        let options = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(policy);
+        let written = options.and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n"));
+        NoServices(written.is_ok().then_some(policy))
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(policy) = self.0 {
+            let _ = fs::remove_file(policy);
+        }
+    }
 }
 
 fn by_hand() -> String {
