@@ -1,6 +1,7 @@
 //! What an operator sees and turns: health, metrics, log, drain, doctor.
 
 pub mod admin;
+pub mod cli;
 pub mod doctor;
 pub mod drain;
 pub mod flags;

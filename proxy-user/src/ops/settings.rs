@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::flags::{EngineChoice, LanesMode, Value};
 use super::metrics::KonduitMetrics;
+use crate::splice::Splicer;
 
 /// How often the watched file is read. A mounted ConfigMap is swapped about once a minute at most.
 const POLL: Duration = Duration::from_secs(2);
@@ -150,6 +151,17 @@ impl Live {
     /// Tells of every change.
     pub fn watch(&self) -> watch::Receiver<InForce> {
         self.tell.subscribe()
+    }
+
+    /// Tells the splicer of every change, until dropped.
+    pub async fn steer(self, splicer: Splicer) {
+        let mut changes = self.watch();
+        loop {
+            splicer.set_engine(changes.borrow_and_update().engine);
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The operator's word, such as `engine=splice`. `auto` takes the operator's earlier word back.

@@ -10,3 +10,8 @@ pub fn text(program: &str) -> String {
         option_env!("KONDUIT_EBPF_STAMP").unwrap_or("none"),
     )
 }
+
+/// The same in one line, for the log.
+pub fn line(program: &str) -> String {
+    text(program).trim_end().replace('\n', ", ")
+}

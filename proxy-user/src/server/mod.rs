@@ -1,4 +1,5 @@
 //! proxy-server: frontends, agents, and the dial between them.
 
 pub mod frontend;
+pub mod operate;
 pub mod options;

@@ -9,6 +9,7 @@ pub use hops::{Hop, hop_sentence};
 pub use machine::Machine;
 
 use super::flags::LaneSecurity;
+use super::metrics::KonduitMetrics;
 use super::settings::Live;
 use super::version;
 use crate::splice::proof::{Abilities, Proof};
@@ -38,6 +39,19 @@ impl Patient {
             self.sentence()
         );
         text
+    }
+
+    /// Logs at start what is in force and what would change it, and shows the proofs as metrics.
+    pub fn announce(&self, warnings: &[String], metrics: &KonduitMetrics) {
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        for (name, proof) in self.abilities.each() {
+            metrics.proven(name, proof.is_proven());
+        }
+        tracing::info!("{}", version::line(self.program));
+        tracing::info!("{}", self.abilities);
+        tracing::info!("New flows, {}", self.sentence());
     }
 
     /// For the log at start: what is in force, what can carry bytes, and what would change that.

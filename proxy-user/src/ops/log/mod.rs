@@ -23,6 +23,8 @@ pub enum LogError {
     File { path: PathBuf, source: std::io::Error },
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(std::io::Error),
+    #[error("cannot count lost log lines: {0}")]
+    Counter(prometheus::Error),
     #[error("a log was set up before")]
     Twice,
 }
@@ -30,11 +32,18 @@ pub enum LogError {
 /// Keeps the log's writer; dropping it writes what waits, for at most a second.
 #[derive(Debug)]
 pub struct LogGuard {
-    _sink: Sink,
+    sink: Sink,
 }
 
-/// Sets up the log of the whole process. `lost` counts lines that were dropped because nobody took them.
-pub fn init(program: &str, options: &LogOptions, lost: IntCounter) -> Result<LogGuard, LogError> {
+impl LogGuard {
+    /// Lines that were dropped because nobody took them; to be registered with the metrics.
+    pub fn lost(&self) -> IntCounter {
+        self.sink.lost()
+    }
+}
+
+/// Sets up the log of the whole process.
+pub fn init(program: &str, options: &LogOptions) -> Result<LogGuard, LogError> {
     let file = (!options.to_stderr)
         .then(|| match (options.file.as_str(), options.dir.as_str()) {
             ("", "") => None,
@@ -42,6 +51,8 @@ pub fn init(program: &str, options: &LogOptions, lost: IntCounter) -> Result<Log
             (file, _) => Some(PathBuf::from(file)),
         })
         .flatten();
+    let lost = IntCounter::new("konduit_log_lines_lost_total", "Log lines dropped because nobody took them.")
+        .map_err(LogError::Counter)?;
     let sink = Sink::start(SinkConfig {
         header: (!options.skip_log_headers)
             .then(|| format!("Log of {program}. Lines: Lmmdd hh:mm:ss.uuuuuu pid file:line] message\n")),
@@ -58,7 +69,7 @@ pub fn init(program: &str, options: &LogOptions, lost: IntCounter) -> Result<Log
     };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(|_| LogError::Twice)?;
-    Ok(LogGuard { _sink: sink })
+    Ok(LogGuard { sink })
 }
 
 /// The lowest severity that goes to stderr.

@@ -85,6 +85,10 @@ impl Sink {
         self.sender.clone()
     }
 
+    pub(super) fn lost(&self) -> IntCounter {
+        self.sender.lost.clone()
+    }
+
     pub(super) fn has_file(&self) -> bool {
         self.has_file
     }

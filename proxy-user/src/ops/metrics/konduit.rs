@@ -6,7 +6,7 @@ use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Re
 
 use super::make::Maker;
 use super::{flows, lanes};
-use crate::flow::{Engine, FlowTable, Path};
+use crate::flow::{FlowTable, Path};
 use crate::lane::counters::{AgentLaneStats, ServerLaneStats};
 
 const DIAL: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 12.5];
@@ -22,7 +22,6 @@ pub struct KonduitMetrics {
     queued: IntGaugeVec,
     mux_pauses: IntCounter,
     flow_ends: IntCounterVec,
-    log_lines_lost: IntCounter,
 }
 
 impl KonduitMetrics {
@@ -64,8 +63,6 @@ impl KonduitMetrics {
                 "Flows that this process ended, by reason.",
                 &["reason"],
             )?,
-            log_lines_lost: make
-                .counter("log_lines_lost_total", "Log lines dropped because nobody took them.")?,
         })
     }
 
@@ -78,8 +75,8 @@ impl KonduitMetrics {
         self.fallbacks.with_label_values(&[why]).inc();
     }
 
-    pub fn proven(&self, engine: Engine, proven: bool) {
-        self.proven.with_label_values(&[engine.name()]).set(i64::from(proven));
+    pub fn proven(&self, engine: &str, proven: bool) {
+        self.proven.with_label_values(&[engine]).set(i64::from(proven));
     }
 
     /// `setting` now has this value, set by this layer (`flag`, `file`, `operator`).
@@ -107,9 +104,9 @@ impl KonduitMetrics {
         self.flow_ends.with_label_values(&[reason]).inc();
     }
 
-    /// The counter that the log's writer moves.
-    pub fn log_lines_lost(&self) -> IntCounter {
-        self.log_lines_lost.clone()
+    /// Shows a counter that somebody else moves, such as the log's lost lines.
+    pub fn show_counter(&self, counter: IntCounter) -> Result<(), Error> {
+        self.registry.register(Box::new(counter))
     }
 
     /// Shows a server's lane counters from now on; once.

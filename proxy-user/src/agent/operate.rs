@@ -1,0 +1,42 @@
+//! What an operator has of a running agent: listeners beside the flows, and the words at its start.
+
+use super::options::Options;
+use crate::flow::FlowTable;
+use crate::ops::admin::Admin;
+use crate::ops::doctor::{Hop, Patient};
+use crate::ops::health::Health;
+use crate::ops::listeners::Listeners;
+use crate::ops::metrics::AgentMetrics;
+use crate::ops::operator::Desk;
+use crate::ops::settings::Live;
+use crate::splice::Splicer;
+use crate::splice::proof::Abilities;
+
+/// Binds and serves health, admin and operator socket, watches the live settings, and logs what is in force.
+/// Ready is when `has_server` says so. Must be called inside a tokio runtime; serves until dropped.
+pub fn operate(
+    options: &Options,
+    metrics: &AgentMetrics,
+    flows: &FlowTable,
+    splicer: &Splicer,
+    abilities: Abilities,
+    has_server: impl Fn() -> bool + Send + Sync + 'static,
+) -> (Listeners, Live) {
+    let live = Live::new(options.splice.engine, options.lanes.mode, metrics.konduit.clone());
+    let security = options.lanes.security;
+    let patient =
+        Patient { program: "proxy-agent", abilities, live: live.clone(), security, hop: Hop::Agent };
+    patient.announce(&options.warnings, &metrics.konduit);
+
+    let mut listeners = Listeners::new();
+    let health = Health::agent(has_server, metrics.registry().clone());
+    listeners.health(&options.health_server_host, options.health_server_port, health);
+    let health_port = listeners.health.map_or(options.health_server_port, |address| address.port());
+    let admin = Admin::agent(health_port, options.enable_profiling);
+    listeners.admin(&options.admin_bind_address, options.admin_server_port, admin);
+    let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(move || patient.report()) };
+    listeners.operator(&options.operator_socket, desk);
+    listeners.live_settings(&options.live_settings, live.clone());
+    listeners.keep(live.clone().steer(splicer.clone()));
+    (listeners, live)
+}

@@ -1,0 +1,49 @@
+//! What an operator has of a running server: listeners beside the flows, and the words at its start.
+
+use super::options::{Mode, Options};
+use crate::flow::FlowTable;
+use crate::ops::admin::Admin;
+use crate::ops::doctor::{Hop, Patient};
+use crate::ops::health::Health;
+use crate::ops::listeners::Listeners;
+use crate::ops::metrics::ServerMetrics;
+use crate::ops::operator::Desk;
+use crate::ops::settings::Live;
+use crate::splice::Splicer;
+use crate::splice::proof::Abilities;
+
+/// Binds and serves health, admin and operator socket, watches the live settings, and logs what is in force.
+/// Ready is when `has_agent` says so. Must be called inside a tokio runtime; serves until dropped.
+pub fn operate(
+    options: &Options,
+    metrics: &ServerMetrics,
+    flows: &FlowTable,
+    splicer: &Splicer,
+    abilities: Abilities,
+    has_agent: impl Fn() -> bool + Send + Sync + 'static,
+) -> (Listeners, Live) {
+    let live = Live::new(options.splice.engine, options.lanes.mode, metrics.konduit.clone());
+    let hop = match (options.mode, options.uds_name.is_empty()) {
+        (Mode::Grpc, _) => Hop::ServerGrpc,
+        (Mode::HttpConnect, true) => Hop::ServerTls,
+        (Mode::HttpConnect, false) => Hop::ServerUnix,
+    };
+    let security = options.lanes.security;
+    let patient = Patient { program: "proxy-server", abilities, live: live.clone(), security, hop };
+    patient.announce(&options.warnings, &metrics.konduit);
+
+    let registry = metrics.registry().clone();
+    let mut listeners = Listeners::new();
+    listeners.admin(
+        &options.admin_bind_address,
+        options.admin_port,
+        Admin::server(registry.clone(), options.enable_profiling),
+    );
+    let health = Health::server(has_agent, registry);
+    listeners.health(&options.health_bind_address, options.health_port, health);
+    let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(move || patient.report()) };
+    listeners.operator(&options.operator_socket, desk);
+    listeners.live_settings(&options.live_settings, live.clone());
+    listeners.keep(live.clone().steer(splicer.clone()));
+    (listeners, live)
+}
