@@ -18,6 +18,7 @@ use super::testing::Pki;
 use super::*;
 use crate::flow::{DialError, DialReason, Path};
 use crate::net::cipher::TlsPolicy;
+use crate::net::connect::Connector;
 use crate::net::listener::TcpListener;
 use crate::net::tls::{ClientEndpoint, ClientTls, ServerTls};
 use crate::splice::{End, EndIo, FlowStream, Plain};
@@ -99,14 +100,12 @@ impl Route for Direct {
                 return Err(RouteError::Failed("closed".into()));
             }
             let address = *self.address.lock().unwrap();
-            let socket = TcpStream::connect(address).await.map_err(|e| RouteError::Failed(e.to_string()))?;
-            crate::net::sockopt::tune(&socket).unwrap();
-            self.tls.connect("server.test", RecordExact::new(socket), SOON).await.map_err(|error| match error
-                .is_no_application_protocol()
-            {
-                true => RouteError::NoLanes,
-                false => RouteError::Failed(error.to_string()),
-            })
+            let way = LaneRoute::new(
+                Connector::by("127.0.0.1", address.port(), None, "").unwrap(),
+                "server.test",
+                self.tls.clone(),
+            );
+            way.connect().await
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Sockets, TLS files and budgets; knows nothing of flows.
 
 pub mod cipher;
+pub mod connect;
 pub mod listener;
 pub mod pem;
 pub mod reload;

@@ -1,0 +1,96 @@
+use tokio::net::TcpListener;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn no_proxy_means_what_go_makes_of_it() {
+    let exempt = |host, port, rules| is_exempt(host, port, rules);
+    for host in ["localhost", "127.0.0.1", "::1", "127.8.8.8"] {
+        assert!(exempt(host, 1, ""), "{host}");
+    }
+    assert!(exempt("a.example", 1, "*"));
+    assert!(exempt("example.com", 1, "other, example.com"));
+    assert!(exempt("a.EXAMPLE.com", 1, "example.com"));
+    assert!(exempt("a.example.com", 1, ".example.com"));
+    assert!(exempt("a.example.com", 1, "*.example.com"));
+    assert!(!exempt("example.com", 1, ".example.com"));
+    assert!(!exempt("badexample.com", 1, "example.com"));
+    assert!(exempt("10.1.2.3", 1, "10.0.0.0/8"));
+    assert!(!exempt("11.1.2.3", 1, "10.0.0.0/8"));
+    assert!(exempt("fd00::7", 1, "fd00::/8"));
+    assert!(exempt("10.1.2.3", 443, "10.1.2.3:443"));
+    assert!(!exempt("10.1.2.3", 80, "10.1.2.3:443"));
+    assert!(exempt("fd00::7", 443, "[fd00::7]:443"));
+    assert!(exempt("fd00::7", 443, "fd00::7"));
+    assert!(!exempt("example.com", 1, ""));
+}
+
+#[test]
+fn proxies_with_and_without_credentials_and_those_that_are_none() {
+    let proxy = Proxy::parse("http://user:p%40ss@proxy.example:3128/").unwrap();
+    assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.example", 3128));
+    assert_eq!(proxy.credentials.as_deref(), Some("dXNlcjpwQHNz"));
+    assert!(!format!("{proxy:?}").contains("dXNl"));
+    let proxy = Proxy::parse("[fd00::1]:8080").unwrap();
+    assert_eq!((proxy.host.as_str(), proxy.port), ("fd00::1", 8080));
+    assert_eq!(Proxy::parse("proxy").unwrap().port, 80);
+    for bad in ["socks5://a:1", "http://", "http://a:port"] {
+        assert!(Proxy::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn the_way_leads_through_the_proxy_and_not_a_byte_is_lost_behind_its_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://user:secret@{}", listener.local_addr().unwrap());
+    let connector = Connector::by("server.example", 8091, Some(&proxy), "").unwrap();
+    let serve = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut head = vec![0; 1024];
+        let length = socket.read(&mut head).await.unwrap();
+        socket.write_all(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nthe server").await.unwrap();
+        (socket, String::from_utf8(head[..length].to_vec()).unwrap())
+    };
+    let (connected, (_socket, head)) = tokio::join!(connector.connect(SOON), serve);
+    assert!(
+        head.starts_with("CONNECT server.example:8091 HTTP/1.1\r\nHost: server.example:8091\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n"), "{head}");
+    let mut first = [0; 10];
+    connected.unwrap().read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"the server");
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_quoted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let connector = Connector::by("server.example", 8091, Some(&proxy), "").unwrap();
+    let serve = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 1024]).await;
+        socket.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await.unwrap();
+        socket
+    };
+    let (connected, _socket) = tokio::join!(connector.connect(SOON), serve);
+    let error = connected.unwrap_err().to_string();
+    assert!(
+        error.contains("407 Proxy Authentication Required") && error.contains("server.example:8091"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn this_machine_needs_no_proxy_and_a_closed_port_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connector = Connector::by("127.0.0.1", address.port(), Some("http://192.0.2.1:1"), "").unwrap();
+    let socket = connector.connect(SOON).await.unwrap();
+    assert!(socket.nodelay().unwrap());
+    drop((listener, socket));
+    let error = connector.connect(SOON).await.unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()), "{error}");
+}
