@@ -1,8 +1,13 @@
 //! One direction of a flow as a pure state machine: no socket, no clock, no buffer, only their sizes.
 //!
 //! [`Direction::next`] says what to do, the caller does it and reports the outcome to [`Direction::step`]. The
-//! order of bytes rests on two rules kept here: nothing is taken from the source while bytes wait in userspace
-//! or in the pipe, and a mover changes only when both are empty.
+//! order of bytes rests on four rules kept here:
+//! 1. nothing is taken from the source while bytes wait in userspace or in the pipe;
+//! 2. a mover changes only when both are empty, and a direction enters the map only after its source was read
+//!    until it had no more;
+//! 3. after an overflow nothing passed is forwarded before everything redirected is in the destination's own
+//!    queue, asked anew each time;
+//! 4. the end is passed on after the last byte, whoever moved it.
 
 use crate::flow::Finish;
 
@@ -11,6 +16,7 @@ use crate::flow::Finish;
 pub(super) enum Mover {
     Copy,
     Splice,
+    Sockmap,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +25,15 @@ enum Phase {
     Greet,
     /// The destination must have read the greeting.
     Settle,
-    Move(Mover),
+    Copy,
+    Splice,
+    /// Mapped: the kernel moves the bytes.
+    Redirect,
+    /// Mapped, overflowed: redirected bytes are on their way, newer ones wait at the source.
+    Backlog,
+    /// Mapped: what the kernel passes is copied.
+    Pass,
     Done(Finish),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Open,
-    Ended(Finish),
 }
 
 /// What the caller does next.
@@ -50,6 +57,14 @@ pub(super) enum Act {
     Drain,
     /// Give the pipe back.
     GivePipe,
+    /// Put the direction into the kernel's map.
+    Promote,
+    /// See whether the source's end is the next thing in its queue.
+    Peek,
+    /// See whether everything redirected is in the destination's own queue.
+    Backlog,
+    /// Let the kernel move the bytes again, if nothing passed waits.
+    Resume,
     /// End the destination's stream.
     Shut,
 }
@@ -71,7 +86,7 @@ pub(super) enum Event {
     Empty,
     /// The destination takes no more for now.
     Full,
-    /// The source's stream ended.
+    /// The source's stream ended, and no byte of it waits anywhere but in the buffer or the pipe.
     Eof,
     /// The source will never give another byte.
     SourceBroke(Finish),
@@ -87,6 +102,16 @@ pub(super) enum Event {
     PipeTaken,
     NoPipe,
     PipeGiven,
+    Promoted,
+    NotPromoted,
+    /// The kernel passes bytes since now.
+    Overflowed,
+    /// Everything redirected is in the destination's queue.
+    BacklogGone,
+    Resumed,
+    NotResumed,
+    /// A peek found no end.
+    NoEnd,
     Shut,
     /// Ended from outside.
     Cancel,
@@ -95,7 +120,8 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Direction {
     phase: Phase,
-    source: Source,
+    /// The source's end, once it is the next thing to pass on.
+    ended: Option<Finish>,
     failing: bool,
     /// The peer said that its stream ends (RDHUP); the end itself comes after what is queued.
     ending: bool,
@@ -106,14 +132,18 @@ pub(super) struct Direction {
     has_pipe: bool,
     want: Mover,
     quiet: bool,
+    /// Mapped, and something may be seen at the source.
+    look: bool,
+    /// Mapped, passing, and everything passed may have been forwarded.
+    resume: bool,
 }
 
 impl Direction {
     /// A direction whose sockets are believed ready; `early` bytes are in the buffer already.
     pub(super) fn new(greeting: bool, early: usize) -> Direction {
         Direction {
-            phase: if greeting { Phase::Greet } else { Phase::Move(Mover::Copy) },
-            source: Source::Open,
+            phase: if greeting { Phase::Greet } else { Phase::Copy },
+            ended: None,
             failing: false,
             ending: false,
             readable: true,
@@ -122,6 +152,8 @@ impl Direction {
             has_pipe: false,
             want: Mover::Copy,
             quiet: false,
+            look: false,
+            resume: false,
         }
     }
 
@@ -134,9 +166,15 @@ impl Direction {
 
     pub(super) fn mover(&self) -> Mover {
         match self.phase {
-            Phase::Move(mover) => mover,
-            _ => Mover::Copy,
+            Phase::Splice => Mover::Splice,
+            Phase::Redirect | Phase::Backlog | Phase::Pass => Mover::Sockmap,
+            Phase::Greet | Phase::Settle | Phase::Copy | Phase::Done(_) => Mover::Copy,
         }
+    }
+
+    /// The kernel moves the bytes: nobody in userspace wants to hear of them.
+    pub(super) fn is_redirecting(&self) -> bool {
+        self.phase == Phase::Redirect
     }
 
     /// Bytes taken from the source that the destination has not got.
@@ -144,83 +182,9 @@ impl Direction {
         self.held
     }
 
-    pub(super) fn next(&self) -> Act {
-        match self.phase {
-            Phase::Done(_) if self.has_pipe => Act::GivePipe,
-            Phase::Done(_) => Act::Rest,
-            Phase::Greet => self.if_writable(Act::Greet),
-            Phase::Settle => Act::Settle,
-            Phase::Move(mover) => self.next_move(mover),
-        }
-    }
-
-    fn next_move(&self, mover: Mover) -> Act {
-        match (mover, self.held) {
-            (Mover::Copy, 1..) => self.if_writable(Act::Send),
-            (Mover::Splice, 1..) => self.if_writable(Act::Drain),
-            (_, 0) if self.source != Source::Open => Act::Shut,
-            (Mover::Copy, 0) if self.want == Mover::Splice && self.readable => Act::TakePipe,
-            (Mover::Splice, 0) if self.quiet || self.want == Mover::Copy => Act::GivePipe,
-            _ if !(self.readable && self.writable) => Act::Rest,
-            (Mover::Copy, 0) => Act::Recv,
-            (Mover::Splice, 0) => Act::Fill,
-        }
-    }
-
-    fn if_writable(&self, act: Act) -> Act {
-        if self.writable { act } else { Act::Rest }
-    }
-
-    pub(super) fn step(&mut self, event: Event) {
-        if let (Phase::Done(_), false) = (self.phase, event == Event::PipeGiven) {
-            return;
-        }
-        match event {
-            Event::Readable => self.readable = true,
-            Event::Writable => self.writable = true,
-            Event::Greeted { all: true } => self.phase = Phase::Settle,
-            Event::Greeted { all: false } | Event::Full => self.writable = false,
-            Event::Settled => self.phase = Phase::Move(Mover::Copy),
-            Event::Took(bytes) => self.held += bytes,
-            Event::Gave(bytes) => self.held = self.held.saturating_sub(bytes),
-            Event::Empty => self.readable = false,
-            Event::Eof if self.failing => self.source = Source::Ended(Finish::Aborted),
-            Event::Eof => self.source = Source::Ended(Finish::Clean),
-            Event::SourceBroke(finish) => self.source = Source::Ended(finish),
-            Event::DestinationBroke(finish) => self.done(finish),
-            Event::SourceFailing => {
-                self.failing = true;
-                self.readable = true;
-            }
-            Event::SourceEnding => {
-                self.ending = true;
-                self.readable = true;
-            }
-            Event::Want(mover) => self.want = mover,
-            Event::Quiet => self.quiet = self.has_pipe,
-            Event::PipeTaken => {
-                self.has_pipe = true;
-                self.phase = Phase::Move(Mover::Splice);
-            }
-            Event::NoPipe => self.want = Mover::Copy,
-            Event::PipeGiven => {
-                self.has_pipe = false;
-                self.quiet = false;
-                if self.finish().is_none() {
-                    self.phase = Phase::Move(Mover::Copy);
-                }
-            }
-            Event::Shut => match self.source {
-                Source::Ended(finish) => self.done(finish),
-                Source::Open => self.done(Finish::Cancelled),
-            },
-            Event::Cancel => self.done(Finish::Cancelled),
-        }
-    }
-
     /// The source is dead; what it held is still on its way.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing || matches!(self.source, Source::Ended(Finish::Aborted | Finish::Failed(_)))
+        self.failing || self.ended.is_some_and(|finish| finish != Finish::Clean)
     }
 
     /// The source has an end (or an error) queued behind its bytes: a short read does not mean empty.
@@ -230,9 +194,129 @@ impl Direction {
 
     /// The source's end, once known: what [`Act::Shut`] has to pass on.
     pub(super) fn source_end(&self) -> Option<Finish> {
-        match self.source {
-            Source::Ended(finish) => Some(finish),
-            Source::Open => None,
+        self.ended
+    }
+
+    pub(super) fn next(&self) -> Act {
+        match self.phase {
+            Phase::Done(_) if self.has_pipe => Act::GivePipe,
+            Phase::Done(_) => Act::Rest,
+            Phase::Greet => self.if_writable(Act::Greet),
+            Phase::Settle => Act::Settle,
+            Phase::Copy | Phase::Pass if self.held > 0 => self.if_writable(Act::Send),
+            Phase::Splice if self.held > 0 => self.if_writable(Act::Drain),
+            Phase::Copy | Phase::Splice | Phase::Pass if self.ended.is_some() => Act::Shut,
+            Phase::Copy => self.next_copy(),
+            Phase::Splice if self.quiet || self.want != Mover::Splice => Act::GivePipe,
+            Phase::Splice => self.if_ready(Act::Fill),
+            Phase::Redirect if self.ended.is_some() => Act::Backlog,
+            Phase::Redirect if self.look => Act::Peek,
+            Phase::Redirect => Act::Rest,
+            Phase::Backlog => Act::Backlog,
+            Phase::Pass if self.resume => Act::Resume,
+            Phase::Pass => self.if_ready(Act::Recv),
+        }
+    }
+
+    fn next_copy(&self) -> Act {
+        let empty = !self.readable;
+        match self.want {
+            Mover::Splice if !empty => Act::TakePipe,
+            Mover::Sockmap if empty && !self.source_may_end() => Act::Promote,
+            _ => self.if_ready(Act::Recv),
+        }
+    }
+
+    fn if_writable(&self, act: Act) -> Act {
+        if self.writable { act } else { Act::Rest }
+    }
+
+    fn if_ready(&self, act: Act) -> Act {
+        if self.readable { self.if_writable(act) } else { Act::Rest }
+    }
+
+    pub(super) fn step(&mut self, event: Event) {
+        if self.finish().is_some() && event != Event::PipeGiven {
+            return;
+        }
+        match event {
+            Event::Readable => self.readable(),
+            Event::Writable => self.writable = true,
+            Event::Greeted { all: true } => self.phase = Phase::Settle,
+            Event::Greeted { all: false } | Event::Full => self.writable = false,
+            Event::Settled => self.phase = Phase::Copy,
+            Event::Took(bytes) => self.held += bytes,
+            Event::Gave(bytes) => {
+                self.held = self.held.saturating_sub(bytes);
+                self.resume = self.phase == Phase::Pass && self.held == 0;
+            }
+            Event::Empty => {
+                self.readable = false;
+                self.resume = self.phase == Phase::Pass;
+            }
+            Event::Eof if self.failing => self.ended = Some(Finish::Aborted),
+            Event::Eof => self.ended = Some(Finish::Clean),
+            Event::SourceBroke(finish) => self.ended = Some(finish),
+            Event::DestinationBroke(finish) => self.done(finish),
+            Event::SourceFailing => {
+                self.failing = true;
+                self.readable();
+            }
+            Event::SourceEnding => {
+                self.ending = true;
+                self.readable();
+            }
+            Event::Want(mover) => self.want = mover,
+            Event::Quiet => self.quiet = self.has_pipe,
+            Event::PipeTaken => {
+                self.has_pipe = true;
+                self.phase = Phase::Splice;
+            }
+            Event::NoPipe | Event::NotPromoted => self.want = Mover::Copy,
+            Event::PipeGiven => {
+                self.has_pipe = false;
+                self.quiet = false;
+                if self.phase == Phase::Splice {
+                    self.phase = Phase::Copy;
+                }
+            }
+            // What came in between is seen by a look.
+            Event::Promoted => {
+                self.phase = Phase::Redirect;
+                self.look = true;
+            }
+            Event::Overflowed if self.phase == Phase::Redirect => self.phase = Phase::Backlog,
+            Event::Overflowed => {}
+            Event::BacklogGone => self.backlog_gone(),
+            Event::Resumed => {
+                self.phase = Phase::Redirect;
+                self.resume = false;
+                self.look = true;
+            }
+            Event::NotResumed => self.resume = false,
+            Event::NoEnd => self.look = false,
+            Event::Shut => self.done(self.ended.unwrap_or(Finish::Cancelled)),
+            Event::Cancel => self.done(Finish::Cancelled),
+        }
+    }
+
+    fn readable(&mut self) {
+        self.readable = true;
+        self.look = true;
+    }
+
+    fn backlog_gone(&mut self) {
+        match (self.phase, self.ended) {
+            // Nothing was passed: the end is next.
+            (Phase::Redirect, Some(_)) => self.phase = Phase::Copy,
+            (Phase::Backlog, _) => {
+                self.phase = Phase::Pass;
+                self.readable = true;
+                self.writable = true;
+                // An end seen before the overflow was known is not yet the next thing.
+                self.ended = None;
+            }
+            _ => {}
         }
     }
 
@@ -241,3 +325,7 @@ impl Direction {
         self.held = 0;
     }
 }
+
+#[cfg(test)]
+#[path = "direction_test.rs"]
+mod tests;

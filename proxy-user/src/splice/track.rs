@@ -71,7 +71,7 @@ impl Track {
     ) -> (Pause, Option<Finish>) {
         self.choose(turn.now);
         let mut quantum = match self.direction.mover() {
-            Mover::Copy => COPY_QUANTUM,
+            Mover::Copy | Mover::Sockmap => COPY_QUANTUM,
             Mover::Splice => SPLICE_QUANTUM,
         };
         loop {
@@ -90,6 +90,7 @@ impl Track {
                     Some(until) => return (Pause::Idle(Some(until)), None),
                 },
                 Act::Shut => self.shut(to),
+                Act::Promote | Act::Peek | Act::Backlog | Act::Resume => self.step(Event::NotPromoted),
             };
             if let Err(Lost(finish)) = done {
                 self.direction.step(Event::DestinationBroke(finish));
