@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::pattern;
+
+const GREETING: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// What an inner socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,22 @@ impl Outer {
     pub fn reset(self) {
         if let Outer::Tcp(socket) = &self {
             SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    }
+
+    /// A reset (TCP) or a plain end (Unix) now, whoever else holds the socket.
+    pub fn kill(&self) {
+        match self {
+            Outer::Tcp(socket) => {
+                // Dissolves the connection with a reset, as `AF_UNSPEC` in connect(2) says.
+                let unspec = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+                #[allow(unsafe_code)]
+                // SAFETY: a valid address of the size given.
+                unsafe {
+                    libc::connect(socket.as_raw_fd(), &unspec, size_of::<libc::sockaddr>() as u32)
+                };
+            }
+            Outer::Unix(socket) => drop(socket.shutdown(Shutdown::Both)),
         }
     }
 
@@ -112,6 +131,11 @@ impl Write for Outer {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// How many descriptors this process has open.
+pub fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// A TCP socket that pretends not to be a plain one.
@@ -223,7 +247,16 @@ impl Bench {
     pub fn flow(&self, left: Kind, right: Kind) -> Flow {
         let (client, left) = self.end(left);
         let (target, right) = self.end(right);
-        self.join((client, left), (target, right))
+        // A client on a Unix socket is silent until it was greeted, as after a CONNECT.
+        if let Outer::Tcp(_) = client {
+            return self.join((client, left), (target, right));
+        }
+        let left = left.with_greeting(bytes::Bytes::from_static(GREETING));
+        let mut flow = self.join((client, left), (target, right));
+        let mut greeting = [0; GREETING.len()];
+        flow.client.read_exact(&mut greeting).unwrap();
+        assert_eq!(&greeting, GREETING);
+        flow
     }
 
     pub fn join(&self, (client, left): (Outer, End), (target, right): (Outer, End)) -> Flow {

@@ -4,4 +4,5 @@
 mod abort;
 mod bench;
 mod copy;
+mod integrity;
 mod pattern;

@@ -7,6 +7,8 @@ use super::SpliceError;
 use super::inbox::Inbox;
 use super::pair::Pair;
 use super::pipe::Pool;
+use super::sockmap::KernelMap;
+use super::stats::Stats;
 use super::worker::Worker;
 
 /// What a thread is for.
@@ -21,6 +23,9 @@ pub(super) struct Crew {
     inboxes: Vec<Inbox>,
     next: AtomicUsize,
     pub(super) pipes: Pool,
+    /// None where the kernel's map was not proven or not allowed.
+    pub(super) map: Option<Arc<KernelMap>>,
+    pub(super) stats: Stats,
 }
 
 impl Crew {
@@ -47,6 +52,18 @@ impl Crew {
         self.inbox(index).adopt(pair)
     }
 
+    /// Wakes the flows whose mapped directions pass through userspace now.
+    pub(super) fn tell_overflows(&self) {
+        for control in self.map.iter().flat_map(|map| map.overflowed()) {
+            self.inbox(control.owner()).look(control);
+        }
+    }
+
+    /// A flow is over.
+    pub(super) fn left(&self) {
+        self.stats.flows.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// The quick thread for the next new flow.
     pub(super) fn next(&self) -> usize {
         self.next.fetch_add(1, Ordering::Relaxed) % self.quick()
@@ -58,9 +75,13 @@ pub(super) struct Threads(Arc<Crew>);
 
 impl Threads {
     /// Starts `count` quick and as many bulk threads.
-    pub(super) fn start(count: usize, pipes: Pool) -> Result<Threads, SpliceError> {
+    pub(super) fn start(
+        count: usize,
+        pipes: Pool,
+        map: Option<Arc<KernelMap>>,
+    ) -> Result<Threads, SpliceError> {
         let inboxes = (0..count.max(1) * 2).map(|_| Inbox::new()).collect::<Result<Vec<_>, _>>()?;
-        let crew = Arc::new(Crew { inboxes, next: AtomicUsize::new(0), pipes });
+        let crew = Arc::new(Crew { inboxes, next: AtomicUsize::new(0), pipes, map, stats: Stats::default() });
         let threads = Threads(crew.clone());
         for index in 0..crew.inboxes.len() {
             let worker = Worker::new(index, crew.clone())?;

@@ -172,9 +172,18 @@ impl Direction {
         }
     }
 
+    /// The mover that the policy asks for.
+    pub(super) fn wanted(&self) -> Mover {
+        self.want
+    }
+
     /// The kernel moves the bytes: nobody in userspace wants to hear of them.
     pub(super) fn is_redirecting(&self) -> bool {
         self.phase == Phase::Redirect
+    }
+
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
     }
 
     /// Bytes taken from the source that the destination has not got.

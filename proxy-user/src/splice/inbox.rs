@@ -15,14 +15,14 @@ use super::policy::INBOX_BOUND;
 pub(super) enum Command {
     /// A flow to run from now on, new or from another thread.
     Adopt(Box<Pair>),
-    /// The flow's flag says cancelled.
-    Cancel(Arc<Control>),
+    /// Something about the flow is to be seen: its flag says cancelled, or the kernel passes its bytes.
+    Look(Arc<Control>),
 }
 
 pub(super) struct Inbox {
     queue: Mutex<VecDeque<Command>>,
     wake: OwnedFd,
-    /// A cancel found no room: every flow's flag must be looked at.
+    /// A look found no room: every flow must be looked at.
     sweep: AtomicBool,
     stop: AtomicBool,
 }
@@ -47,8 +47,8 @@ impl Inbox {
         }
     }
 
-    pub(super) fn cancel(&self, control: Arc<Control>) {
-        if self.push(Command::Cancel(control)).is_err() {
+    pub(super) fn look(&self, control: Arc<Control>) {
+        if self.push(Command::Look(control)).is_err() {
             self.sweep.store(true, Ordering::Release);
             self.ring();
         }

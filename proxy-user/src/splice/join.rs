@@ -40,7 +40,7 @@ impl Canceller {
         match &self.0 {
             Means::Thread(control, threads) => {
                 control.cancel();
-                threads.crew().inbox(control.owner()).cancel(control.clone());
+                threads.crew().inbox(control.owner()).look(control.clone());
             }
             Means::Stream(cancel) => cancel.cancel(),
         }

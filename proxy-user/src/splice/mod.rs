@@ -3,6 +3,7 @@
 //! [`Splicer::join`] is all a caller knows. Two plain sockets leave tokio and belong to one engine thread until
 //! they end (copy, splice(2), sockmap); a join with a [`FlowStream`] is copied on tokio.
 
+mod budget;
 mod config;
 mod control;
 mod crew;
@@ -18,8 +19,11 @@ mod pipe;
 mod policy;
 pub mod proof;
 mod rate;
+mod redirect;
 mod sock;
+mod sockmap;
 mod splicer;
+mod stats;
 mod stream;
 mod tokio_end;
 mod track;
@@ -30,3 +34,4 @@ pub use end::{End, EndIo, FlowStream, Plain};
 pub use error::SpliceError;
 pub use join::{Canceller, Join};
 pub use splicer::Splicer;
+pub use stats::{Fallback, Snapshot};

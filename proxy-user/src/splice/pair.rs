@@ -11,7 +11,8 @@ use super::control::Control;
 use super::direction::Event;
 use super::pipe::Pool;
 use super::policy::ABORT_WAIT;
-use super::track::{Pause, Track};
+use super::stats::Stats;
+use super::track::{Link, Pause, Track};
 use super::worker::Turn;
 use crate::flow::{Direction, Ending, Finish, Meter};
 
@@ -36,6 +37,9 @@ pub(super) struct Pair {
     ends: [Plain; 2],
     tracks: [Track; 2],
     broken: [bool; 2],
+    begun: bool,
+    /// The kernel miscounted: the flow ends as failed.
+    violated: bool,
     parting: Option<Parting>,
     /// Bytes behind a failed source that the destination does not take: until when, and the count then.
     stall: Option<(Instant, u64)>,
@@ -52,7 +56,18 @@ impl Pair {
         control: Arc<Control>,
         report: oneshot::Sender<Ending>,
     ) -> Pair {
-        Pair { ends, tracks, broken: [false; 2], parting: None, stall: None, meter, control, report }
+        Pair {
+            ends,
+            tracks,
+            broken: [false; 2],
+            begun: false,
+            violated: false,
+            parting: None,
+            stall: None,
+            meter,
+            control,
+            report,
+        }
     }
 
     pub(super) fn end(&self, side: usize) -> &Plain {
@@ -87,17 +102,66 @@ impl Pair {
         self.tracks[1 - side].direction.step(Event::DestinationBroke(finish));
     }
 
+    fn track(&mut self, t: usize) -> (&mut Track, Link<'_>) {
+        let [left, right] = &self.ends;
+        let (from, to) = if t == 0 { (left, right) } else { (right, left) };
+        (&mut self.tracks[t], Link { from, to, meter: &self.meter, control: &self.control })
+    }
+
+    /// What epoll should tell about one side. Readiness of a redirected direction is the kernel's business: it
+    /// wakes readers after every verdict, and the gain would be gone.
+    pub(super) fn interest(&self, side: usize) -> EventFlags {
+        let mut flags = EventFlags::RDHUP | EventFlags::ET;
+        if !self.tracks[side].direction.is_redirecting() {
+            flags |= EventFlags::IN;
+        }
+        if !self.tracks[1 - side].direction.is_redirecting() {
+            flags |= EventFlags::OUT;
+        }
+        flags
+    }
+
+    pub(super) fn is_mapped(&self) -> bool {
+        self.tracks.iter().any(|track| track.in_map.is_some())
+    }
+
+    /// The watchdog's look at a mapped flow; true when the flow needs a turn.
+    pub(super) fn watch(&mut self, turn: &Turn<'_>) -> bool {
+        let mut run = false;
+        for t in 0..2 {
+            let (track, link) = self.track(t);
+            if track.in_map.is_none() {
+                continue;
+            }
+            let sound = track.watch(&link, turn);
+            run |= !sound || !track.direction.is_redirecting();
+            self.violated |= !sound;
+        }
+        run
+    }
+
     /// Runs both directions for a turn.
     pub(super) fn run(&mut self, turn: &mut Turn<'_>) -> Next {
-        if self.control.is_cancelled() {
+        if self.control.is_cancelled() || self.violated {
             return self.cancel();
         }
         let mut hungry = false;
         let mut wake = None;
+        if !std::mem::replace(&mut self.begun, true) {
+            for t in 0..2 {
+                // A peer that was not greeted yet does not speak yet.
+                let silent = self.tracks[1 - t].greets();
+                let (track, link) = self.track(t);
+                if silent {
+                    // What it lost is found again by the run below.
+                    let _ = track.enter_early(&link, turn);
+                }
+            }
+        }
+        self.choose(turn);
         for t in 0..2 {
-            let [left, right] = &self.ends;
-            let (from, to) = if t == 0 { (left, right) } else { (right, left) };
-            let (pause, lost) = self.tracks[t].run(from, to, &self.meter, turn);
+            let (track, link) = self.track(t);
+            let (pause, lost) = track.run(&link, turn);
             if let Some(finish) = lost {
                 self.side_broke(1 - t, finish);
                 // The other track has ran already when this is the second one; it must read to its end now.
@@ -122,11 +186,33 @@ impl Pair {
         }
     }
 
+    fn choose(&mut self, turn: &Turn<'_>) {
+        for t in 0..2 {
+            let (track, link) = self.track(t);
+            track.choose(&link, turn);
+        }
+        if self.tracks.iter().any(Track::wants_map) {
+            for t in 0..2 {
+                let (track, link) = self.track(t);
+                track.open_account(link.from);
+            }
+        }
+    }
+
     fn cancel(&mut self) -> Next {
+        if self.violated {
+            self.fail(Finish::Failed(libc::EIO));
+        }
         for track in &mut self.tracks {
             track.direction.step(Event::Cancel);
         }
         Next::Over
+    }
+
+    fn fail(&mut self, finish: Finish) {
+        for track in &mut self.tracks {
+            track.direction.step(Event::DestinationBroke(finish));
+        }
     }
 
     /// Waits until every living peer acknowledged what it was sent: a reset would destroy it.
@@ -172,9 +258,17 @@ impl Pair {
     }
 
     /// Closes both sockets and tells how the flow ended.
-    pub(super) fn close(mut self, pipes: &Pool) -> Ending {
-        self.tracks.iter_mut().for_each(|track| track.leave_pipe(pipes));
-        let finish = |track: &Track| track.finish().unwrap_or(Finish::Cancelled);
+    pub(super) fn close(mut self, pipes: &Pool, stats: &Stats) -> Ending {
+        let mut kept = true;
+        for t in 0..2 {
+            let (track, link) = self.track(t);
+            track.leave_pipe(pipes);
+            kept &= track.settle_accounts(&link, stats);
+        }
+        let finish = |track: &Track| match track.finish() {
+            Some(Finish::Clean) if !kept => Finish::Failed(libc::EIO),
+            finish => finish.unwrap_or(Finish::Cancelled),
+        };
         let ending = Ending {
             up: finish(&self.tracks[0]),
             down: finish(&self.tracks[1]),
@@ -184,7 +278,9 @@ impl Pair {
         if !ending.is_clean() {
             self.ends.iter().for_each(Plain::abort_on_close);
         }
+        // The kernel takes a closed socket out of its maps; leaving first could lose a byte that just arrives.
         drop(self.ends);
+        drop(self.tracks);
         // Nobody waits for the ending of a join that was dropped.
         let _ = self.report.send(ending);
         ending

@@ -48,6 +48,11 @@ impl Pool {
         Some(Pipe { read, write })
     }
 
+    pub(super) fn lent(&self) -> usize {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.made.load(Ordering::Relaxed).saturating_sub(free)
+    }
+
     /// Takes an empty pipe back.
     pub(super) fn give(&self, pipe: Pipe) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

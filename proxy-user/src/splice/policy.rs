@@ -46,3 +46,33 @@ pub(super) const BULK_WINDOW: Duration = Duration::from_millis(50);
 
 /// A direction that stayed below the bulk rate for so long gives its pipe back.
 pub(super) const BULK_REST: Duration = Duration::from_millis(200);
+
+/// Bytes that may wait unsent at a mapped destination. 1 MiB kept every flow that its reader keeps up with in
+/// redirect; never below 64 KiB, however many flows share the budget.
+pub(super) const LIMIT_MOST: u64 = 1 << 20;
+pub(super) const LIMIT_LEAST: u64 = 64 << 10;
+
+/// A direction is calm that had no burst over 256 KiB for 2 s. A TLS handshake and a protocol upgrade look
+/// interactive for their first 20 ms, and then a copy sends 10 GB.
+pub(super) const BURST_BYTES: u64 = 256 << 10;
+pub(super) const CALM_AFTER: Duration = Duration::from_secs(2);
+
+/// How often to look for what the kernel tells by no event: the backlog's end, passed bytes between two queues.
+pub(super) const LAG_LOOK: Duration = Duration::from_millis(1);
+
+/// Passed bytes that take longer are lost.
+pub(super) const LAG_BOUND: Duration = Duration::from_secs(5);
+
+/// A direction that overflows again so soon after it was redirected goes on passing for a growing while.
+pub(super) const OVERFLOW_OFTEN: Duration = Duration::from_millis(10);
+pub(super) const HOLD_LEAST: Duration = Duration::from_millis(1);
+pub(super) const HOLD_MOST: Duration = Duration::from_millis(256);
+
+/// A mapped direction that stays over its limit for so long would have been better off spliced.
+pub(super) const MISPLACED_AFTER: Duration = Duration::from_secs(1);
+
+/// The watchdog's round over the mapped flows of a thread.
+pub(super) const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Directions that can be in the map at a time: two for each flow that the descriptors of a process allow.
+pub(super) const DIRECTIONS: u32 = 20_000;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::policy::{BULK_BYTES, BULK_REST, BULK_WINDOW};
+use super::policy::{BULK_BYTES, BULK_REST, BULK_WINDOW, BURST_BYTES, CALM_AFTER};
 
 #[derive(Debug)]
 pub(super) struct Rate {
@@ -10,11 +10,13 @@ pub(super) struct Rate {
     bytes: u64,
     /// When a window last reached the bulk rate.
     bulk: Option<Instant>,
+    /// When a window last held a burst; at first, when the direction began.
+    burst: Instant,
 }
 
 impl Rate {
     pub(super) fn new(now: Instant) -> Rate {
-        Rate { window: now, bytes: 0, bulk: None }
+        Rate { window: now, bytes: 0, bulk: None, burst: now }
     }
 
     pub(super) fn note(&mut self, now: Instant, bytes: usize) {
@@ -23,6 +25,9 @@ impl Rate {
             self.bytes = 0;
         }
         self.bytes += bytes as u64;
+        if self.bytes >= BURST_BYTES {
+            self.burst = now;
+        }
         if self.bytes >= BULK_BYTES {
             self.bulk = Some(now);
         }
@@ -31,6 +36,11 @@ impl Rate {
     /// A direction is bulk by its rate, never by its total: a shell that ran for a week is none.
     pub(super) fn is_bulk(&self, now: Instant) -> bool {
         self.rests_at().is_some_and(|at| now < at)
+    }
+
+    /// Small or rare for long enough to believe it.
+    pub(super) fn is_calm(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.burst) >= CALM_AFTER
     }
 
     /// When a direction that is bulk now will no longer be, if it stays quiet.
@@ -55,5 +65,7 @@ mod tests {
         rate.note(now, BULK_BYTES as usize);
         assert!(rate.is_bulk(now));
         assert!(!rate.is_bulk(now + BULK_REST));
+        assert!(!rate.is_calm(now + CALM_AFTER / 2));
+        assert!(rate.is_calm(now + CALM_AFTER));
     }
 }

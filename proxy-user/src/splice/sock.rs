@@ -1,5 +1,4 @@
 //! System calls on one plain socket.
-#![allow(unsafe_code)] // SIOCOUTQ has no safe wrapper.
 
 use std::io;
 use std::net::Shutdown;
@@ -12,11 +11,9 @@ use rustix::pipe::SpliceFlags;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::Plain;
+use super::kernel::sock::unacknowledged;
 use super::policy::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
 use crate::flow::Finish;
-
-/// `SIOCOUTQ`, the same number as `TIOCOUTQ`.
-const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
 
 impl AsFd for Plain {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -65,6 +62,17 @@ impl Plain {
         }
     }
 
+    /// How many of the next bytes can be seen, one at most. On a mapped socket this makes the kernel run the
+    /// verdict over bytes that arrived before it was mapped.
+    pub(super) fn peek(&self) -> rustix::io::Result<usize> {
+        loop {
+            match rustix::net::recv(self, &mut [0u8], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+                Err(Errno::INTR) => {}
+                done => return done.map(|(_, bytes)| bytes),
+            }
+        }
+    }
+
     pub(super) fn send(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
         loop {
             match rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -76,7 +84,7 @@ impl Plain {
 
     /// Bytes that the peer has not acknowledged (TCP) or not read (Unix).
     pub(super) fn unacknowledged(&self) -> io::Result<u64> {
-        unacknowledged(self)
+        unacknowledged(self).map(u64::from)
     }
 
     /// Ends our sending direction: FIN after the last byte.
@@ -94,16 +102,6 @@ impl Plain {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
-}
-
-/// Bytes that the peer of a stream socket has not acknowledged (TCP) or not read (Unix).
-pub(super) fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
-    // SAFETY: SIOCOUTQ is a getter of a C int on a socket, an error on anything else.
-    let bytes = unsafe {
-        let getter = rustix::ioctl::Getter::<SIOCOUTQ, libc::c_int>::new();
-        rustix::ioctl::ioctl(socket, getter)?
-    };
-    Ok(bytes.max(0) as u64)
 }
 
 /// Moves up to `most` bytes between a socket and a pipe.

@@ -6,12 +6,17 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::oneshot;
 
+use super::budget;
 use super::control::Control;
 use super::crew::Threads;
 use super::half::Half;
 use super::join::Join;
+use super::kernel::Sockmap;
 use super::pair::Pair;
 use super::pipe::Pool;
+use super::policy::DIRECTIONS;
+use super::sockmap::KernelMap;
+use super::stats::{Fallback, Snapshot};
 use super::stream::{self, StreamCancel};
 use super::tokio_end::Unjoined;
 use super::track::Track;
@@ -33,8 +38,12 @@ impl Splicer {
     pub fn start(config: SpliceConfig) -> Result<Splicer, SpliceError> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let count = if config.threads == 0 { cpus.div_ceil(2).min(8) } else { config.threads };
-        let pipes = Pool::new(config.buffer_budget.unwrap_or(64 << 20));
-        let threads = Arc::new(Threads::start(count, pipes)?);
+        let budget = config.buffer_budget.unwrap_or_else(budget::default_bytes);
+        let map = match config.engine {
+            EngineChoice::Auto | EngineChoice::Sockmap => load(budget, config.flow_buffer_max),
+            EngineChoice::Splice | EngineChoice::Copy => None,
+        };
+        let threads = Arc::new(Threads::start(count, Pool::new(budget), map)?);
         Ok(Splicer { threads, engine: Arc::new(AtomicU8::new(config.engine as u8)) })
     }
 
@@ -46,6 +55,15 @@ impl Splicer {
     /// Chooses the engine for new flows; running flows go on as they are.
     pub fn set_engine(&self, engine: EngineChoice) {
         self.engine.store(engine as u8, Ordering::Relaxed);
+    }
+
+    /// The engine's counters as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let crew = self.threads.crew();
+        let mut snapshot = crew.stats.snapshot();
+        snapshot.mapped = crew.map.as_ref().map_or(0, |map| u64::from(map.sockmap().mapped()));
+        snapshot.pipes = crew.pipes.lent() as u64;
+        snapshot
     }
 
     /// Joins the client's side `left` and the target's side `right`, and counts into `meter`.
@@ -80,10 +98,23 @@ impl Splicer {
         }
         let pair = Pair::new(ends, tracks, meter.clone(), control.clone(), report);
         let crew = self.threads.crew();
+        crew.stats.add(&crew.stats.flows, 1);
         if let Err(pair) = crew.hand(crew.next(), Box::new(pair)) {
             // Thousands of new flows wait for the thread: refuse this one rather than queue without bound.
-            pair.close(&crew.pipes);
+            crew.stats.fell_back(Fallback::Refused);
+            pair.close(&crew.pipes, &crew.stats);
+            crew.left();
         }
         Join::on_thread(ending, control, self.threads.clone(), meter)
+    }
+}
+
+fn load(budget: u64, flow_most: u64) -> Option<Arc<KernelMap>> {
+    match Sockmap::load(DIRECTIONS) {
+        Ok(sockmap) => Some(Arc::new(KernelMap::new(sockmap, budget, flow_most))),
+        Err(error) => {
+            tracing::info!(%error, "flows are moved by splice(2) and copy");
+            None
+        }
     }
 }

@@ -9,7 +9,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::sock::unacknowledged;
+use super::kernel::sock::unacknowledged;
 use super::{EndIo, FlowStream, Plain};
 
 pub(super) enum TokioEnd {
@@ -78,8 +78,8 @@ impl TokioEnd {
     /// Bytes that the peer has not acknowledged (TCP, streams that know) or not read (Unix).
     pub(super) fn unacknowledged(&self) -> u64 {
         match self {
-            TokioEnd::Tcp(socket) => unacknowledged(socket).unwrap_or(0),
-            TokioEnd::Unix(socket) => unacknowledged(socket).unwrap_or(0),
+            TokioEnd::Tcp(socket) => unacknowledged(socket).map_or(0, u64::from),
+            TokioEnd::Unix(socket) => unacknowledged(socket).map_or(0, u64::from),
             TokioEnd::Stream(stream) => stream.unacknowledged(),
         }
     }

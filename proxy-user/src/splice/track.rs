@@ -1,15 +1,21 @@
 //! One direction with its bytes: does what [`Direction`] asks for, on real sockets.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
 
+use super::control::Control;
 use super::direction::{Act, Direction, Event, Mover};
+use super::kernel::sock::readable;
 use super::pipe::{Pipe, Pool};
 use super::policy::{COPY_QUANTUM, GREETING_WAIT, SPLICE_QUANTUM};
 use super::rate::Rate;
+use super::redirect::Times;
 use super::sock::{finish_of, splice};
+use super::sockmap::InMap;
+use super::stats::Fallback;
 use super::worker::Turn;
 use super::{EngineChoice, Plain};
 use crate::flow::{self, Engine, Finish, Meter};
@@ -25,7 +31,7 @@ pub(super) enum Pause {
 
 pub(super) struct Track {
     pub(super) direction: Direction,
-    side: flow::Direction,
+    pub(super) side: flow::Direction,
     greeting: Bytes,
     greeted: Option<Instant>,
     /// Taken from the source by copy, not taken by the destination.
@@ -33,10 +39,26 @@ pub(super) struct Track {
     pipe: Option<Pipe>,
     engine: EngineChoice,
     rate: Rate,
+    /// Bytes that userspace took from the source.
+    pub(super) taken: u64,
+    /// The source's count of received bytes when the first of them was taken.
+    pub(super) origin: Option<u64>,
+    pub(super) in_map: Option<InMap>,
+    pub(super) times: Times,
+    /// The kernel would not take this direction: it is not asked again.
+    pub(super) refused: bool,
+}
+
+/// The sockets and the ledger of a track, as its pair holds them.
+pub(super) struct Link<'a> {
+    pub(super) from: &'a Plain,
+    pub(super) to: &'a Plain,
+    pub(super) meter: &'a Meter,
+    pub(super) control: &'a Arc<Control>,
 }
 
 /// The destination takes no byte any more.
-struct Lost(Finish);
+pub(super) struct Lost(pub(super) Finish);
 
 impl Track {
     pub(super) fn new(side: flow::Direction, greeting: Bytes, early: Bytes, engine: EngineChoice) -> Track {
@@ -49,11 +71,21 @@ impl Track {
             pipe: None,
             engine,
             rate: Rate::new(Instant::now()),
+            taken: 0,
+            origin: None,
+            in_map: None,
+            times: Times::default(),
+            refused: false,
         }
     }
 
     pub(super) fn rate(&self) -> &Rate {
         &self.rate
+    }
+
+    /// The destination was not invited to speak yet.
+    pub(super) fn greets(&self) -> bool {
+        !self.greeting.is_empty()
     }
 
     pub(super) fn finish(&self) -> Option<Finish> {
@@ -62,56 +94,80 @@ impl Track {
 
     /// Moves bytes until it has to wait or its quantum is used up. An error of the destination comes back, since
     /// it is the other direction's source that failed.
-    pub(super) fn run(
-        &mut self,
-        from: &Plain,
-        to: &Plain,
-        meter: &Meter,
-        turn: &mut Turn<'_>,
-    ) -> (Pause, Option<Finish>) {
-        self.choose(turn.now);
+    pub(super) fn run(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> (Pause, Option<Finish>) {
+        self.notice(link, turn);
         let mut quantum = match self.direction.mover() {
             Mover::Copy | Mover::Sockmap => COPY_QUANTUM,
             Mover::Splice => SPLICE_QUANTUM,
         };
         loop {
+            // What an act returns beside its error is until when there is nothing more to do.
             let done = match self.direction.next() {
                 Act::Rest => return (Pause::Idle(self.wakes()), None),
                 Act::Recv | Act::Fill if quantum == 0 => return (Pause::Hungry, None),
-                Act::Recv => self.recv(from, to, meter, turn, &mut quantum),
-                Act::Fill => self.fill(from, turn.now, &mut quantum),
-                Act::Drain => self.drain(to, meter),
-                Act::Send => self.send(to, meter),
-                Act::TakePipe => self.take_pipe(turn),
-                Act::GivePipe => self.give_pipe(turn),
-                Act::Greet => self.greet(to, turn.now),
-                Act::Settle => match self.settled(to, turn.now) {
-                    None => self.step(Event::Settled),
-                    Some(until) => return (Pause::Idle(Some(until)), None),
-                },
-                Act::Shut => self.shut(to),
-                Act::Promote | Act::Peek | Act::Backlog | Act::Resume => self.step(Event::NotPromoted),
+                Act::Recv => self.recv(link, turn, &mut quantum),
+                Act::Fill => self.fill(link.from, turn.now, &mut quantum).map(|()| None),
+                Act::Drain => self.drain(link).map(|()| None),
+                Act::Send => self.send(link).map(|()| None),
+                Act::TakePipe => self.take_pipe(turn).map(|()| None),
+                Act::GivePipe => self.give_pipe(turn).map(|()| None),
+                Act::Greet => self.greet(link.to, turn.now).map(|()| None),
+                Act::Settle => self.settle(link.to, turn.now),
+                Act::Promote => self.promote(link, turn).map(|()| None),
+                Act::Peek => self.peek(link, turn),
+                Act::Backlog => self.backlog(link, turn),
+                Act::Resume => self.resume(link, turn),
+                Act::Shut => self.shut(link.to).map(|()| None),
             };
-            if let Err(Lost(finish)) = done {
-                self.direction.step(Event::DestinationBroke(finish));
-                self.leave_pipe(turn.pipes);
-                return (Pause::Idle(None), Some(finish));
+            match done {
+                Ok(None) => {}
+                Ok(Some(until)) => return (Pause::Idle(Some(until)), None),
+                Err(Lost(finish)) => {
+                    self.direction.step(Event::DestinationBroke(finish));
+                    self.leave_pipe(turn.pipes);
+                    return (Pause::Idle(None), Some(finish));
+                }
             }
         }
     }
 
     /// Which mover the engine in force and the rate ask for.
-    fn choose(&mut self, now: Instant) {
+    pub(super) fn choose(&mut self, link: &Link<'_>, turn: &Turn<'_>) {
+        let bulk = self.rate.is_bulk(turn.now);
         let want = match self.engine {
             EngineChoice::Copy => Mover::Copy,
             EngineChoice::Splice => Mover::Splice,
-            EngineChoice::Auto | EngineChoice::Sockmap if self.rate.is_bulk(now) => Mover::Splice,
+            EngineChoice::Sockmap if self.is_mappable(link, turn) => Mover::Sockmap,
+            EngineChoice::Auto | EngineChoice::Sockmap if bulk => Mover::Splice,
+            EngineChoice::Auto if self.rate.is_calm(turn.now) && self.is_mappable(link, turn) => {
+                Mover::Sockmap
+            }
             EngineChoice::Auto | EngineChoice::Sockmap => Mover::Copy,
         };
         self.direction.step(Event::Want(want));
-        if self.pipe.is_some() && self.rate.rests_at().is_none_or(|at| now >= at) {
+        if self.pipe.is_some() && self.rate.rests_at().is_none_or(|at| turn.now >= at) {
             self.direction.step(Event::Quiet);
         }
+    }
+
+    /// TCP to TCP at any time. A Unix source enters before its first byte or never, a Unix destination never: a
+    /// half-close of its peer would destroy what the kernel holds for it.
+    fn is_mappable(&self, link: &Link<'_>, turn: &Turn<'_>) -> bool {
+        let tcp = !link.from.is_unix() && !link.to.is_unix();
+        tcp && !self.refused && turn.map.is_some_and(|map| map.is_trusted())
+    }
+
+    /// Maps a Unix source before anything invites its peer to speak; early bytes go first.
+    pub(super) fn enter_early(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> Result<(), Lost> {
+        let wanted = matches!(self.engine, EngineChoice::Auto | EngineChoice::Sockmap);
+        if !wanted || !link.from.is_unix() || link.to.is_unix() || turn.map.is_none() {
+            return Ok(());
+        }
+        while self.direction.next() == Act::Send {
+            self.send(link)?;
+        }
+        let quiet = readable(link.from).is_ok_and(|bytes| bytes == 0);
+        if self.direction.next() == Act::Recv && quiet { self.promote(link, turn) } else { Ok(()) }
     }
 
     /// When the pipe is to be given back, if nothing moves until then.
@@ -119,43 +175,57 @@ impl Track {
         self.pipe.as_ref().and_then(|_| self.rate.rests_at())
     }
 
-    fn step(&mut self, event: Event) -> Result<(), Lost> {
+    pub(super) fn step(&mut self, event: Event) -> Result<(), Lost> {
         self.direction.step(event);
         Ok(())
     }
 
     fn recv(
         &mut self,
-        from: &Plain,
-        to: &Plain,
-        meter: &Meter,
+        link: &Link<'_>,
         turn: &mut Turn<'_>,
         quantum: &mut usize,
-    ) -> Result<(), Lost> {
+    ) -> Result<Option<Instant>, Lost> {
         let room = (*quantum).min(turn.scratch.len());
-        let bytes = match from.recv(&mut turn.scratch[..room]) {
-            Ok(0) => return self.step(Event::Eof),
+        let bytes = match link.from.recv(&mut turn.scratch[..room]) {
+            Ok(0) => return self.ended(Event::Eof, turn.now),
             Ok(bytes) => bytes,
-            Err(Errno::AGAIN) => return self.step(Event::Empty),
-            Err(error) => return self.step(Event::SourceBroke(finish_of(error))),
+            Err(Errno::AGAIN) => return self.step(Event::Empty).map(|()| None),
+            Err(error) => return self.ended(Event::SourceBroke(finish_of(error)), turn.now),
         };
         *quantum -= bytes;
+        self.taken += bytes as u64;
         self.rate.note(turn.now, bytes);
+        if self.is_misplaced() {
+            turn.stats.add(&turn.stats.misplaced_bytes, bytes as u64);
+        }
         self.direction.step(Event::Took(bytes));
         // A short read empties a stream socket, its next byte raises an edge again. Its end may have come along,
-        // which raises none.
-        if bytes < room && !self.direction.source_may_end() {
+        // which raises none; and a mapped socket has a second queue behind the first.
+        if bytes < room && !self.direction.source_may_end() && self.in_map.is_none() {
             self.direction.step(Event::Empty);
         }
-        let sent = self.gave(to.send(&turn.scratch[..bytes]), bytes, Engine::Copy, meter)?;
+        let sent = self.gave(link.to.send(&turn.scratch[..bytes]), bytes, Engine::Copy, link.meter)?;
         if sent < bytes {
             self.waiting = Bytes::copy_from_slice(&turn.scratch[sent..bytes]);
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn send(&mut self, to: &Plain, meter: &Meter) -> Result<(), Lost> {
-        let sent = self.gave(to.send(&self.waiting), self.waiting.len(), Engine::Copy, meter)?;
+    /// The source's end, unless passed bytes before it are still on their way.
+    fn ended(&mut self, end: Event, now: Instant) -> Result<Option<Instant>, Lost> {
+        if let Some(until) = self.waits_for_passed(now)? {
+            // An error is told once; what is read after it must not look like a clean end.
+            if end != Event::Eof {
+                self.direction.step(Event::SourceFailing);
+            }
+            return Ok(Some(until));
+        }
+        self.step(end).map(|()| None)
+    }
+
+    fn send(&mut self, link: &Link<'_>) -> Result<(), Lost> {
+        let sent = self.gave(link.to.send(&self.waiting), self.waiting.len(), Engine::Copy, link.meter)?;
         self.waiting.advance(sent);
         if self.waiting.is_empty() {
             self.waiting = Bytes::new();
@@ -165,6 +235,9 @@ impl Track {
 
     fn take_pipe(&mut self, turn: &mut Turn<'_>) -> Result<(), Lost> {
         self.pipe = turn.pipes.take();
+        if self.pipe.is_none() {
+            turn.stats.fell_back(Fallback::NoPipe);
+        }
         self.direction.step(if self.pipe.is_some() { Event::PipeTaken } else { Event::NoPipe });
         Ok(())
     }
@@ -194,6 +267,7 @@ impl Track {
             Ok(0) => self.step(Event::Eof),
             Ok(bytes) => {
                 *quantum -= bytes;
+                self.taken += bytes as u64;
                 self.rate.note(now, bytes);
                 self.step(Event::Took(bytes))
             }
@@ -202,13 +276,13 @@ impl Track {
         }
     }
 
-    fn drain(&mut self, to: &Plain, meter: &Meter) -> Result<(), Lost> {
+    fn drain(&mut self, link: &Link<'_>) -> Result<(), Lost> {
         let Some(pipe) = &self.pipe else { return self.step(Event::PipeGiven) };
         let held = self.direction.held();
-        match splice(&pipe.read, to, held) {
+        match splice(&pipe.read, link.to, held) {
             Err(Errno::AGAIN) => self.step(Event::Full),
             // Less than asked for is no sign of a full socket here: it may be the end of a page run.
-            Ok(bytes) => self.gave(Ok(bytes), bytes, Engine::Splice, meter).map(|_| ()),
+            Ok(bytes) => self.gave(Ok(bytes), bytes, Engine::Splice, link.meter).map(|_| ()),
             Err(error) => Err(Lost(finish_of(error))),
         }
     }
@@ -234,6 +308,7 @@ impl Track {
             Err(error) => return Err(Lost(finish_of(error))),
         };
         meter.add(self.side, engine, sent as u64);
+        self.forwarded(sent);
         self.direction.step(Event::Gave(sent));
         if sent < wanted {
             self.direction.step(Event::Full);
@@ -253,10 +328,12 @@ impl Track {
         }
     }
 
-    /// Until when to wait for the peer to read the greeting; `None`: go on. Only a Unix socket tells.
-    fn settled(&self, to: &Plain, now: Instant) -> Option<Instant> {
-        let until = self.greeted? + GREETING_WAIT;
-        let unread = to.is_unix() && now < until && to.unacknowledged().is_ok_and(|bytes| bytes > 0);
-        unread.then_some(until)
+    /// Waits for the peer to read the greeting. Only a Unix socket tells.
+    fn settle(&mut self, to: &Plain, now: Instant) -> Result<Option<Instant>, Lost> {
+        let until = self.greeted.map_or(now, |at| at + GREETING_WAIT);
+        if to.is_unix() && now < until && to.unacknowledged().is_ok_and(|bytes| bytes > 0) {
+            return Ok(Some(until));
+        }
+        self.step(Event::Settled).map(|()| None)
     }
 }

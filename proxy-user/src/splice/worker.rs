@@ -18,7 +18,9 @@ use super::crew::{Crew, Role};
 use super::inbox::{Command, Inbox};
 use super::pair::{Next, Pair, earlier};
 use super::pipe::Pool;
-use super::policy::{BULK_REST, COPY_QUANTUM};
+use super::policy::{BULK_REST, COPY_QUANTUM, WATCH_EVERY};
+use super::sockmap::KernelMap;
+use super::stats::Stats;
 
 /// What a flow needs of its thread for one turn.
 pub(super) struct Turn<'a> {
@@ -26,6 +28,14 @@ pub(super) struct Turn<'a> {
     /// Shared by all flows of the thread: a flow holds no buffer while nothing of it waits.
     pub(super) scratch: &'a mut [u8],
     pub(super) pipes: &'a Pool,
+    pub(super) map: Option<&'a Arc<KernelMap>>,
+    pub(super) stats: &'a Stats,
+}
+
+impl<'a> Turn<'a> {
+    fn new(now: Instant, scratch: &'a mut [u8], crew: &'a Crew) -> Turn<'a> {
+        Turn { now, scratch, pipes: &crew.pipes, map: crew.map.as_ref(), stats: &crew.stats }
+    }
 }
 
 /// Where a flow stands in the run queues.
@@ -43,6 +53,8 @@ struct Seat {
     serial: u64,
     /// The earliest timer that is set.
     wake: Option<Instant>,
+    /// What epoll was asked to tell about each side.
+    interest: [EventFlags; 2],
 }
 
 pub(super) struct Worker {
@@ -55,10 +67,13 @@ pub(super) struct Worker {
     timers: BinaryHeap<Reverse<(Instant, usize, u64)>>,
     serial: u64,
     scratch: Vec<u8>,
+    /// When the watchdog's next round is due; none while no flow is mapped.
+    watch: Option<Instant>,
 }
 
-/// The eventfd's place in epoll's data; flows have `key << 1 | side`.
+/// The eventfd's and the kernel's events' places in epoll's data; flows have `key << 1 | side`.
 const INBOX: u64 = u64::MAX;
+const OVERFLOWS: u64 = u64::MAX - 1;
 
 impl Worker {
     pub(super) fn new(index: usize, crew: Arc<Crew>) -> Result<Worker, SpliceError> {
@@ -66,6 +81,12 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(poll_error)?;
         epoll::add(&epoll, crew.inbox(index), EventData::new_u64(INBOX), EventFlags::IN)
             .map_err(poll_error)?;
+        // One thread hears of all overflows and tells the owners.
+        if let Some(map) = crew.map.as_ref().filter(|_| index == 0) {
+            map.sockmap()
+                .with_events_fd(|fd| epoll::add(&epoll, fd, EventData::new_u64(OVERFLOWS), EventFlags::IN))
+                .map_err(poll_error)?;
+        }
         Ok(Worker {
             index,
             epoll,
@@ -76,6 +97,7 @@ impl Worker {
             timers: BinaryHeap::new(),
             serial: 0,
             scratch: vec![0; COPY_QUANTUM],
+            watch: None,
         })
     }
 
@@ -88,6 +110,7 @@ impl Worker {
             for event in events.drain(..) {
                 match event.data.u64() {
                     INBOX => called = true,
+                    OVERFLOWS => self.crew.tell_overflows(),
                     data => self.note((data >> 1) as usize, (data & 1) as usize, event.flags),
                 }
             }
@@ -96,6 +119,7 @@ impl Worker {
                 self.obey();
             }
             self.ring_timers();
+            self.watch();
             while let Some(key) = self.fresh.pop_front() {
                 self.turn(key);
             }
@@ -105,7 +129,8 @@ impl Worker {
         }
         for seat in self.seats.drain() {
             seat.pair.control().cancel();
-            seat.pair.close(&self.crew.pipes);
+            seat.pair.close(&self.crew.pipes, &self.crew.stats);
+            self.crew.left();
         }
     }
 
@@ -115,7 +140,8 @@ impl Worker {
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) {
         let patience = if self.hungry.is_empty() {
-            self.timers.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()))
+            let timer = earlier(self.timers.peek().map(|Reverse((at, ..))| *at), self.watch);
+            timer.map(|at| at.saturating_duration_since(Instant::now()))
         } else {
             Some(Duration::ZERO)
         };
@@ -141,7 +167,7 @@ impl Worker {
         for command in self.inbox().take() {
             match command {
                 Command::Adopt(pair) => self.adopt(pair),
-                Command::Cancel(control) => {
+                Command::Look(control) => {
                     let key = control.key();
                     if self.seats.get(key).is_some_and(|seat| Arc::ptr_eq(seat.pair.control(), &control)) {
                         self.freshen(key);
@@ -150,8 +176,7 @@ impl Worker {
             }
         }
         if self.inbox().take_sweep() {
-            let cancelled = |(key, seat): (usize, &Seat)| seat.pair.control().is_cancelled().then_some(key);
-            for key in self.seats.iter().filter_map(cancelled).collect::<Vec<_>>() {
+            for key in self.seats.iter().map(|(key, _)| key).collect::<Vec<_>>() {
                 self.freshen(key);
             }
         }
@@ -159,15 +184,15 @@ impl Worker {
 
     fn adopt(&mut self, pair: Box<Pair>) {
         self.serial += 1;
-        let seat = Seat { pair, place: Place::Fresh, serial: self.serial, wake: None };
+        let interest = [pair.interest(0), pair.interest(1)];
+        let seat = Seat { pair, place: Place::Fresh, serial: self.serial, wake: None, interest };
         let key = self.seats.insert(seat);
         let pair = &self.seats[key].pair;
         pair.control().set_key(key);
         pair.control().set_owner(self.index);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let added = (0..2).try_for_each(|side| {
             let data = EventData::new_u64((key as u64) << 1 | side as u64);
-            epoll::add(&self.epoll, pair.end(side), data, flags)
+            epoll::add(&self.epoll, pair.end(side), data, interest[side])
         });
         if added.is_err() {
             // No memory for a watch, or fs.epoll.max_user_watches: the flow cannot be served.
@@ -201,12 +226,41 @@ impl Worker {
         }
     }
 
+    /// The watchdog's round: mapped flows do nothing in userspace that could notice anything.
+    fn watch(&mut self) {
+        let now = Instant::now();
+        if self.watch.is_none_or(|at| now < at) {
+            return;
+        }
+        self.watch = None;
+        let turn = Turn::new(now, &mut self.scratch, &self.crew);
+        for (key, seat) in self.seats.iter_mut().filter(|(_, seat)| seat.pair.is_mapped()) {
+            self.watch = Some(now + WATCH_EVERY);
+            if seat.pair.watch(&turn) && seat.place == Place::Parked {
+                seat.place = Place::Fresh;
+                self.fresh.push_back(key);
+            }
+        }
+    }
+
     fn turn(&mut self, key: usize) {
         let Some(seat) = self.seats.get_mut(key) else { return };
         seat.place = Place::Parked;
         let now = Instant::now();
-        let mut turn = Turn { now, scratch: &mut self.scratch, pipes: &self.crew.pipes };
+        let mut turn = Turn::new(now, &mut self.scratch, &self.crew);
         let next = seat.pair.run(&mut turn);
+        if self.watch.is_none() && seat.pair.is_mapped() {
+            self.watch = Some(now + WATCH_EVERY);
+        }
+        for side in 0..2 {
+            let interest = seat.pair.interest(side);
+            if interest != seat.interest[side] {
+                seat.interest[side] = interest;
+                let data = EventData::new_u64((key as u64) << 1 | side as u64);
+                // Changing a watch needs no memory; a closed socket has none to change.
+                let _ = epoll::modify(&self.epoll, seat.pair.end(side), data, interest);
+            }
+        }
         let moves = match self.crew.role(self.index) {
             Role::Quick => seat.pair.is_bulk(now),
             Role::Bulk => seat.pair.rests_at().is_none_or(|at| now >= at + BULK_REST),
@@ -214,7 +268,8 @@ impl Worker {
         match next {
             Next::Over => {
                 let seat = self.seats.remove(key);
-                seat.pair.close(&self.crew.pipes);
+                seat.pair.close(&self.crew.pipes, &self.crew.stats);
+                self.crew.left();
             }
             _ if moves => self.move_away(key),
             Next::Hungry => {

@@ -1,0 +1,238 @@
+//! A track while its direction is in the kernel's map: enter, look, let the backlog pass, pass, return, check.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Plain;
+use super::direction::{Event, Mover};
+use super::kernel::{MapRefused, Mode};
+use super::policy::{HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN};
+use super::sock::finish_of;
+use super::sockmap::{InMap, book, consumed};
+use super::stats::{Fallback, Stats};
+use super::track::{Link, Lost, Track};
+use super::worker::Turn;
+use crate::flow::{Engine, Finish};
+
+/// What a mapped direction remembers beside its counts.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    /// Passing since.
+    passing: Option<Instant>,
+    /// Redirecting again since.
+    redirecting: Option<Instant>,
+    /// How long to go on passing before the kernel may try again.
+    hold: Duration,
+    /// The source said "no more" while passed bytes were on their way, since.
+    lagging: Option<Instant>,
+    misplaced: bool,
+    /// The socket is in no map any more: its bytes are read as of any other.
+    evicted: bool,
+}
+
+impl Track {
+    /// Wants to enter the map, or may soon; then the accounts of both directions must be opened first.
+    pub(super) fn wants_map(&self) -> bool {
+        self.direction.wanted() == Mover::Sockmap
+    }
+
+    /// Notes where the source's count of received bytes stands, while it can be told from outside.
+    pub(super) fn open_account(&mut self, from: &Plain) {
+        if self.origin.is_none() && !from.is_unix() {
+            self.origin = consumed(from).ok().map(|bytes| bytes.saturating_sub(self.taken));
+        }
+    }
+
+    pub(super) fn promote(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> Result<(), Lost> {
+        let Some(map) = turn.map.filter(|map| map.is_trusted()) else {
+            return self.step(Event::NotPromoted);
+        };
+        match InMap::enter(
+            map,
+            link.from,
+            link.to,
+            link.control,
+            self.origin.map(|origin| origin + self.taken),
+        ) {
+            Ok(in_map) => {
+                self.in_map = Some(in_map);
+                turn.stats.add(&turn.stats.promotions, 1);
+                self.step(Event::Promoted)?;
+                self.notice(link, turn);
+                Ok(())
+            }
+            Err(refused) => {
+                book(turn.stats, &refused);
+                self.refused = true;
+                // Bytes were read around the verdict: their order is not known any more.
+                if let MapRefused::BytesWaiting(_) = refused {
+                    self.direction.step(Event::SourceBroke(Finish::Failed(libc::EPROTO)));
+                }
+                self.step(Event::NotPromoted)
+            }
+        }
+    }
+
+    /// Books what the kernel moved, and hears of an overflow.
+    pub(super) fn notice(&mut self, link: &Link<'_>, turn: &Turn<'_>) {
+        let Some(in_map) = &mut self.in_map else { return };
+        let redirected = in_map.take_redirected();
+        if redirected > 0 {
+            link.meter.add(self.side, Engine::Sockmap, redirected);
+        }
+        if self.direction.is_redirecting() && in_map.mapped().mode() == Mode::Pass {
+            turn.stats.fell_back(Fallback::Overflow);
+            let often = self.times.redirecting.is_some_and(|at| turn.now - at < OVERFLOW_OFTEN);
+            self.times.hold = match often {
+                true => (self.times.hold * 2).clamp(HOLD_LEAST, HOLD_MOST),
+                false => Duration::ZERO,
+            };
+            self.times.passing = Some(turn.now);
+            self.direction.step(Event::Overflowed);
+        }
+    }
+
+    /// The source's end counts only when every byte before it went its way.
+    pub(super) fn peek(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<Option<Instant>, Lost> {
+        let peeked = link.from.peek();
+        self.notice(link, turn);
+        if !self.direction.is_redirecting() {
+            return Ok(None);
+        }
+        match peeked {
+            Ok(0) => self.step(Event::Eof)?,
+            // The kick of the peek gave them to the verdict; the end comes behind them.
+            Ok(_) if self.direction.source_may_end() => return Ok(Some(turn.now + LAG_LOOK)),
+            Ok(_) => self.step(Event::NoEnd)?,
+            Err(rustix::io::Errno::AGAIN) => self.step(Event::NoEnd)?,
+            Err(error) => self.step(Event::SourceBroke(finish_of(error)))?,
+        }
+        Ok(None)
+    }
+
+    /// Until when to wait for redirected bytes to be in the destination's queue.
+    pub(super) fn backlog(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<Option<Instant>, Lost> {
+        self.notice(link, turn);
+        let Some(in_map) = &self.in_map else { return self.step(Event::BacklogGone).map(|()| None) };
+        match in_map.mapped().is_drained(link.to) {
+            Ok(true) => self.step(Event::BacklogGone).map(|()| None),
+            Ok(false) => Ok(Some(turn.now + LAG_LOOK)),
+            Err(_) => Err(Lost(Finish::Aborted)),
+        }
+    }
+
+    /// Lets the kernel move the bytes again; until when to wait if it may not yet.
+    pub(super) fn resume(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<Option<Instant>, Lost> {
+        let Some(in_map) = &self.in_map else { return self.step(Event::NotResumed).map(|()| None) };
+        if self.times.evicted {
+            return self.step(Event::NotResumed).map(|()| None);
+        }
+        if in_map.mapped().waiting() > 0 {
+            let dry = !self.direction.is_readable();
+            self.step(Event::NotResumed)?;
+            // A kernel worker still holds passed bytes: read again soon, no edge may come for them.
+            return if dry { self.lag(turn.now).map(Some) } else { Ok(None) };
+        }
+        self.times.lagging = None;
+        let until = self.times.passing.map(|at| at + self.times.hold).filter(|until| turn.now < *until);
+        if let Some(until) = until {
+            if self.direction.is_readable() {
+                return self.step(Event::NotResumed).map(|()| None);
+            }
+            return Ok(Some(until));
+        }
+        if !in_map.mapped().try_redirect() {
+            self.step(Event::NotResumed)?;
+            self.step(Event::Readable)?;
+            return Ok(None);
+        }
+        self.times.passing = None;
+        self.times.redirecting = Some(turn.now);
+        self.step(Event::Resumed)?;
+        self.notice(link, turn);
+        Ok(None)
+    }
+
+    /// Whether the source's end must wait for passed bytes, and until when.
+    pub(super) fn waits_for_passed(&mut self, now: Instant) -> Result<Option<Instant>, Lost> {
+        let waiting = self.in_map.as_ref().is_some_and(|in_map| in_map.mapped().waiting() > 0);
+        if !waiting || self.times.evicted {
+            return Ok(None);
+        }
+        self.lag(now).map(Some)
+    }
+
+    /// Passed bytes are on their way through the kernel; they do not take long, or are lost.
+    fn lag(&mut self, now: Instant) -> Result<Instant, Lost> {
+        let since = *self.times.lagging.get_or_insert(now);
+        if now.saturating_duration_since(since) > LAG_BOUND {
+            self.direction.step(Event::SourceBroke(Finish::Failed(libc::EIO)));
+            return Ok(now);
+        }
+        self.direction.step(Event::Readable);
+        Ok(now + LAG_LOOK)
+    }
+
+    pub(super) fn forwarded(&mut self, bytes: usize) {
+        self.times.lagging = None;
+        if let Some(in_map) = &self.in_map {
+            in_map.mapped().add_forwarded(bytes as u64);
+        }
+    }
+
+    /// The watchdog's look; false when the kernel's counts contradict each other.
+    pub(super) fn watch(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> bool {
+        self.notice(link, turn);
+        let Some(in_map) = &self.in_map else { return true };
+        in_map.follow_budget();
+        self.misplaced(turn.now, turn.stats);
+        let Some(in_map) = &self.in_map else { return true };
+        if let Err(violation) = in_map.check(link.from, link.to, false) {
+            self.distrust(&violation, turn.stats);
+            return false;
+        }
+        // Bytes that nobody redirects and nobody counts: the peer's shutdown took the socket out of its map.
+        let unix_waiting =
+            link.from.is_unix() && super::kernel::sock::readable(link.from).is_ok_and(|bytes| bytes > 0);
+        if unix_waiting && self.direction.is_redirecting() {
+            turn.stats.fell_back(Fallback::Evicted);
+            self.times.evicted = true;
+            in_map.mapped().pass();
+            self.direction.step(Event::Overflowed);
+        }
+        true
+    }
+
+    fn misplaced(&mut self, now: Instant, stats: &Stats) {
+        let over = self.times.passing.is_some_and(|at| now.saturating_duration_since(at) >= MISPLACED_AFTER);
+        if over && !self.times.misplaced {
+            self.times.misplaced = true;
+            stats.add(&stats.misplaced, 1);
+        }
+    }
+
+    pub(super) fn is_misplaced(&self) -> bool {
+        self.times.misplaced && self.times.passing.is_some()
+    }
+
+    /// The last look at a direction that ended; false when the kernel's counts contradict each other.
+    pub(super) fn settle_accounts(&mut self, link: &Link<'_>, stats: &Stats) -> bool {
+        let Some(in_map) = &mut self.in_map else { return true };
+        let redirected = in_map.take_redirected();
+        link.meter.add(self.side, Engine::Sockmap, redirected);
+        stats.trimmed.fetch_add(in_map.mapped().counts().trimmed, Ordering::Relaxed);
+        let clean = self.direction.finish() == Some(Finish::Clean) && !self.times.evicted;
+        let Err(violation) = in_map.check(link.from, link.to, clean) else { return true };
+        self.distrust(&violation, stats);
+        false
+    }
+
+    fn distrust(&self, violation: &super::sockmap::Violation, stats: &Stats) {
+        stats.add(&stats.violations, 1);
+        tracing::error!(%violation, counts = ?self.in_map.as_ref().map(|in_map| in_map.mapped().counts()),
+            "sockmap cannot be trusted on this kernel; new flows use splice(2) and copy");
+        if let Some(in_map) = &self.in_map {
+            in_map.distrust();
+        }
+    }
+}

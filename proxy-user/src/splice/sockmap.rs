@@ -1,0 +1,196 @@
+//! The kernel's map as the engine uses it: who is in, how much may wait, whom an overflow concerns.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use socket2::SockRef;
+
+use super::Plain;
+use super::control::Control;
+use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
+use super::policy::{LIMIT_LEAST, LIMIT_MOST};
+use super::stats::{Fallback, Stats};
+
+/// Loaded programs, shared by all engine threads.
+pub(super) struct KernelMap {
+    sockmap: Sockmap,
+    /// Whose flow a slot belongs to: overflow events name slots.
+    owners: Mutex<HashMap<SlotId, Arc<Control>>>,
+    trusted: AtomicBool,
+    budget: AtomicU64,
+    flow_most: u64,
+}
+
+impl KernelMap {
+    pub(super) fn new(sockmap: Sockmap, budget: u64, flow_most: u64) -> KernelMap {
+        KernelMap {
+            sockmap,
+            owners: Mutex::new(HashMap::new()),
+            trusted: AtomicBool::new(true),
+            budget: AtomicU64::new(budget),
+            flow_most,
+        }
+    }
+
+    pub(super) fn sockmap(&self) -> &Sockmap {
+        &self.sockmap
+    }
+
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Relaxed)
+    }
+
+    /// The kernel was caught at a wrong count: no new direction enters.
+    pub(super) fn distrust(&self) {
+        self.trusted.store(false, Ordering::Relaxed);
+    }
+
+    /// Bytes that may wait unsent for one direction: its share of the budget.
+    pub(super) fn limit(&self) -> u32 {
+        let share = self.budget.load(Ordering::Relaxed) / u64::from(self.sockmap.mapped().max(1));
+        share.clamp(LIMIT_LEAST, LIMIT_MOST) as u32
+    }
+
+    /// The flows whose directions turned to passing since the last call.
+    pub(super) fn overflowed(&self) -> Vec<Arc<Control>> {
+        let owners = self.owners();
+        std::iter::from_fn(|| self.sockmap.next_event())
+            .filter_map(|slot| owners.get(&slot).cloned())
+            .collect()
+    }
+
+    /// Makes the destination's send buffer hold what the limit lets wait beside what is in flight, and bounds
+    /// what userspace may put there unsent.
+    fn widen(&self, to: &Plain, limit: u32) {
+        if let Plain::Tcp(socket) = to {
+            // Without the right, or on a dying socket, the kernel's own size stays: slower, not wrong.
+            let _ = sock::force_send_buffer(socket, (self.flow_most / 2).min(i32::MAX as u64 / 2) as u32);
+            let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit.saturating_mul(2));
+        }
+    }
+
+    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<SlotId, Arc<Control>>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One direction in the map.
+pub(super) struct InMap {
+    mapped: Mapped,
+    map: Arc<KernelMap>,
+    /// Redirected bytes that are in the flow's meter.
+    counted: u64,
+    /// The source's `bytes_received` that went another way before; none for a Unix source.
+    received_before: Option<u64>,
+    /// What the destination's queue had accepted before.
+    enqueued_before: u64,
+}
+
+/// The kernel's own counts contradict each other.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel counted {counted} bytes moved and {received} received: bytes were repeated or lost")]
+pub(super) struct Violation {
+    counted: u64,
+    received: u64,
+}
+
+impl InMap {
+    /// The source was read until it had no more, nothing waits in userspace. `received_before`: what was read of
+    /// a TCP source in its count of received bytes, see [`consumed`].
+    pub(super) fn enter(
+        map: &Arc<KernelMap>,
+        from: &Plain,
+        to: &Plain,
+        control: &Arc<Control>,
+        received_before: Option<u64>,
+    ) -> Result<InMap, MapRefused> {
+        let limit = map.limit();
+        let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
+        let mapped = match from {
+            Plain::Tcp(socket) => {
+                map.widen(to, limit);
+                map.sockmap.map_tcp(socket, to, limit)?
+            }
+            Plain::Unix(socket) => map.sockmap.map_unix(socket, to)?,
+        };
+        map.owners().insert(mapped.slot(), control.clone());
+        Ok(InMap { mapped, map: map.clone(), counted: 0, received_before, enqueued_before })
+    }
+
+    pub(super) fn mapped(&self) -> &Mapped {
+        &self.mapped
+    }
+
+    /// Redirected bytes that were not asked for before.
+    pub(super) fn take_redirected(&mut self) -> u64 {
+        let redirected = self.mapped.counts().redirected;
+        let fresh = redirected.saturating_sub(self.counted);
+        self.counted = self.counted.max(redirected);
+        fresh
+    }
+
+    pub(super) fn follow_budget(&self) {
+        self.mapped.set_limit(self.map.limit());
+    }
+
+    /// More counted than received is a segment delivered twice. At the end, nothing received may be missing and
+    /// the destination's queue must have accepted as much as was moved; a FIN counts as one byte on each side.
+    pub(super) fn check(&self, from: &Plain, to: &Plain, ended: bool) -> Result<(), Violation> {
+        let counts = self.mapped.counts();
+        if let Some(before) = self.received_before {
+            let counted = counts.redirected + counts.passed;
+            // Asked after the counts: what arrives meanwhile is received, not counted.
+            let Ok(info) = sock::tcp_info(from) else { return Ok(()) };
+            let received = info.bytes_received.saturating_sub(before);
+            if counted > received || ended && received > counted + 1 {
+                return Err(Violation { counted, received });
+            }
+        }
+        if ended && let Ok(enqueued) = sock::enqueued(to) {
+            let received = enqueued.saturating_sub(self.enqueued_before);
+            let counted = counts.delivered();
+            if received < counted || received > counted + 1 {
+                return Err(Violation { counted, received });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn distrust(&self) {
+        self.map.distrust();
+    }
+}
+
+impl Drop for InMap {
+    fn drop(&mut self) {
+        self.map.owners().remove(&self.mapped.slot());
+    }
+}
+
+/// Bytes of a TCP source that userspace has taken, in the count of `bytes_received`. To be asked while the socket
+/// is in no map: for one that is, kernels since 6.18 say that nothing waits.
+pub(super) fn consumed(source: &Plain) -> std::io::Result<u64> {
+    let mut before = sock::tcp_info(source)?.bytes_received;
+    loop {
+        let waiting = sock::readable(source)?;
+        let after = sock::tcp_info(source)?.bytes_received;
+        if after == before {
+            return Ok(after.saturating_sub(u64::from(waiting)));
+        }
+        before = after;
+    }
+}
+
+fn refused(what: &'static str) -> impl FnOnce(std::io::Error) -> MapRefused {
+    move |source| MapRefused::Socket { what, source }
+}
+
+/// Books why a direction stays outside.
+pub(super) fn book(stats: &Stats, refused: &MapRefused) {
+    stats.fell_back(match refused {
+        MapRefused::NotEstablished | MapRefused::BytesWaiting(_) => Fallback::NotMappable,
+        MapRefused::NoSlot(_) => Fallback::NoSlot,
+        MapRefused::Socket { .. } | MapRefused::NoFeature => Fallback::MapRefused,
+    });
+}
