@@ -11,6 +11,8 @@ mod help;
 mod parser;
 mod shared;
 mod size;
+#[cfg(test)]
+pub(crate) mod testing;
 mod value;
 
 pub use duration::{parse_go_duration, show_go_duration};

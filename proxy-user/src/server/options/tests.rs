@@ -1,1 +1,300 @@
+use std::time::Duration;
 
+use super::*;
+use crate::ops::flags::testing::{KLOG, OURS, every_flag_takes_its_values, mistakes, options, words};
+use crate::ops::flags::{LaneSecurity, LanesMode, Severity};
+use crate::splice::EngineChoice;
+
+/// Upstream's flags, from the contract.
+const UPSTREAM: [&str; 40] = [
+    "server-key",
+    "server-cert",
+    "server-ca-cert",
+    "cluster-key",
+    "cluster-cert",
+    "cluster-ca-cert",
+    "mode",
+    "uds-name",
+    "delete-existing-uds-file",
+    "server-port",
+    "agent-port",
+    "admin-port",
+    "health-port",
+    "server-bind-address",
+    "agent-bind-address",
+    "health-bind-address",
+    "admin-bind-address",
+    "keepalive-time",
+    "frontend-keepalive-time",
+    "enable-profiling",
+    "enable-contention-profiling",
+    "server-id",
+    "server-count",
+    "agent-namespace",
+    "agent-service-account",
+    "authentication-audience",
+    "kubeconfig",
+    "kubeconfig-qps",
+    "kubeconfig-burst",
+    "kube-api-content-type",
+    "proxy-strategies",
+    "xfr-channel-size",
+    "tls-min-version",
+    "cipher-suites",
+    "enable-lease-controller",
+    "lease-namespace",
+    "lease-label",
+    "graceful-shutdown-timeout",
+    "backend-dial-timeout",
+    "warn-on-channel-limit",
+];
+
+/// A command line that stands on its own, with existing files.
+struct Line {
+    file: tempfile::NamedTempFile,
+}
+
+impl Line {
+    fn new() -> Line {
+        Line { file: tempfile::NamedTempFile::new().unwrap() }
+    }
+
+    fn parse(&self, more: &[&str]) -> Result<Invocation<Options>, OptionsError> {
+        let file = self.file.path().to_str().unwrap();
+        let base = [
+            format!("--cluster-cert={file}"),
+            format!("--cluster-key={file}"),
+            "--uds-name=/s".into(),
+            "--server-port=0".into(),
+        ];
+        let all: Vec<String> = base.into_iter().chain(words(more)).collect();
+        Options::parse(&all, |_| None)
+    }
+
+    fn options(&self, more: &[&str]) -> Options {
+        options(self.parse(more))
+    }
+
+    fn mistakes(&self, more: &[&str]) -> Vec<String> {
+        mistakes(self.parse(more))
+    }
+}
+
+#[test]
+fn every_flag_of_the_contract_exists_and_no_other() {
+    let flags = table::program().flags;
+    let mut known: Vec<&str> = flags.iter().map(|flag| flag.name).collect();
+    let mut wanted: Vec<&str> = UPSTREAM.into_iter().chain(KLOG).chain(OURS).collect();
+    known.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(known, wanted);
+}
+
+#[test]
+fn every_flag_takes_good_values_and_refuses_wrong_ones() {
+    every_flag_takes_its_values(
+        &table::program().flags,
+        &[
+            ("mode", "http-connect", "http-connect", Some("tcp")),
+            ("proxy-strategies", "destHost,default", "\"destHost,default\"", Some("nearest")),
+            ("lanes", "off", "off", Some("on")),
+            ("lane-security", "raw", "raw", Some("none")),
+        ],
+    );
+}
+
+#[test]
+fn the_defaults_are_upstreams() {
+    let options = Line::new().options(&[]);
+    assert_eq!((options.agent_port, options.health_port, options.admin_port), (8091, 8092, 8095));
+    assert_eq!(Options::default().server_port, 8090);
+    assert_eq!(options.admin_bind_address, "127.0.0.1");
+    assert_eq!(options.keepalive_time, Duration::from_secs(3600));
+    assert_eq!(options.proxy_strategies, Strategies(vec![Strategy::Default]));
+    assert_eq!((options.log.v, options.log.stderr_threshold), (4, Severity::Error));
+    assert!(
+        options.delete_existing_uds_file && options.log.to_stderr && options.backend_dial_timeout.is_none()
+    );
+    assert_eq!((options.lanes.mode, options.lanes.security), (LanesMode::Auto, LaneSecurity::Encrypt));
+    assert_eq!(uuid::Uuid::parse_str(&options.server_id).map(|id| id.get_version_num()), Ok(4));
+    assert!(options.warnings.is_empty());
+}
+
+#[test]
+fn pflags_habits() {
+    let line = Line::new();
+    let options = line.options(&[
+        "--mode=grpc",
+        "--mode",
+        "http-connect",
+        "--agent-port=0x1f9a",
+        "-v",
+        "2",
+        "--delete-existing-uds-file",
+        "ignored",
+        "--enable-profiling=0",
+        "--cipher-suites=TLS_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+        "--cipher-suites",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        "--lease-label=a=b,c=d",
+        "--server-id=",
+        "--log_file_max_size=0",
+        "--backend-dial-timeout=1m0s",
+        "--engine=splice",
+        "--",
+        "--no-flag-behind-the-dashes",
+    ]);
+    assert_eq!(options.mode, Mode::HttpConnect);
+    assert_eq!((options.agent_port, options.log.v, options.log.file_max_size), (8090, 2, 0));
+    assert!(options.delete_existing_uds_file && !options.enable_profiling);
+    assert_eq!(options.cipher_suites.len(), 3);
+    assert_eq!((options.lease_label.as_str(), options.server_id.as_str()), ("a=b,c=d", ""));
+    assert_eq!(options.backend_dial_timeout, Some(Duration::from_secs(60)));
+    assert_eq!(options.splice.engine, EngineChoice::Splice);
+    assert_eq!(line.options(&["-v=6"]).log.v, 6);
+    assert_eq!(line.options(&["-v7"]).log.v, 7);
+}
+
+#[test]
+fn the_environment_gives_the_id_and_the_flag_wins() {
+    let line = Line::new();
+    let file = line.file.path().to_str().unwrap();
+    let base = words(&["--uds-name=/s", "--server-port=0", "--cluster-key", file, "--cluster-cert", file]);
+    let env = |name: &str| (name == "PROXY_SERVER_ID").then(|| "from-env".to_owned());
+    assert_eq!(options(Options::parse(&base, env)).server_id, "from-env");
+    let flagged: Vec<String> = base.into_iter().chain(words(&["--server-id=mine"])).collect();
+    assert_eq!(options(Options::parse(&flagged, env)).server_id, "mine");
+}
+
+#[test]
+fn help_version_and_questions_need_nothing_else() {
+    for words_in in [&["--help"][..], &["-h"], &["--mode=wrong", "--help"]] {
+        let Ok(Invocation::Print(text)) = Options::parse(&words(words_in), |_| None) else {
+            panic!("{words_in:?}")
+        };
+        for flag in table::program().flags.iter().filter(|flag| !flag.hidden) {
+            assert!(text.contains(&format!("--{}", flag.name)), "--{} is not in the help", flag.name);
+        }
+        assert!(!text.contains("warn-on-channel-limit") && text.contains("(default 8091)"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 112), "{text}");
+    }
+    assert!(matches!(Options::parse(&words(&["--version"]), |_| None), Ok(Invocation::Print(_))));
+    assert!(
+        matches!(Options::parse(&words(&["flows", "--help"]), |_| None), Ok(Invocation::Ask(args)) if args.len() == 2)
+    );
+}
+
+#[test]
+fn one_mistake_is_told_in_upstreams_words() {
+    let line = Line::new();
+    for (more, gist) in [
+        (&["--mode=x"][..], "mode must be set to either 'grpc' or 'http-connect' not \"x\""),
+        (&["--server-port=8090"], "server port should be set to 0 not 8090 for UDS"),
+        (&["--agent-port=49152"], "please do not try to use ephemeral port 49152 for the agent port"),
+        (&["--admin-port=1023"], "please do not try to use reserved port 1023 for the admin port"),
+        (&["--health-port=70000"], "--health-port"),
+        (
+            &["--server-ca-cert=/none"],
+            "error checking server CA cert /none, got stat /none: no such file or directory",
+        ),
+        (
+            &["--enable-contention-profiling"],
+            "if --enable-contention-profiling is set, --enable-profiling must also be set",
+        ),
+        (&["--proxy-strategies="], "ProxyStrategies cannot be empty"),
+        (&["--proxy-strategies=,"], "invalid proxy strategies: proxy strategies cannot be empty"),
+        (&["--proxy-strategies=default,x"], "invalid proxy strategies: unknown proxy strategy: x"),
+        (&["--xfr-channel-size=0"], "channel size 0 must be greater than 0"),
+        (
+            &["--tls-min-version=TLS1"],
+            "unsupported TLS version \"TLS1\", supported values are: VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13",
+        ),
+        (
+            &["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"],
+            "cipher suite TLS_RSA_WITH_RC4_128_SHA not supported, doesn't exist or considered as insecure",
+        ),
+        (&["--graceful-shutdown-timeout=-1s"], "it must be >= 0, got -1s"),
+        (
+            &["--kubeconfig=/none"],
+            "checking KubeconfigPath \"/none\", got stat /none: no such file or directory",
+        ),
+        (&["--sevrer-id=x"], "unknown flag: --sevrer-id; did you mean --server-id?"),
+        (&["-mode=grpc"], "long flags take two dashes"),
+        (&["--server-id"], "flag needs an argument: --server-id"),
+        (&["--=x"], "bad flag syntax: --=x"),
+        (&["--lane-security=inner-tls"], "'encrypt' or 'raw'"),
+    ] {
+        let found = line.mistakes(more);
+        assert!(found.iter().any(|mistake| mistake.contains(gist)), "{gist:?} is not in {found:?}");
+        assert!(found.iter().all(|mistake| mistake.contains("-")), "{found:?}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let error = Line::new().parse(&["--mode=x", "--agent-port=1", "--frobnicate"]).unwrap_err();
+    assert_eq!(error.mistakes.len(), 3, "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with("failed to validate server options with 3 mistakes:\n  "), "{text}");
+    for flag in ["--mode", "--agent-port", "--frobnicate"] {
+        assert!(text.contains(flag), "{text}");
+    }
+}
+
+#[test]
+fn agent_authentication_must_be_whole_and_is_never_ignored() {
+    let line = Line::new();
+    let found = line.mistakes(&["--agent-namespace=kube-system"]).join("\n");
+    for gist in [
+        "--agent-service-account cannot be empty when agent authentication is enabled",
+        "--authentication-audience cannot be empty when agent authentication is enabled",
+    ] {
+        assert!(found.contains(gist), "{found}");
+    }
+    let file = line.file.path().to_str().unwrap();
+    let found = line.mistakes(&["--agent-namespace=a", "--cluster-ca-cert", file]).join("\n");
+    assert!(
+        found.contains("--cluster-ca-cert can not be used when agent authentication is enabled"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_tcp_frontend_needs_its_certificates() {
+    let line = Line::new();
+    let file = line.file.path().to_str().unwrap();
+    let found = line.mistakes(&["--uds-name=", "--server-port=8090"]).join("\n");
+    assert!(found.contains("server ca cert must be set when in TCP mode (uds-name is empty)"), "{found}");
+    let found = line.mistakes(&["--server-key", file, "--cluster-key="]).join("\n");
+    assert!(
+        found.contains(&format!("cannot have server cert empty when server key is set to {file:?}")),
+        "{found}"
+    );
+    assert!(
+        found.contains(&format!("cannot have cluster key empty when cluster cert is set to {file:?}")),
+        "{found}"
+    );
+    assert!(found.contains("server key should not be set for UDS"), "{found}");
+    let all = [
+        "--uds-name=",
+        "--server-port=8090",
+        "--server-cert",
+        file,
+        "--server-key",
+        file,
+        "--server-ca-cert",
+        file,
+    ];
+    assert_eq!(line.options(&all).server_port, 8090);
+}
+
+#[test]
+fn deprecated_and_powerless_flags_are_taken_with_a_warning() {
+    let line = Line::new();
+    let warnings = line
+        .options(&["--warn-on-channel-limit=false", "--tls-min-version=VersionTLS10"])
+        .warnings
+        .join("\n");
+    assert!(warnings.contains("--warn-on-channel-limit has been deprecated"), "{warnings}");
+    assert!(warnings.contains("VersionTLS10"), "{warnings}");
+}

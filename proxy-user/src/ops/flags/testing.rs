@@ -1,0 +1,93 @@
+//! What both binaries' flag tests need.
+
+use super::{Flag, Invocation, OptionsError};
+
+/// klog's flags, which both have.
+pub(crate) const KLOG: [&str; 15] = [
+    "add-dir-header",
+    "alsologtostderr",
+    "alsologtostderrthreshold",
+    "legacy-stderr-threshold-behavior",
+    "log-backtrace-at",
+    "log-dir",
+    "log-file",
+    "log-file-max-size",
+    "logtostderr",
+    "one-output",
+    "skip-headers",
+    "skip-log-headers",
+    "stderrthreshold",
+    "v",
+    "vmodule",
+];
+
+/// Ours, which both have.
+pub(crate) const OURS: [&str; 12] = [
+    "lanes",
+    "lane-security",
+    "lane-wait",
+    "lane-ping",
+    "lanes-max",
+    "engine",
+    "buffer-budget",
+    "flow-buffer-max",
+    "mux-flow-buffer",
+    "mux-buffer",
+    "operator-socket",
+    "live-settings",
+];
+
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+pub(crate) fn options<O: std::fmt::Debug>(read: Result<Invocation<O>, OptionsError>) -> O {
+    match read {
+        Ok(Invocation::Run(options)) => *options,
+        other => panic!("no options but {other:?}"),
+    }
+}
+
+pub(crate) fn mistakes<O: std::fmt::Debug>(read: Result<Invocation<O>, OptionsError>) -> Vec<String> {
+    match read {
+        Err(error) => error.mistakes,
+        other => panic!("no mistakes but {other:?}"),
+    }
+}
+
+/// For every flag: (a good value, as it is shown; a wrong value if there is one).
+pub(crate) fn sample(kind: &str) -> (&'static str, &'static str, Option<&'static str>) {
+    match kind {
+        "bool" => ("true", "true", Some("yes")),
+        "port" => ("0x2000", "8192", Some("80 80")),
+        "int" | "uint" => ("0x10", "16", Some("many")),
+        "count" => ("7", "7", Some("-1")),
+        "float32" => ("1.5", "1.5", Some("fast")),
+        "duration" => ("90s", "1m30s", Some("90")),
+        "size" => ("2Mi", "2MiB", Some("2 bytes")),
+        "severity" => ("WARNING", "1", Some("LOUD")),
+        "engine" => ("copy", "copy", Some("warp")),
+        "strings" => ("x,y", "[x,y]", None),
+        _ => ("text=a,b", "\"text=a,b\"", None),
+    }
+}
+
+/// Sets every flag of a table to a sample value, both ways, and to a wrong one.
+pub(crate) fn every_flag_takes_its_values<O: Default>(
+    flags: &[Flag<O>],
+    special: &[(&str, &str, &str, Option<&str>)],
+) {
+    for flag in flags {
+        let mut options = O::default();
+        let field = (flag.field)(&mut options);
+        let own = special.iter().find(|(name, ..)| *name == flag.name);
+        let (good, shown, wrong) =
+            own.map_or_else(|| sample(field.kind()), |(_, good, shown, wrong)| (*good, *shown, *wrong));
+        field.set(good, true).unwrap_or_else(|why| panic!("--{}={good}: {why}", flag.name));
+        assert_eq!(field.show(), shown, "--{}={good}", flag.name);
+        if let Some(wrong) = wrong {
+            assert!(field.set(wrong, true).is_err(), "--{}={wrong} was taken", flag.name);
+        }
+        assert!(!flag.help.is_empty() && flag.help.ends_with('.'), "--{} has no sentence of help", flag.name);
+    }
+}
