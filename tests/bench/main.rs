@@ -6,6 +6,7 @@
 #![allow(unreachable_pub)] // a program: `pub` says what other modules of it use
 
 mod context;
+mod demo;
 mod gate;
 mod integrity;
 mod method;
@@ -37,6 +38,8 @@ enum Command {
     Run(Options),
     /// Flows whose every byte is checked: sizes, stalls, half-closes, aborts; nothing may leak.
     Integrity(integrity::Options),
+    /// Show what our two hops do with real bytes, beside a direct connection.
+    Demo(Options),
     /// Name the scenarios.
     List,
     /// Be one hop that is nothing but the splice engine (what the join routes consist of).
@@ -88,6 +91,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(options) => run(options),
         Command::Integrity(options) => integrity::run(&options),
+        Command::Demo(options) => demo::run(options),
         Command::List => {
             for scenario in scenario::ALL {
                 println!("{:<12} {}", scenario.name, scenario.about);

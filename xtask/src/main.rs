@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod demo;
 mod lint;
 mod setup;
 mod sh;
@@ -27,6 +28,8 @@ enum Command {
     Build(build::Options),
     /// Measure beside a direct connection, HAProxy and ssh -L; prints a table, draws target/bench/results.svg
     Bench(bench::Options),
+    /// Build everything, move real bytes through both binaries here, show what carried them
+    Demo,
     /// Run every test, cheapest first, with a printed time per step
     Test(test::Options),
     /// Check format, clippy, bans, licences, sources and advisories
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
         Command::Lint => lint::run(),
     };

@@ -7,7 +7,7 @@ mod idle;
 mod latency;
 mod paced;
 mod stalled;
-mod throughput;
+pub mod throughput;
 mod turned;
 
 use crate::context::Context;

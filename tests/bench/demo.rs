@@ -1,0 +1,86 @@
+//! The demo: a direct connection, then our server and agent with encrypted and with raw lanes, side by side.
+
+use std::fs;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use proxy_tests::load::bulk::Kind;
+use proxy_tests::load::echo::{Echo, Times};
+
+use crate::Options;
+use crate::context::Context;
+use crate::method::{Line, Samples, rounds};
+use crate::picture;
+use crate::report::short;
+use crate::route::Route;
+use crate::scenario::throughput;
+
+const ROUTES: [&str; 3] = ["direct", "konduit-encrypt", "konduit-raw"];
+/// How long a look at bulk lasts.
+const LOOK: Duration = Duration::from_secs(2);
+const BAR: usize = 40;
+
+pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let out = options.out.clone();
+    let mut context = Context::new(options)?;
+    println!("Certificates, a target, and two pairs of proxy-server and proxy-agent, all on this machine.");
+    let routes = context.routes(&ROUTES)?;
+    for route in routes.iter().filter(|route| route.name != "direct") {
+        println!("  {} runs", route.name);
+    }
+    let lines = vec![
+        bulk(&context, &routes, Kind::Down, "download")?,
+        bulk(&context, &routes, Kind::Up, "upload")?,
+        round_trips(&context, &routes)?,
+    ];
+    lines.iter().for_each(show);
+    let path = out.join("demo.svg");
+    fs::write(&path, picture::draw(lines.iter(), context.options.noisy))?;
+    println!("\nThe same as a picture: {}", path.display());
+    println!("What each process said: {}", context.directory.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bulk(context: &Context, routes: &[Rc<Route>], kind: Kind, title: &str) -> anyhow::Result<Line> {
+    let samples = rounds(1, routes, |route| throughput::measure(context, route, kind, 1, LOOK))?;
+    Ok(beside_direct(samples, &format!("one {title}"), "gbit", "Gbit/s"))
+}
+
+/// Round trips of a flow that the engine has known for a while, as `kubectl exec` is one.
+fn round_trips(context: &Context, routes: &[Rc<Route>]) -> anyhow::Result<Line> {
+    let samples = rounds(1, routes, |route| {
+        let mut echo = Echo::open(&route.way)?;
+        for _ in 0..120 {
+            echo.trip()?;
+            sleep(Duration::from_millis(20));
+        }
+        let times = Times::of(echo.trips(2000, context.window(), Duration::from_secs(5))?);
+        Ok(vec![("p50", times.micros(0.5))])
+    })?;
+    Ok(beside_direct(samples, "64 bytes there and back, median", "p50", "µs"))
+}
+
+fn beside_direct(samples: Samples, title: &str, metric: &'static str, unit: &'static str) -> Line {
+    let line = samples.line(title, metric, unit);
+    ROUTES[1..].iter().fold(line, |line, ours| {
+        let ratio = samples.ratio(metric, ours, "direct");
+        line.with_ratio(ratio)
+    })
+}
+
+fn show(line: &Line) {
+    println!("\n{} [{}]", line.figure, line.unit);
+    let longest = line.values.iter().map(|(_, value)| value.median).fold(f64::MIN_POSITIVE, f64::max);
+    for (route, value) in &line.values {
+        let length = (value.median / longest * BAR as f64).round() as usize;
+        let what = format!("{route} / direct");
+        let beside = line.ratios.iter().find(|(ratio, _)| *ratio == what);
+        let beside = beside.map_or(String::new(), |(_, ratio)| format!("  {} × direct", short(ratio.median)));
+        println!("  {route:<16} {:<BAR$} {:>7}{beside}", "█".repeat(length), short(value.median));
+    }
+    for (route, shares) in line.shares.iter().filter(|(_, shares)| !shares.is_empty()) {
+        println!("  {route} moved by  {shares}");
+    }
+}
