@@ -1,4 +1,122 @@
 //! proxy-agent: one control stream per server, dials to targets.
 
 pub mod operate;
+mod activity;
+pub mod control;
+pub mod dial;
+mod flows;
 pub mod options;
+mod proxy;
+pub mod route;
+mod servers;
+
+use std::sync::Arc;
+
+use self::activity::Activity;
+use self::dial::Targets;
+use self::flows::Flows;
+use self::options::Options;
+use self::route::Route;
+pub use self::servers::Servers;
+use crate::flow::FlowTable;
+use crate::lane::{AgentLaneConfig, AgentLanes};
+use crate::net::resolve::Names;
+use crate::net::tls::TlsError;
+use crate::ops::flags::LanesMode;
+use crate::ops::metrics::AgentMetrics;
+use crate::server::start;
+use crate::splice::SpliceError;
+use crate::wire::identifiers::{Identifiers, IdentifiersError};
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{flag} cannot be honoured by this version: {why}")]
+    NotHere { flag: &'static str, why: &'static str },
+    #[error("agent address is invalid: {0}")]
+    Identifiers(#[from] IdentifiersError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Splice(#[from] SpliceError),
+    #[error("the metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// An agent that has all it needs and has not looked for a server yet.
+pub struct Agent {
+    servers: Arc<Servers>,
+    flows: Flows,
+}
+
+impl Agent {
+    /// Reads every file, starts the engine. Must be called inside a tokio runtime; `env` looks up an environment
+    /// variable.
+    ///
+    /// # Errors
+    /// The first thing that cannot be had.
+    pub fn new(options: Options, env: impl Fn(&str) -> Option<String>) -> Result<Agent, StartError> {
+        if options.count_server_leases {
+            let why = "server leases are not counted yet; let servers say their --server-count";
+            return Err(StartError::NotHere { flag: "--count-server-leases", why });
+        }
+        let table = FlowTable::new();
+        let metrics = AgentMetrics::new(&table)?;
+        let names = Names::from_system();
+        let splicer = start::splicer(&options.splice)?;
+        let route = Route::new(&options, names.clone(), env)?;
+        let lanes = (options.lanes.mode == LanesMode::Auto).then(|| lanes(&options, route.clone()));
+        let targets = Targets { names, metrics: metrics.clone() };
+        let flows = Flows { targets, splicer, table, metrics, activity: Activity::default() };
+        let servers = Servers {
+            identifiers: Identifiers::parse(&options.agent_identifiers)?,
+            pool: start::pool(&options.mux),
+            options,
+            route,
+            flows: flows.clone(),
+            lanes,
+            state: Default::default(),
+        };
+        Ok(Agent { servers: Arc::new(servers), flows })
+    }
+
+    pub fn servers(&self) -> &Arc<Servers> {
+        &self.servers
+    }
+
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows.table
+    }
+
+    pub fn metrics(&self) -> &AgentMetrics {
+        &self.flows.metrics
+    }
+
+    /// Serves until dropped.
+    pub async fn run(&self) {
+        self.servers.clone().sync().await;
+    }
+
+    /// Stops looking for servers, tells those there are, and goes on serving until nobody used this agent for
+    /// `--drain-quiet`, at the latest after `--drain-timeout`. To be called once `run` was dropped.
+    pub async fn drain(&self) {
+        let options = &self.servers.options;
+        self.servers.drain();
+        let quiet = self.flows.activity.quiet(options.drain_quiet);
+        match options.drain_timeout {
+            None => quiet.await,
+            Some(limit) => {
+                if tokio::time::timeout(limit, quiet).await.is_err() {
+                    tracing::warn!(flows = self.flows.table.len(), "Flows are cut by --drain-timeout");
+                }
+            }
+        }
+    }
+}
+
+fn lanes(options: &Options, route: Arc<Route>) -> AgentLanes {
+    let fds = options.lanes.max.map_or_else(start::file_descriptors, |max| max as usize * 4);
+    let mut config = AgentLaneConfig::new(start::security(options.lanes.security), fds);
+    config.wait = options.lanes.wait;
+    AgentLanes::new(config, route)
+}

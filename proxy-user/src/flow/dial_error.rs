@@ -29,10 +29,12 @@ pub enum DialReason {
     Cancelled = 15,
     /// The dial could not be sent to the agent in time.
     SendTimeout = 16,
+    /// The agent gave the dial up.
+    Withdrawn = 17,
 }
 
 impl DialReason {
-    pub const ALL: [DialReason; 16] = [
+    pub const ALL: [DialReason; 17] = [
         DialReason::Other,
         DialReason::NoAgent,
         DialReason::BadAddress,
@@ -49,6 +51,7 @@ impl DialReason {
         DialReason::SendFailed,
         DialReason::Cancelled,
         DialReason::SendTimeout,
+        DialReason::Withdrawn,
     ];
 
     /// What an upstream agent's words mean. The one place where a decision reads text, since the wire gives no more;

@@ -19,7 +19,7 @@ pub struct LaneStream {
 }
 
 impl LaneStream {
-    pub(super) fn new(mut wire: Wire) -> LaneStream {
+    pub(crate) fn new(mut wire: Wire) -> LaneStream {
         wire.get_mut().0.pass_through();
         LaneStream { wire: Some(wire), peer_ended: false, we_ended: false }
     }

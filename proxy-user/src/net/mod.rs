@@ -2,9 +2,11 @@
 
 pub mod cipher;
 pub mod connect;
+pub mod dial;
 pub mod listener;
 pub mod pem;
 pub mod reload;
+pub mod resolve;
 pub mod sockopt;
 pub mod tls;
 pub mod uds;

@@ -1,5 +1,108 @@
 //! proxy-server: frontends, agents, and the dial between them.
 
+pub mod agents;
+pub mod dial;
 pub mod frontend;
 pub mod operate;
 pub mod options;
+pub mod pick;
+pub(crate) mod start;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use self::agents::listen;
+use self::agents::registry::Registry;
+use self::agents::service::Service;
+use self::dial::Dialer;
+use self::options::Options;
+pub use self::start::StartError;
+use crate::flow::FlowTable;
+use crate::net::listener::TcpListener;
+use crate::net::tls::ServerEndpoint;
+use crate::ops::drain::DrainWatch;
+use crate::ops::metrics::ServerMetrics;
+
+/// The addresses that were really bound.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    pub agents: SocketAddr,
+    pub frontend: BoundFrontend,
+}
+
+#[derive(Debug, Clone)]
+pub enum BoundFrontend {
+    Uds(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// A server whose listeners are bound and that serves nobody yet.
+pub struct Server {
+    bound: Bound,
+    options: Options,
+    agents: (TcpListener, ServerEndpoint),
+    frontend: frontend::Frontend,
+    service: Service,
+    dialer: Dialer,
+}
+
+impl Server {
+    /// Reads every file, binds every listener, starts the engine. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The first thing that cannot be had.
+    pub fn bind(options: Options) -> Result<Server, StartError> {
+        start::check(&options)?;
+        let flows = FlowTable::new();
+        let metrics = ServerMetrics::new(&flows)?;
+        let splicer = start::splicer(&options.splice)?;
+        let frontend = frontend::Frontend::bind(&options)?;
+        let agents = start::agents_port(&options)?;
+        let lanes = start::lanes(&options)?;
+        let strategies = options.proxy_strategies.0.clone();
+        let registry = Registry::new(strategies.clone(), metrics.clone());
+        let bound = Bound { agents: agents.0.local_addr(), frontend: frontend.bound() };
+        let service = Service {
+            server: options.server_id.as_str().into(),
+            count: u32::try_from(options.server_count).unwrap_or(0),
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            pool: start::pool(&options.mux),
+            lanes: lanes.clone(),
+        };
+        let dialer = Dialer {
+            registry,
+            strategies: strategies.into(),
+            timeout: options.backend_dial_timeout,
+            splicer,
+            flows,
+            metrics,
+            lanes: lanes.is_some(),
+        };
+        Ok(Server { bound, options, agents, frontend, service, dialer })
+    }
+
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.dialer.registry
+    }
+
+    /// Serves until `stop`. Frontends accept until `drain` begins; their flows go on until it cuts them.
+    pub async fn run(self, drain: DrainWatch, stop: CancellationToken) {
+        let Server { options, agents: (listener, tls), frontend, service, dialer, bound } = self;
+        tracing::info!(agents = %bound.agents, frontend = ?bound.frontend, server = options.server_id, "Serving");
+        let agents = listen::serve(listener, tls, service, options.keepalive_time, stop);
+        let frontend = frontend.serve(dialer, options.frontend_keepalive_time, drain);
+        tokio::join!(agents, frontend);
+    }
+}

@@ -50,6 +50,7 @@ pub fn dial_failed(error: &DialError) -> Vec<u8> {
         format!("HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{prefix}: {text}\r\n")
     };
     let reply = match error.reason {
+        DialReason::Withdrawn => String::new(),
         DialReason::NoAgent => {
             format!(
                 "HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\ncurrently no tunnels available: {text}"

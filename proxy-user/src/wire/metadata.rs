@@ -14,8 +14,15 @@ const SERVER_COUNT: HeaderName = HeaderName::from_static("servercount");
 /// Ours: the version of window, FIN and RESET packets that the sender understands.
 const MUX: HeaderName = HeaderName::from_static("konduit-mux");
 
+/// Ours: the version of lanes that the sender understands.
+const LANE: HeaderName = HeaderName::from_static("konduit-lane");
+/// Ours, from a server: what shows a lane to be of this control stream.
+const LANE_TICKET: HeaderName = HeaderName::from_static("konduit-lane-ticket");
+
 /// The version of our mux packets.
 pub const MUX_VERSION: u32 = 1;
+/// The version of lanes.
+pub const LANE_VERSION: u32 = 1;
 
 /// What an agent sends when it opens a control stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +30,11 @@ pub struct AgentHello {
     pub agent: AgentId,
     pub identifiers: Identifiers,
     /// The service-account token, if it has one.
-    pub token: Option<Token>,
+    pub token: Option<Secret>,
     /// It understands our mux packets.
     pub mux: bool,
+    /// It would open lanes.
+    pub lanes: bool,
 }
 
 /// What a server answers before any packet.
@@ -36,15 +45,17 @@ pub struct ServerHello {
     pub count: u32,
     /// It understands our mux packets, and the agent offered them.
     pub mux: bool,
+    /// It wants lanes, and this is the ticket to show on them.
+    pub lane_ticket: Option<Secret>,
 }
 
-/// A bearer token; never printed.
+/// A bearer token or a lane ticket; never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(pub String);
+pub struct Secret(pub String);
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+        f.write_str("Secret(…)")
     }
 }
 
@@ -76,8 +87,9 @@ impl AgentHello {
         };
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token =
-            token.and_then(|value| value.strip_prefix("Bearer ")).map(|token| Token(token.to_owned()));
-        Ok(AgentHello { agent: agent.into(), identifiers, token, mux: offers_mux(headers) })
+            token.and_then(|value| value.strip_prefix("Bearer ")).map(|token| Secret(token.to_owned()));
+        let (mux, lanes) = (offers(headers, &MUX, MUX_VERSION), offers(headers, &LANE, LANE_VERSION));
+        Ok(AgentHello { agent: agent.into(), identifiers, token, mux, lanes })
     }
 
     /// # Errors
@@ -86,7 +98,7 @@ impl AgentHello {
         let mut headers = HeaderMap::new();
         headers.insert(AGENT_ID, text("agentID", self.agent.as_str())?);
         headers.insert(AGENT_IDENTIFIERS, text("agentIdentifiers", self.identifiers.raw())?);
-        if let Some(Token(token)) = &self.token {
+        if let Some(Secret(token)) = &self.token {
             let bearer = format!("Bearer {}", token.trim());
             let mut value = HeaderValue::try_from(bearer).map_err(|_| MetadataError::Token)?;
             value.set_sensitive(true);
@@ -94,6 +106,9 @@ impl AgentHello {
         }
         if self.mux {
             headers.insert(MUX, HeaderValue::from(MUX_VERSION));
+        }
+        if self.lanes {
+            headers.insert(LANE, HeaderValue::from(LANE_VERSION));
         }
         Ok(headers)
     }
@@ -107,7 +122,9 @@ impl ServerHello {
         let count = exactly_one(headers, &SERVER_COUNT, "serverCount")?;
         let count: i64 = count.parse().map_err(|_| MetadataError::ServerCount(count.to_owned()))?;
         let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
-        Ok(ServerHello { server: server.into(), count, mux: offers_mux(headers) })
+        let ticket = headers.get(&LANE_TICKET).filter(|_| offers(headers, &LANE, LANE_VERSION));
+        let lane_ticket = ticket.and_then(|ticket| Some(Secret(ticket.to_str().ok()?.to_owned())));
+        Ok(ServerHello { server: server.into(), count, mux: offers(headers, &MUX, MUX_VERSION), lane_ticket })
     }
 
     /// # Errors
@@ -119,13 +136,19 @@ impl ServerHello {
         if self.mux {
             headers.insert(MUX, HeaderValue::from(MUX_VERSION));
         }
+        if let Some(Secret(ticket)) = &self.lane_ticket {
+            let mut value = text("konduit-lane-ticket", ticket)?;
+            value.set_sensitive(true);
+            headers.insert(LANE, HeaderValue::from(LANE_VERSION));
+            headers.insert(LANE_TICKET, value);
+        }
         Ok(headers)
     }
 }
 
-fn offers_mux(headers: &HeaderMap) -> bool {
-    let version = headers.get(&MUX).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
-    version.is_some_and(|version| version >= MUX_VERSION)
+fn offers(headers: &HeaderMap, name: &HeaderName, version: u32) -> bool {
+    let offered = headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+    offered.is_some_and(|offered| offered >= version)
 }
 
 fn exactly_one<'a>(
@@ -154,15 +177,21 @@ mod tests {
         AgentHello {
             agent: "node-1".into(),
             identifiers: Identifiers::parse("ipv4=1.2.3.4&host=a%20b").unwrap(),
-            token: Some(Token("abc".into())),
+            token: Some(Secret("abc".into())),
             mux: true,
+            lanes: true,
         }
     }
 
     #[test]
     fn hellos_survive_the_wire() {
         assert_eq!(AgentHello::read(&hello().write().unwrap()), Ok(hello()));
-        let server = ServerHello { server: "s".into(), count: 3, mux: false };
+        let server = ServerHello {
+            server: "s".into(),
+            count: 3,
+            mux: false,
+            lane_ticket: Some(Secret("00ff".into())),
+        };
         assert_eq!(ServerHello::read(&server.write().unwrap()), Ok(server));
     }
 
@@ -178,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_newline_at_the_end_of_the_token_file_does_no_harm() {
-        let hello = AgentHello { token: Some(Token("abc\n".into())), ..hello() };
+        let hello = AgentHello { token: Some(Secret("abc\n".into())), ..hello() };
         let read = AgentHello::read(&hello.write().unwrap()).unwrap();
-        assert_eq!(read.token, Some(Token("abc".into())));
+        assert_eq!(read.token, Some(Secret("abc".into())));
     }
 
     #[test]

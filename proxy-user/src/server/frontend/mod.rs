@@ -1,3 +1,102 @@
 //! Where API servers ask for flows.
 
+pub mod connect;
 pub mod grpc;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::dial::Dialer;
+use super::options::{Mode, Options};
+use super::{BoundFrontend, StartError, start};
+use crate::lane::record::RecordExact;
+use crate::net::listener::TcpListener;
+use crate::net::tls::{ALPN_H2, ALPN_HTTP1, ServerEndpoint, ServerTls};
+use crate::net::uds::UdsListener;
+use crate::ops::drain::DrainWatch;
+
+/// TLS on an accepted connection, as upstream.
+const TLS_HANDSHAKE: Duration = Duration::from_secs(120);
+
+/// The one frontend of a server, bound.
+pub(super) struct Frontend {
+    mode: Mode,
+    listener: Listener,
+}
+
+enum Listener {
+    Uds(UdsListener),
+    Tls(TcpListener, ServerEndpoint),
+}
+
+impl Frontend {
+    pub(super) fn bind(options: &Options) -> Result<Frontend, StartError> {
+        let listener = if options.uds_name.is_empty() {
+            let alpn = match options.mode {
+                Mode::Grpc => ALPN_H2,
+                Mode::HttpConnect => ALPN_HTTP1,
+            };
+            let tls = ServerTls {
+                cert: options.server_cert.clone().into(),
+                key: options.server_key.clone().into(),
+                client_ca: start::file(&options.server_ca_cert),
+                alpn: vec![alpn.to_vec()],
+                require_alpn: options.mode == Mode::Grpc,
+                policy: start::policy(options)?,
+            };
+            let tls = tls.watch()?;
+            let listener = TcpListener::bind(&options.server_bind_address, options.server_port);
+            Listener::Tls(listener.map_err(StartError::Frontend)?, tls)
+        } else {
+            let listener = UdsListener::bind(Path::new(&options.uds_name), options.delete_existing_uds_file);
+            Listener::Uds(listener.map_err(StartError::Frontend)?)
+        };
+        Ok(Frontend { mode: options.mode, listener })
+    }
+
+    pub(super) fn bound(&self) -> BoundFrontend {
+        match &self.listener {
+            Listener::Uds(listener) => BoundFrontend::Uds(listener.path().into()),
+            Listener::Tls(listener, _) => BoundFrontend::Tcp(listener.local_addr()),
+        }
+    }
+
+    /// Accepts until the drain begins; what was accepted runs on.
+    pub(super) async fn serve(self, dialer: Dialer, _keepalive: Duration, mut drain: DrainWatch) {
+        match (self.mode, self.listener) {
+            (Mode::HttpConnect, Listener::Uds(listener)) => loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = drain.draining() => return,
+                };
+                let flow = connect::serve(accepted.stream, dialer.clone());
+                until_cut(drain.clone(), flow);
+            },
+            (Mode::HttpConnect, Listener::Tls(listener, tls)) => loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = drain.draining() => return,
+                };
+                let (tls, dialer) = (tls.clone(), dialer.clone());
+                until_cut(drain.clone(), async move {
+                    let remote = accepted.remote;
+                    match tls.accept(accepted.map(RecordExact::new), TLS_HANDSHAKE).await {
+                        Ok(accepted) => connect::serve(accepted.stream, dialer).await,
+                        Err(error) => tracing::info!(%remote, %error, "Refused a frontend connection"),
+                    }
+                });
+            },
+            (Mode::Grpc, _) => drain.draining().await,
+        }
+    }
+}
+
+/// Runs in a task of its own, at the latest until the drain cuts it.
+fn until_cut(mut drain: DrainWatch, work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(async move {
+        tokio::select! {
+            () = work => {}
+            () = drain.cut() => {}
+        }
+    });
+}

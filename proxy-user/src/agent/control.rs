@@ -1,0 +1,187 @@
+//! One control stream: opening it, and answering what its server asks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Endpoint;
+use tonic::{Extensions, Request, Status, Streaming};
+
+use super::flows::{Flows, LaneHost, target_end};
+use super::route::{ConnectError, Route};
+use crate::flow::{DialError, Path};
+use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
+use crate::mux::{Link, LinkEnd, Outlet};
+use crate::splice::End;
+use crate::wire::ids::{DialId, ServerId};
+use crate::wire::metadata::{AgentHello, MetadataError, ServerHello};
+use crate::wire::packet::{Answer, DialRequest, DialResponse, MAX_PACKET, Packet};
+use crate::wire::pb::{self, agent_service_client::AgentServiceClient};
+
+/// Unanswered pings end the stream after this long, as upstream.
+const SILENCE: Duration = Duration::from_secs(20);
+/// For the server's response headers; upstream waits for ever, which stalls the discovery of all others.
+const HELLO: Duration = Duration::from_secs(20);
+/// What a server may send before we read it. The brake towards an upstream server works through this window alone.
+const WINDOW: u32 = 1 << 20;
+
+/// Why a control stream did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("HTTP/2 with the server failed: {0}")]
+    Http(#[from] tonic::transport::Error),
+    #[error("the server refused the control stream: {0}")]
+    Refused(#[from] Status),
+    #[error("no answer from the server within {HELLO:?}")]
+    Silent,
+    #[error("the server's answer makes no sense: {0}")]
+    Metadata(#[from] MetadataError),
+}
+
+/// A stream whose server has answered; dropped as it is, the stream ends.
+pub struct Opening {
+    pub hello: ServerHello,
+    inbound: Streaming<pb::Packet>,
+    outlet: oneshot::Sender<Outlet>,
+}
+
+impl Opening {
+    /// # Errors
+    /// What failed first on the way.
+    pub async fn open(route: &Route, hello: &AgentHello, keepalive: Duration) -> Result<Opening, OpenError> {
+        let headers = hello.write()?;
+        let stream = route.control().await?;
+        // Go's floor; below it servers answer with ENHANCE_YOUR_CALM.
+        let keepalive = keepalive.max(Duration::from_secs(10));
+        let mut once = Some(TokioIo::new(stream));
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let stream = once.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
+            async move { stream }
+        });
+        let channel = Endpoint::from_shared(format!("http://{}", route.address()))?
+            .http2_keep_alive_interval(keepalive)
+            .keep_alive_timeout(SILENCE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .connect_with_connector(connector)
+            .await?;
+        let (outlet, late) = oneshot::channel::<Outlet>();
+        let outbound = late.map(|outlet| futures_util::stream::iter(outlet.ok()).flatten()).flatten_stream();
+        let outbound = outbound.filter_map(|packet| std::future::ready(packet.ok()));
+        let request =
+            Request::from_parts(MetadataMap::from_headers(headers), Extensions::default(), outbound);
+        let mut client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_PACKET);
+        let answered = tokio::time::timeout(HELLO, client.connect(request)).await;
+        let (metadata, inbound, _) = answered.map_err(|_| OpenError::Silent)??.into_parts();
+        let hello = ServerHello::read(metadata.as_ref())?;
+        Ok(Opening { hello, inbound, outlet })
+    }
+}
+
+/// Serves one stream to its end.
+pub async fn serve(
+    opening: Opening,
+    link: Link,
+    outlet: Outlet,
+    flows: Flows,
+    lanes: Option<AgentLanes>,
+) -> LinkEnd {
+    let Opening { hello, inbound, outlet: slot } = opening;
+    // Fails when the stream has ended already, which its reader sees.
+    let _ = slot.send(outlet);
+    let ticket = hello.lane_ticket.and_then(|ticket| ticket.0.parse::<Ticket>().ok());
+    let lanes = lanes.zip(ticket).map(|(lanes, ticket)| {
+        let host = LaneHost::new(&flows, &hello.server);
+        Arc::new(lanes.stream(hello.server.as_str(), ticket, host))
+    });
+    let server = Serving { server: hello.server, link: link.clone(), flows, lanes, dials: Arc::default() };
+    let end = link.run(inbound, |packet| server.handle(packet)).await;
+    server.dials().values().for_each(CancellationToken::cancel);
+    end
+}
+
+/// What one server may ask for.
+#[derive(Clone)]
+struct Serving {
+    server: ServerId,
+    link: Link,
+    flows: Flows,
+    lanes: Option<Arc<AgentStream>>,
+    /// Dials that were not answered yet.
+    dials: Arc<Mutex<HashMap<DialId, CancellationToken>>>,
+}
+
+impl Serving {
+    fn handle(&self, packet: Packet) {
+        match packet {
+            Packet::DialRequest(request) => self.dial(request),
+            Packet::CloseDial { dial } => {
+                if let Some(dial) = self.dials().remove(&dial) {
+                    dial.cancel();
+                }
+            }
+            Packet::WantLanes { lanes } => {
+                if let Some(stream) = &self.lanes {
+                    stream.want(lanes);
+                }
+            }
+            other => tracing::debug!(server = %self.server, packet = other.kind(), "Ignored a packet"),
+        }
+    }
+
+    fn dial(&self, request: DialRequest) {
+        let cancelled = CancellationToken::new();
+        self.dials().insert(request.dial, cancelled.clone());
+        let serving = self.clone();
+        tokio::spawn(async move {
+            let _work = serving.flows.activity.begin();
+            let dial = request.dial;
+            cancelled.run_until_cancelled_owned(serving.answer(request)).await;
+            serving.dials().remove(&dial);
+        });
+    }
+
+    async fn answer(&self, request: DialRequest) {
+        let DialRequest { dial, protocol, address, lane_dial } = request;
+        let target = async { target_end(self.flows.targets.dial(&protocol, &address).await?) };
+        let outcome = match &self.lanes {
+            Some(lanes) if lane_dial != 0 => match lanes.answer(lane_dial, target).await {
+                Answered::Lane(lane, path, target) => {
+                    return self.flows.carry(lane, target, &address, &self.server, path);
+                }
+                Answered::Mux(target) => Ok(target),
+                Answered::Failed(error) => Err(error),
+                Answered::Over => return,
+            },
+            _ => target.await,
+        };
+        self.on_stream(dial, &address, outcome);
+    }
+
+    /// Answers on the control stream. DIAL_RSP goes ahead of every byte of its flow.
+    fn on_stream(&self, dial: DialId, address: &str, outcome: Result<End, DialError>) {
+        let (outcome, flow) = match outcome {
+            Ok(target) => match self.link.open() {
+                Ok(stream) => (Ok(Answer::Here(stream.conn())), Some((stream, target))),
+                Err(_) => return, // the stream has ended: nobody waits
+            },
+            Err(error) => (Err(error), None),
+        };
+        let sent = self.link.send(Packet::DialResponse(DialResponse { dial, outcome }));
+        if let (Ok(()), Some((stream, target))) = (sent, flow) {
+            self.flows.carry(End::stream(stream), target, address, &self.server, Path::Mux);
+        }
+    }
+
+    fn dials(&self) -> MutexGuard<'_, HashMap<DialId, CancellationToken>> {
+        self.dials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,149 @@
+//! Dials to targets, with failures in the words of upstream's agent.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::flow::{DialError, DialReason};
+use crate::net::dial::{Refused, connect};
+use crate::net::resolve::{Names, ResolveError};
+use crate::ops::metrics::AgentMetrics;
+
+/// A target that has not answered by then has failed, name resolution included.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Dials targets; cheap to clone.
+#[derive(Clone)]
+pub struct Targets {
+    pub names: Names,
+    pub metrics: AgentMetrics,
+}
+
+impl Targets {
+    /// Connects to `address` (`host:port`) by `tcp`, `tcp4` or `tcp6`; nothing else is dialled, whoever asks.
+    ///
+    /// # Errors
+    /// Counted already.
+    pub async fn dial(&self, protocol: &str, address: &str) -> Result<TcpStream, DialError> {
+        let began = Instant::now();
+        let dialled = tokio::time::timeout(LIMIT, self.attempt(protocol, address)).await;
+        let timeout =
+            || DialError::new(DialReason::Timeout, format!("dial {protocol} {address}: i/o timeout"));
+        let dialled = dialled.unwrap_or_else(|_| Err(timeout()));
+        match &dialled {
+            Ok(_) => self.metrics.dial_succeeded(began.elapsed()),
+            Err(error) => self.metrics.dial_failed(error.reason == DialReason::Timeout),
+        }
+        dialled
+    }
+
+    async fn attempt(&self, protocol: &str, address: &str) -> Result<TcpStream, DialError> {
+        let wanted = match protocol {
+            "tcp" => None,
+            "tcp4" => Some(false),
+            "tcp6" => Some(true),
+            _ => {
+                let text = format!("dial {protocol}: unknown network {protocol}");
+                return Err(DialError::new(DialReason::BadAddress, text));
+            }
+        };
+        let bad = |text: String| DialError::new(DialReason::BadAddress, format!("dial {protocol}: {text}"));
+        let (host, port) = split(address).map_err(bad)?;
+        let mut addresses =
+            self.names.addresses(host, port).await.map_err(|error| unresolved(protocol, &error))?;
+        addresses.retain(|address| wanted.is_none_or(|six| address.is_ipv6() == six));
+        match connect(addresses).await {
+            Ok(Some(stream)) => Ok(stream),
+            Ok(None) => Err(bad(format!("address {host}: no suitable address found"))),
+            Err(refused) => Err(failed(protocol, &refused)),
+        }
+    }
+}
+
+/// Go's `net.SplitHostPort`, with its errors.
+fn split(address: &str) -> Result<(&str, u16), String> {
+    let wrong = |why: &str| format!("address {address}: {why}");
+    let colon = address.rfind(':').ok_or_else(|| wrong("missing port in address"))?;
+    let host = match address.strip_prefix('[') {
+        Some(rest) => match rest.find(']') {
+            None => return Err(wrong("missing ']' in address")),
+            Some(end) if end + 2 == colon => &rest[..end],
+            Some(end) if end + 2 > colon => return Err(wrong("missing port in address")),
+            Some(_) => return Err(wrong("too many colons in address")),
+        },
+        None if address[..colon].contains(':') => return Err(wrong("too many colons in address")),
+        None => &address[..colon],
+    };
+    let port = &address[colon + 1..];
+    match port.parse::<u16>() {
+        Ok(port) => Ok((if host.is_empty() { "127.0.0.1" } else { host }, port)),
+        Err(_) if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
+            Err(format!("address {port}: invalid port"))
+        }
+        Err(_) => Err(format!("lookup tcp/{port}: unknown port")),
+    }
+}
+
+fn unresolved(protocol: &str, error: &ResolveError) -> DialError {
+    let reason = match error {
+        ResolveError::NoSuchHost(_) => DialReason::NoSuchHost,
+        ResolveError::Timeout(_) => DialReason::Timeout,
+        ResolveError::Misbehaving(_) => DialReason::DnsFailure,
+    };
+    DialError::new(reason, format!("dial {protocol}: {error}"))
+}
+
+fn failed(protocol: &str, refused: &Refused) -> DialError {
+    let Refused { address, source } = refused;
+    let (reason, words) = match source.raw_os_error() {
+        Some(libc::ECONNREFUSED) => (DialReason::Refused, "connect: connection refused".to_owned()),
+        Some(libc::EHOSTUNREACH) => (DialReason::NoRoute, "connect: no route to host".to_owned()),
+        Some(libc::ENETUNREACH) => {
+            (DialReason::NetworkUnreachable, "connect: network is unreachable".to_owned())
+        }
+        Some(libc::ECONNRESET) => (DialReason::Reset, "connect: connection reset by peer".to_owned()),
+        Some(libc::ETIMEDOUT) => (DialReason::Timeout, "connect: connection timed out".to_owned()),
+        Some(libc::EMFILE | libc::ENFILE) => {
+            (DialReason::Exhausted, "socket: too many open files".to_owned())
+        }
+        Some(libc::EACCES | libc::EPERM) => (DialReason::Other, "connect: permission denied".to_owned()),
+        Some(libc::EADDRNOTAVAIL) => {
+            (DialReason::Exhausted, "connect: cannot assign requested address".to_owned())
+        }
+        _ if source.kind() == io::ErrorKind::TimedOut => (DialReason::Timeout, "i/o timeout".to_owned()),
+        _ => (DialReason::Other, source.to_string()),
+    };
+    DialError::new(reason, format!("dial {protocol} {address}: {words}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_split_as_go_splits_them() {
+        assert_eq!(split("10.0.0.1:80"), Ok(("10.0.0.1", 80)));
+        assert_eq!(split("[fd00::1]:80"), Ok(("fd00::1", 80)));
+        assert_eq!(split(":80"), Ok(("127.0.0.1", 80)));
+        assert_eq!(split("a"), Err("address a: missing port in address".into()));
+        assert_eq!(split("fd00::1:80"), Err("address fd00::1:80: too many colons in address".into()));
+        assert_eq!(split("[fd00::1]"), Err("address [fd00::1]: missing port in address".into()));
+        assert_eq!(split("a:http"), Err("lookup tcp/http: unknown port".into()));
+        assert_eq!(split("a:70000"), Err("address 70000: invalid port".into()));
+    }
+
+    #[test]
+    fn failures_speak_gos_words() {
+        let refused = |errno| {
+            let address = "10.0.0.1:80".parse().unwrap();
+            failed("tcp", &Refused { address, source: io::Error::from_raw_os_error(errno) })
+        };
+        let error = refused(libc::ECONNREFUSED);
+        assert_eq!(error.text, "dial tcp 10.0.0.1:80: connect: connection refused");
+        assert_eq!(error.reason, DialReason::Refused);
+        assert_eq!(DialReason::from_text(&refused(libc::EMFILE).text), DialReason::Exhausted);
+        let missing = unresolved("tcp", &ResolveError::NoSuchHost("nowhere".into()));
+        assert_eq!(missing.text, "dial tcp: lookup nowhere: no such host");
+    }
+}

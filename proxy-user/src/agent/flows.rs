@@ -1,0 +1,68 @@
+//! The agent's flows: a lane or a mux stream on one side, the target on the other.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::activity::Activity;
+use super::dial::Targets;
+use crate::flow::{DialError, DialReason, FlowTable, Path};
+use crate::lane::open::{BoxFuture, Host, LaneFlow};
+use crate::ops::metrics::AgentMetrics;
+use crate::splice::{End, Splicer};
+use crate::wire::ids::ServerId;
+
+/// What dials and flows need, whichever server asked. Cheap to clone.
+#[derive(Clone)]
+pub struct Flows {
+    pub targets: Targets,
+    pub splicer: Splicer,
+    pub table: FlowTable,
+    pub metrics: AgentMetrics,
+    pub activity: Activity,
+}
+
+impl Flows {
+    /// Takes a flow over: it runs in a task of its own until it ends.
+    pub fn carry(&self, client: End, target: End, address: &str, server: &ServerId, path: Path) {
+        let flow = self.table.open(address, server.as_str(), path);
+        let guards = (self.metrics.endpoint(), self.activity.begin());
+        let join = self.splicer.join(client, target, flow.meter());
+        tokio::spawn(async move {
+            flow.finish(join.await);
+            drop(guards);
+        });
+    }
+}
+
+/// A connected target as one side of a join.
+pub fn target_end(stream: TcpStream) -> Result<End, DialError> {
+    let socket = stream.into_std().map_err(|error| DialError::new(DialReason::Other, error.to_string()))?;
+    Ok(End::tcp(socket))
+}
+
+/// The dials and flows of one server's lanes.
+pub struct LaneHost {
+    pub flows: Flows,
+    pub server: ServerId,
+}
+
+impl Host for LaneHost {
+    fn dial<'a>(&'a self, protocol: &'a str, address: &'a str) -> BoxFuture<'a, Result<End, DialError>> {
+        Box::pin(async move {
+            let _work = self.flows.activity.begin();
+            target_end(self.flows.targets.dial(protocol, address).await?)
+        })
+    }
+
+    fn carry(&self, flow: LaneFlow) {
+        let LaneFlow { lane, path, target, address, .. } = flow;
+        self.flows.carry(lane, target, &address, &self.server, path);
+    }
+}
+
+impl LaneHost {
+    pub fn new(flows: &Flows, server: &ServerId) -> Arc<LaneHost> {
+        Arc::new(LaneHost { flows: flows.clone(), server: server.clone() })
+    }
+}

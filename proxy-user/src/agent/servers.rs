@@ -1,0 +1,233 @@
+//! One control stream to every server: found one by one behind the same address, kept, and opened again when lost.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::control::{self, OpenError, Opening};
+use super::flows::Flows;
+use super::options::Options;
+use super::route::Route;
+use crate::lane::AgentLanes;
+use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
+use crate::ops::metrics::{AgentMetrics, GaugeGuard, Segment};
+use crate::server::agents::service::code_name;
+use crate::wire::identifiers::Identifiers;
+use crate::wire::ids::ServerId;
+use crate::wire::metadata::{AgentHello, Secret};
+use crate::wire::packet::Packet;
+
+/// What an agent needs for its control streams.
+pub struct Servers {
+    pub(super) options: Options,
+    pub(super) identifiers: Identifiers,
+    pub(super) route: Arc<Route>,
+    pub(super) flows: Flows,
+    pub(super) pool: Arc<Pool>,
+    /// `None`: `--lanes=off`.
+    pub(super) lanes: Option<AgentLanes>,
+    pub(super) state: State,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    connected: Mutex<HashMap<ServerId, Connected>>,
+    /// As the last server that was added said; 0 before.
+    count: AtomicU32,
+    next: AtomicU64,
+}
+
+struct Connected {
+    /// Tells a connection from its replacement.
+    number: u64,
+    link: Link,
+    _gauge: GaugeGuard,
+}
+
+/// What became of one look for a server.
+enum Found {
+    /// One more.
+    New,
+    /// One that we know already, or there are none more to find.
+    Nothing,
+}
+
+impl Servers {
+    /// Servers with a control stream.
+    pub fn connected(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Tells every server that this agent is going; it goes on serving.
+    pub fn drain(&self) {
+        for connected in self.lock().values() {
+            // A stream that ends meanwhile needs not be told.
+            let _ = connected.link.send(Packet::Drain);
+        }
+    }
+
+    /// Ends every stream.
+    pub fn close(&self) {
+        for connected in self.lock().values() {
+            connected.link.close(Ok(()));
+        }
+    }
+
+    /// Looks for servers until dropped.
+    pub async fn sync(self: Arc<Self>) {
+        let mut backoff = Backoff::new(self.options.sync_interval, self.options.sync_interval_cap);
+        loop {
+            let pause = match self.look().await {
+                Ok(_) => backoff.reset(),
+                Err(error) => {
+                    tracing::warn!(servers = self.route.address(), %error, "Cannot connect to a server");
+                    backoff.step()
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn look(self: &Arc<Self>) -> Result<Found, OpenError> {
+        let known = self.state.count.load(Ordering::Relaxed).max(1) as usize;
+        self.flows.metrics.known_servers(known);
+        if !self.options.sync_forever && self.connected() >= known {
+            return Ok(Found::Nothing);
+        }
+        let opening = Opening::open(&self.route, &self.hello(), self.options.keepalive_time).await?;
+        Ok(self.adopt(opening))
+    }
+
+    fn hello(&self) -> AgentHello {
+        let path = &self.options.service_account_token_path;
+        let token = (!path.is_empty()).then(|| std::fs::read_to_string(path)).and_then(|read| {
+            read.inspect_err(|error| tracing::warn!(path, %error, "Cannot read the service account token"))
+                .ok()
+        });
+        AgentHello {
+            agent: self.options.agent_id.as_str().into(),
+            identifiers: self.identifiers.clone(),
+            token: token.map(Secret),
+            mux: true,
+            lanes: self.lanes.is_some(),
+        }
+    }
+
+    /// Keeps the stream unless its server has one already.
+    fn adopt(self: &Arc<Self>, opening: Opening) -> Found {
+        let server = opening.hello.server.clone();
+        let number = self.state.next.fetch_add(1, Ordering::Relaxed);
+        let (link, outlet) = Link::new(LinkConfig {
+            role: Role::Acceptor,
+            dialect: if opening.hello.mux { Dialect::Ours } else { Dialect::Upstream },
+            pool: self.pool.clone(),
+            observer: Arc::new(ServerPackets(self.flows.metrics.clone())),
+        });
+        {
+            let mut connected = self.lock();
+            if connected.contains_key(&server) {
+                tracing::debug!(%server, "Reached a server that is known already");
+                return Found::Nothing;
+            }
+            let gauge = self.flows.metrics.server();
+            connected.insert(server.clone(), Connected { number, link: link.clone(), _gauge: gauge });
+        }
+        self.state.count.store(opening.hello.count, Ordering::Relaxed);
+        let lanes = self.lanes.is_some() && opening.hello.lane_ticket.is_some();
+        tracing::info!(%server, count = opening.hello.count, lanes, "Connected to a server");
+        let servers = self.clone();
+        tokio::spawn(async move {
+            let (flows, lanes) = (servers.flows.clone(), servers.lanes.clone());
+            let end = control::serve(opening, link, outlet, flows, lanes).await;
+            servers.lost(&server, number, &end);
+        });
+        Found::New
+    }
+
+    fn lost(&self, server: &ServerId, number: u64, end: &LinkEnd) {
+        let mut connected = self.lock();
+        if connected.get(server).is_some_and(|connected| connected.number == number) {
+            connected.remove(server);
+        }
+        drop(connected);
+        if let LinkEnd::Failed(status) = end {
+            self.flows.metrics.stream_error(Segment::ToAgent, code_name(status.code()), "Unknown");
+        }
+        tracing::info!(%server, why = %end, "Disconnected from a server");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Connected>> {
+        self.state.connected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct ServerPackets(AgentMetrics);
+
+impl Observer for ServerPackets {
+    fn sent(&self, kind: &'static str) {
+        self.0.packet(Segment::FromAgent, kind);
+    }
+
+    fn received(&self, kind: &'static str) {
+        self.0.packet(Segment::ToAgent, kind);
+    }
+
+    fn paused(&self, _for: Duration) {
+        self.0.konduit.mux_paused();
+    }
+
+    fn gave_up(&self, conn: crate::wire::ids::ConnId) {
+        tracing::warn!(%conn, "Ended a flow that nobody read");
+        self.0.konduit.flow_ended_by_us("stalled");
+    }
+}
+
+/// Upstream's pauses: the interval, half as much again after every failure, never more than the cap; each up to a
+/// tenth longer, by chance.
+struct Backoff {
+    first: Duration,
+    cap: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    fn new(first: Duration, cap: Duration) -> Backoff {
+        Backoff { first, cap, next: first }
+    }
+
+    fn reset(&mut self) -> Duration {
+        self.next = self.first;
+        jitter(self.first)
+    }
+
+    fn step(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = pause.mul_f64(1.5).min(self.cap.max(self.first));
+        jitter(pause)
+    }
+}
+
+fn jitter(pause: Duration) -> Duration {
+    let mut byte = [0; 1];
+    // Without random bytes there is no jitter.
+    let _ = getrandom::fill(&mut byte);
+    pause.mul_f64(1.0 + f64::from(byte[0]) / 2550.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_by_half_to_the_cap_and_begin_anew() {
+        let second = Duration::from_secs(1);
+        let mut backoff = Backoff::new(second, 4 * second);
+        for expected in [1.0, 1.5, 2.25, 3.375, 4.0, 4.0] {
+            let pause = backoff.step().as_secs_f64();
+            assert!((expected..=expected * 1.11).contains(&pause), "{pause} is not about {expected}");
+        }
+        assert!(backoff.reset() < 2 * second);
+        assert!(backoff.step() < 2 * second);
+    }
+}

@@ -1,0 +1,99 @@
+//! One TCP connection to one of several addresses: both families side by side, as RFC 8305 has it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::sockopt;
+
+/// How long the next address waits for the one before it, as in Go.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// A connection that did not come about, and the address it was for.
+#[derive(Debug)]
+pub struct Refused {
+    pub address: SocketAddr,
+    pub source: io::Error,
+}
+
+/// Connects to the first address that answers. `None`: there was no address.
+///
+/// # Errors
+/// The first address's error, once all have failed.
+pub async fn connect(addresses: Vec<SocketAddr>) -> Result<Option<TcpStream>, Refused> {
+    let mut waiting = interleave(addresses);
+    let mut trying = JoinSet::new();
+    let mut first: Option<Refused> = None;
+    loop {
+        if let Some(address) = waiting.pop_front() {
+            trying.spawn(async move { one(address).await.map_err(|source| Refused { address, source }) });
+        }
+        let tried = if waiting.is_empty() {
+            trying.join_next().await
+        } else {
+            match tokio::time::timeout(HEAD_START, trying.join_next()).await {
+                Ok(tried) => tried,
+                Err(_) => continue,
+            }
+        };
+        match tried {
+            Some(Ok(Ok(stream))) => return Ok(Some(stream)),
+            Some(Ok(Err(refused))) => {
+                first.get_or_insert(refused);
+            }
+            Some(Err(_)) => {}
+            None => return first.map_or(Ok(None), Err),
+        }
+    }
+}
+
+async fn one(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    sockopt::tune(&stream)?;
+    Ok(stream)
+}
+
+/// The families in turn, beginning with the first address's.
+fn interleave(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let Some(first) = addresses.first().map(SocketAddr::is_ipv6) else { return VecDeque::new() };
+    let (same, other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first);
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    let mut order = VecDeque::new();
+    loop {
+        let pair = [same.next(), other.next()];
+        if pair == [None, None] {
+            return order;
+        }
+        order.extend(pair.into_iter().flatten());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let all = ["10.0.0.1:1", "10.0.0.2:1", "[fd00::1]:1", "10.0.0.3:1"];
+        let order = interleave(all.iter().map(|text| text.parse().unwrap()).collect());
+        let order: Vec<_> = order.iter().map(ToString::to_string).collect();
+        assert_eq!(order, ["10.0.0.1:1", "[fd00::1]:1", "10.0.0.2:1", "10.0.0.3:1"]);
+    }
+
+    #[tokio::test]
+    async fn the_first_address_that_answers_wins_and_the_first_error_is_told() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let stream = connect(vec![gone, there]).await.unwrap().unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
+        let refused = connect(vec![gone]).await.unwrap_err();
+        assert_eq!((refused.address, refused.source.kind()), (gone, io::ErrorKind::ConnectionRefused));
+        assert!(connect(vec![]).await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,164 @@
+//! The agents' port: mutual TLS, lanes to the one side by their ALPN name, control streams to the other.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use super::service::Service;
+use crate::lane::record::RecordExact;
+use crate::lane::{ALPN_LANE, ServerLanes};
+use crate::net::listener::{Accepted, Remote, TcpListener};
+use crate::net::sockopt;
+use crate::net::tls::{Identity, ServerEndpoint};
+use crate::wire::packet::MAX_PACKET;
+use crate::wire::pb::agent_service_server::AgentServiceServer;
+
+/// TLS and, for a control stream, the HTTP/2 preface.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+/// Handshakes under way at a time; the rest waits in the kernel's backlog.
+const HANDSHAKES: usize = 256;
+/// Unanswered pings and unacknowledged bytes end a control stream after this long.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Tokens and many identifiers exceed the usual 16 KiB.
+const MAX_HEADERS: u32 = 16 << 20;
+/// What a peer may send before we read it. The brake towards an upstream agent works through this window alone.
+const WINDOW: u32 = 1 << 20;
+
+/// Who is at the other end of a control stream.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    pub remote: Option<Remote>,
+    pub identity: Option<Identity>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.remote {
+            Some(remote) => remote.fmt(f),
+            None => f.write_str("an unknown address"),
+        }
+    }
+}
+
+/// Serves the agents' port until `stop`; then every control stream ends.
+pub async fn serve(
+    listener: TcpListener,
+    tls: ServerEndpoint,
+    service: Service,
+    keepalive: Duration,
+    stop: CancellationToken,
+) {
+    let (accepted, incoming) = mpsc::channel(16);
+    let (lanes, registry) = (service.lanes.clone(), service.registry.clone());
+    let service = AgentServiceServer::new(service).max_decoding_message_size(MAX_PACKET);
+    let incoming = ReceiverStream::new(incoming).map(Ok::<Control, io::Error>);
+    let grpc = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(SILENCE))
+        .http2_max_header_list_size(MAX_HEADERS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .serve_with_incoming(service, incoming);
+    tokio::select! {
+        result = grpc => if let Err(error) = result {
+            tracing::error!(%error, "The agents' port failed");
+        },
+        () = accept(listener, tls, lanes, accepted) => {}
+        () = stop.cancelled() => {}
+    }
+    registry.streams().iter().for_each(|stream| stream.link.close(Ok(())));
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: ServerEndpoint,
+    lanes: Option<ServerLanes>,
+    control: mpsc::Sender<Control>,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(room) = handshakes.clone().acquire_owned().await else { return };
+        let accepted = listener.accept().await;
+        let (tls, lanes, control) = (tls.clone(), lanes.clone(), control.clone());
+        tokio::spawn(async move {
+            let remote = accepted.remote;
+            let shaken = tls.accept(accepted.map(RecordExact::new), HANDSHAKE).await;
+            drop(room);
+            match shaken {
+                Ok(accepted) => sort(accepted, lanes, control).await,
+                Err(error) => tracing::debug!(from = %remote, %error, "No TLS on the agents' port"),
+            }
+        });
+    }
+}
+
+async fn sort(
+    accepted: Accepted<TlsStream<RecordExact<TcpStream>>>,
+    lanes: Option<ServerLanes>,
+    control: mpsc::Sender<Control>,
+) {
+    let alpn = accepted.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    if alpn == Some(ALPN_LANE) {
+        if let Some(lanes) = lanes {
+            lanes.accept(accepted).await;
+        }
+        return;
+    }
+    let Accepted { mut stream, remote, tls, .. } = accepted;
+    stream.get_mut().0.pass_through();
+    // Upstream's peers have it too: a dead peer is noticed in 20 s. A socket that is gone already says so when read.
+    let _ = sockopt::set_user_timeout(stream.get_ref().0.get_ref(), SILENCE);
+    let peer = Peer { remote: Some(remote), identity: tls.and_then(|tls| tls.identity) };
+    // Fails when the server stops.
+    let _ = control.send(Control { stream, peer }).await;
+}
+
+/// A connection that carries a control stream.
+struct Control {
+    stream: TlsStream<RecordExact<TcpStream>>,
+    peer: Peer,
+}
+
+impl Connected for Control {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Control {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Control {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,6 @@
+//! The agents' side of a server: their port, their control streams, who of them is there.
+
+pub mod handle;
+pub mod listen;
+pub mod registry;
+pub mod service;

@@ -1,0 +1,87 @@
+//! The control streams there are, and how many of them each strategy can pick from.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::handle::AgentHandle;
+use crate::ops::metrics::ServerMetrics;
+use crate::server::options::Strategy;
+
+/// Every live control stream, in order of arrival.
+pub struct Registry {
+    streams: RwLock<Arc<Vec<Arc<AgentHandle>>>>,
+    next: AtomicU64,
+    strategies: Vec<Strategy>,
+    metrics: ServerMetrics,
+}
+
+impl Registry {
+    pub fn new(strategies: Vec<Strategy>, metrics: ServerMetrics) -> Arc<Registry> {
+        let registry = Registry { streams: RwLock::default(), next: AtomicU64::new(1), strategies, metrics };
+        registry.count(&[]);
+        Arc::new(registry)
+    }
+
+    /// A number for a stream to come.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Can be picked from here on, until the guard drops.
+    pub fn add(self: &Arc<Self>, handle: Arc<AgentHandle>) -> Registered {
+        self.change(|streams| streams.push(handle.clone()));
+        Registered { registry: self.clone(), handle }
+    }
+
+    pub fn streams(&self) -> Arc<Vec<Arc<AgentHandle>>> {
+        self.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The server is ready: its first strategy has something to pick from. Draining streams count.
+    pub fn is_ready(&self) -> bool {
+        let streams = self.streams();
+        self.strategies.first().is_some_and(|first| keys(*first, &streams) > 0)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<AgentHandle>>)) {
+        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = streams.to_vec();
+        change(&mut changed);
+        self.count(&changed);
+        *streams = Arc::new(changed);
+    }
+
+    fn count(&self, streams: &[Arc<AgentHandle>]) {
+        for strategy in &self.strategies {
+            self.metrics.ready_backends(strategy.name(), keys(*strategy, streams));
+        }
+    }
+}
+
+/// Distinct keys that a strategy can pick by, as upstream counts them.
+fn keys(strategy: Strategy, streams: &[Arc<AgentHandle>]) -> usize {
+    match strategy {
+        Strategy::Default => streams.iter().map(|stream| &stream.id).collect::<HashSet<_>>().len(),
+        Strategy::DestHost => {
+            streams.iter().flat_map(|stream| stream.identifiers.hosts()).collect::<HashSet<_>>().len()
+        }
+        Strategy::DefaultRoute => {
+            let routed = streams.iter().filter(|stream| stream.identifiers.default_route);
+            routed.map(|stream| &stream.id).collect::<HashSet<_>>().len()
+        }
+    }
+}
+
+/// A stream that can be picked.
+pub struct Registered {
+    registry: Arc<Registry>,
+    handle: Arc<AgentHandle>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.change(|streams| streams.retain(|stream| stream.number != self.handle.number));
+        self.handle.lose();
+    }
+}

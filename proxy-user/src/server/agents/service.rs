@@ -1,0 +1,148 @@
+//! `AgentService.Connect`: an agent registers, and its control stream is served until it ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::handle::AgentHandle;
+use super::listen::Peer;
+use super::registry::Registry;
+use crate::lane::ServerLanes;
+use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
+use crate::ops::metrics::{Segment, ServerMetrics, Service as Method};
+use crate::wire::ids::ServerId;
+use crate::wire::metadata::{AgentHello, Secret, ServerHello};
+use crate::wire::packet::Packet;
+use crate::wire::pb;
+
+/// What every control stream needs.
+#[derive(Clone)]
+pub struct Service {
+    pub server: ServerId,
+    /// How many servers there are, as told to agents.
+    pub count: u32,
+    pub registry: Arc<Registry>,
+    pub metrics: ServerMetrics,
+    pub pool: Arc<Pool>,
+    /// `None`: `--lanes=off`.
+    pub lanes: Option<ServerLanes>,
+}
+
+type Outbound = Pin<Box<dyn Stream<Item = Result<pb::Packet, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl pb::agent_service_server::AgentService for Service {
+    type ConnectStream = Outbound;
+
+    async fn connect(&self, request: Request<Streaming<pb::Packet>>) -> Result<Response<Outbound>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let hello = AgentHello::read(request.metadata().as_ref()).map_err(|error| {
+            tracing::warn!(%error, from = %peer, "Refused a control stream");
+            Status::unknown(error.to_string())
+        })?;
+        let (link, outlet) = Link::new(LinkConfig {
+            role: Role::Dialer,
+            dialect: if hello.mux { Dialect::Ours } else { Dialect::Upstream },
+            pool: self.pool.clone(),
+            observer: Arc::new(AgentPackets(self.metrics.clone())),
+        });
+        let number = self.registry.number();
+        let metrics = self.metrics.clone();
+        let handle = AgentHandle::new(hello.agent.clone(), hello.identifiers, number, link.clone(), metrics);
+        let handle = Arc::new(handle);
+        let ticket = match &self.lanes {
+            Some(lanes) if hello.lanes => Some(negotiate(lanes, &peer, &handle)?),
+            _ => None,
+        };
+        let answer = ServerHello {
+            server: self.server.clone(),
+            count: self.count,
+            mux: hello.mux,
+            lane_ticket: ticket,
+        };
+        let headers = answer.write().map_err(|error| Status::internal(error.to_string()))?;
+        // Registered no later than the response headers: whoever sees the agent connected may dial.
+        let registered = self.registry.add(handle.clone());
+        let lanes = handle.has_lanes();
+        tracing::info!(agent = %hello.agent, stream = number, from = %peer, lanes, "Agent connected");
+
+        let (inbound, metrics) = (request.into_inner(), self.metrics.clone());
+        tokio::spawn(async move {
+            let _open = metrics.grpc_connection(Method::Connect);
+            let end = link.run(inbound, |packet| handle.handle(packet)).await;
+            drop(registered);
+            match &end {
+                LinkEnd::Failed(status) => {
+                    metrics.stream_error(Segment::FromAgent, code_name(status.code()), "Unknown");
+                }
+                LinkEnd::Malformed(error) => {
+                    tracing::warn!(agent = %handle.id, %error, "Ended a control stream")
+                }
+                LinkEnd::Peer | LinkEnd::Us => {}
+            }
+            tracing::info!(agent = %handle.id, stream = number, why = %end, "Agent disconnected");
+        });
+        Ok(Response::from_parts(MetadataMap::from_headers(headers), Box::pin(outlet), Default::default()))
+    }
+}
+
+fn negotiate(lanes: &ServerLanes, peer: &Peer, handle: &Arc<AgentHandle>) -> Result<Secret, Status> {
+    let link = handle.link.clone();
+    let ask = Box::new(move |lanes| {
+        // A stream that has ended needs none.
+        let _ = link.send(Packet::WantLanes { lanes });
+    });
+    let stream =
+        lanes.stream(peer.identity.clone(), ask).map_err(|error| Status::internal(error.to_string()))?;
+    let ticket = Secret(stream.ticket().to_text());
+    handle.set_lanes(stream);
+    Ok(ticket)
+}
+
+struct AgentPackets(ServerMetrics);
+
+impl Observer for AgentPackets {
+    fn sent(&self, kind: &'static str) {
+        self.0.packet(Segment::ToAgent, kind);
+    }
+
+    fn received(&self, kind: &'static str) {
+        self.0.packet(Segment::FromAgent, kind);
+    }
+
+    fn paused(&self, _for: std::time::Duration) {
+        self.0.konduit.mux_paused();
+    }
+
+    fn gave_up(&self, conn: crate::wire::ids::ConnId) {
+        tracing::warn!(%conn, "Ended a flow that nobody read");
+        self.0.konduit.flow_ended_by_us("stalled");
+    }
+}
+
+/// grpc-go's name of a code, as upstream labels its metrics.
+pub fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}

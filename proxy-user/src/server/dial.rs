@@ -1,0 +1,159 @@
+//! A dial, from any frontend: pick an agent, ask it, await the answer; then the flow, until it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::agents::handle::Busy;
+use super::agents::registry::Registry;
+use super::options::Strategy;
+use super::pick::pick;
+use crate::flow::{DialError, DialReason, Ending, FlowTable, OpenFlow, Path};
+use crate::ops::metrics::{DialFailure, Fallback, GaugeGuard, ServerMetrics};
+use crate::splice::{End, Splicer};
+
+/// Agents that are asked for one dial before its failure is told. Only an agent that was lost is replaced by another.
+const AGENTS: usize = 2;
+
+/// Which frontend asks; their failures are counted differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Grpc,
+    Connect,
+}
+
+/// What a frontend asks for.
+#[derive(Debug, Clone)]
+pub struct Dial {
+    pub via: Via,
+    /// `tcp`, or what the client wrote; the agent refuses what it does not know.
+    pub protocol: String,
+    /// `host:port`
+    pub target: String,
+}
+
+/// A flow whose target has answered; it waits to be joined.
+pub struct Opened {
+    pub end: End,
+    pub path: Path,
+    flow: OpenFlow,
+    busy: Busy,
+    established: GaugeGuard,
+    metrics: ServerMetrics,
+}
+
+/// Dials for every frontend. Cheap to clone.
+#[derive(Clone)]
+pub struct Dialer {
+    pub registry: Arc<Registry>,
+    pub strategies: Arc<[Strategy]>,
+    /// `--backend-dial-timeout`
+    pub timeout: Option<Duration>,
+    pub splicer: Splicer,
+    pub flows: FlowTable,
+    pub metrics: ServerMetrics,
+    /// Whether this server would use lanes.
+    pub lanes: bool,
+}
+
+impl Dialer {
+    /// Dropping the future abandons the dial; the agent is told.
+    ///
+    /// # Errors
+    /// Counted already.
+    pub async fn dial(&self, dial: Dial) -> Result<Opened, DialError> {
+        let asked = Instant::now();
+        let mut waiting =
+            Waiting { metrics: &self.metrics, _gauge: self.metrics.pending_dial(), answered: false };
+        let result = self.try_agents(&dial).await;
+        waiting.answered = true;
+        match result {
+            Ok((end, path, busy)) => {
+                let took = asked.elapsed();
+                self.metrics.dial_succeeded(took);
+                self.metrics.konduit.dial(path, took);
+                let flow = self.flows.open(&*dial.target, busy.agent().id.as_str(), path);
+                let established = self.metrics.established();
+                Ok(Opened { end, path, flow, busy, established, metrics: self.metrics.clone() })
+            }
+            Err(error) => {
+                if let Some(failure) = failure(&error, dial.via) {
+                    self.metrics.dial_failed(failure);
+                }
+                tracing::debug!(target_address = dial.target, reason = ?error.reason, %error, "Dial failed");
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_agents(&self, dial: &Dial) -> Result<(End, Path, Busy), DialError> {
+        let mut tried = Vec::new();
+        let mut last = DialError::new(DialReason::NoAgent, "No agent available");
+        while tried.len() < AGENTS {
+            let streams = self.registry.streams();
+            let Some(agent) = pick(&self.strategies, &streams, &dial.target, &tried) else { break };
+            tried.push(agent.number);
+            let busy = agent.busy();
+            match agent.dial(&dial.protocol, &dial.target, self.timeout).await {
+                Ok((end, path)) => {
+                    if path == Path::Mux {
+                        self.count_fallback(busy.agent().has_lanes());
+                    }
+                    return Ok((end, path, busy));
+                }
+                // Nothing reached a target for sure only when the agent itself was lost.
+                Err(error) if matches!(error.reason, DialReason::AgentLost | DialReason::SendFailed) => {
+                    last = error
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// Why a flow is on packets; with lanes negotiated the lanes themselves count it.
+    fn count_fallback(&self, negotiated: bool) {
+        match (self.lanes, negotiated) {
+            (false, _) => self.metrics.konduit.fallback(Fallback::LanesOff),
+            (true, false) => self.metrics.konduit.fallback(Fallback::PeerWithoutLanes),
+            (true, true) => {}
+        }
+    }
+
+    /// Joins the client with the target and stays until the flow has ended.
+    pub async fn join(&self, client: End, opened: Opened) -> Ending {
+        let Opened { end, flow, busy, established, metrics, .. } = opened;
+        let ending = self.splicer.join(client, end, flow.meter()).await;
+        metrics.connection_ended(flow.age());
+        flow.finish(ending);
+        drop((busy, established));
+        ending
+    }
+}
+
+/// A dial that was not answered yet; dropped like that, the client has gone.
+struct Waiting<'a> {
+    metrics: &'a ServerMetrics,
+    _gauge: GaugeGuard,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.metrics.dial_failed(DialFailure::FrontendClose);
+        }
+    }
+}
+
+/// Upstream's name for a failure; it does not count a CONNECT that finds no agent.
+fn failure(error: &DialError, via: Via) -> Option<DialFailure> {
+    match error.reason {
+        DialReason::NoAgent if via == Via::Connect => None,
+        DialReason::NoAgent => Some(DialFailure::NoAgent),
+        DialReason::AgentLost | DialReason::SendFailed | DialReason::Withdrawn => {
+            Some(DialFailure::BackendClose)
+        }
+        DialReason::AgentTimeout | DialReason::SendTimeout => Some(DialFailure::BackendDialTimeout),
+        _ => Some(DialFailure::ErrorResponse),
+    }
+}

@@ -1,0 +1,157 @@
+//! The http-connect frontend: reads a CONNECT, dials, answers, and hands both ends on.
+
+use std::future::pending;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+use crate::lane::LaneStream;
+use crate::lane::record::RecordExact;
+use crate::server::dial::{Dial, Dialer, Via};
+use crate::splice::End;
+use crate::wire::connect::{ESTABLISHED, Head, MAX_HEAD, dial_failed, refused};
+
+/// A head that is not complete by then is given up, as upstream has it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a client may send before its dial was answered.
+const MAX_EARLY: usize = 64 << 10;
+/// How long a client may take to read why it was refused.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A client's connection before its flow is joined.
+pub trait Client: AsyncRead + AsyncWrite + Unpin + Send + Sized {
+    /// It closed its side: whether it is gone altogether, or only sends no more.
+    fn is_gone(&self) -> bool;
+
+    /// As one side of a join.
+    fn into_end(self) -> io::Result<End>;
+}
+
+impl Client for UnixStream {
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
+        // The kernel reports HUP whether asked or not; at once, since the timeout is zero.
+        matches!(rustix::event::poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+            && fds[0].revents().contains(PollFlags::HUP)
+    }
+
+    fn into_end(self) -> io::Result<End> {
+        Ok(End::unix(self.into_std()?))
+    }
+}
+
+impl Client for TlsStream<RecordExact<TcpStream>> {
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    fn into_end(self) -> io::Result<End> {
+        Ok(End::stream(LaneStream::new(self.into())))
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn serve(mut client: impl Client, dialer: Dialer) {
+    let _open = dialer.metrics.http_connection();
+    let mut buffer = BytesMut::with_capacity(1024);
+    let Ok(head) = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut client, &mut buffer)).await else {
+        return;
+    };
+    let target = match head {
+        Ok(Head::Connect { target, end }) => {
+            let _ = buffer.split_to(end);
+            target
+        }
+        Ok(other) => {
+            let date = httpdate(SystemTime::now());
+            return say_goodbye(client, &refused(&other, &date).unwrap_or_default()).await;
+        }
+        Err(_) => return,
+    };
+    let dial = Dial { via: Via::Connect, protocol: "tcp".into(), target };
+    let opened = tokio::select! {
+        opened = dialer.dial(dial) => opened,
+        () = left(&mut client, &mut buffer) => return,
+    };
+    match opened {
+        Ok(opened) => {
+            let Ok(end) = client.into_end() else { return };
+            let end = end.with_early(buffer.freeze()).with_greeting(Bytes::from_static(ESTABLISHED));
+            dialer.join(end, opened).await;
+        }
+        Err(error) => say_goodbye(client, &dial_failed(&error)).await,
+    }
+}
+
+async fn read_head(client: &mut impl Client, buffer: &mut BytesMut) -> io::Result<Head> {
+    loop {
+        match Head::parse(buffer) {
+            Head::Partial => {}
+            head => return Ok(head),
+        }
+        buffer.reserve(1024);
+        if client.take(MAX_HEAD as u64).read_buf(buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Ready when the client has gone while its dial is pending. What it sends meanwhile belongs to the flow.
+async fn left(client: &mut impl Client, buffer: &mut BytesMut) {
+    while buffer.len() < MAX_EARLY {
+        buffer.reserve(4096);
+        match client.read_buf(buffer).await {
+            Ok(0) if !client.is_gone() => break,
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    pending().await
+}
+
+async fn say_goodbye(mut client: impl Client, reply: &[u8]) {
+    let said = async {
+        client.write_all(reply).await?;
+        client.shutdown().await
+    };
+    // A client that does not read its answer does not get it.
+    let _ = tokio::time::timeout(GOODBYE, said).await;
+}
+
+/// IMF-fixdate of RFC 9110.
+fn httpdate(now: SystemTime) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from a day count, years beginning in March (Howard Hinnant's days_from_civil, inverted).
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, year) = ((month + 2) % 12, era * 400 + year + u64::from(month >= 10));
+    let (name, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize]);
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{name}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        let at = |seconds| httpdate(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(1_709_210_096), "Thu, 29 Feb 2024 12:34:56 GMT");
+    }
+}

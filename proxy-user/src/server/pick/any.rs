@@ -1,0 +1,22 @@
+//! One of several equal streams: the least busy, from a random start, and a draining one only when there is no other.
+
+use std::sync::Arc;
+
+use crate::server::agents::handle::AgentHandle;
+
+pub(super) fn choose(fits: &[&Arc<AgentHandle>], tried: &[u64]) -> Option<Arc<AgentHandle>> {
+    let fits: Vec<_> = fits.iter().filter(|stream| !tried.contains(&stream.number)).collect();
+    let start = random(fits.len());
+    let walk = || fits[start..].iter().chain(&fits[..start]);
+    // `min_by_key` takes the first of several least ones, which the random start spreads.
+    walk().min_by_key(|stream| (stream.is_draining(), stream.load())).map(|stream| Arc::clone(stream))
+}
+
+/// Less than `bound`; 0 when the kernel has no random bytes.
+fn random(bound: usize) -> usize {
+    let mut bytes = [0; 8];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) if bound > 0 => (u64::from_ne_bytes(bytes) % bound as u64) as usize,
+        _ => 0,
+    }
+}

@@ -1,0 +1,116 @@
+//! What a server is made of: each part from its flags, or the sentence why it cannot be.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::options::Options;
+use crate::lane::{ALPN_LANE, Security, ServerLaneConfig, ServerLanes};
+use crate::mux::{Pool, brake::Limits};
+use crate::net::cipher::{PolicyError, TlsPolicy};
+use crate::net::listener::{ListenError, TcpListener};
+use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError};
+use crate::ops::flags::{EngineOptions, LaneSecurity, LanesMode, MuxOptions};
+use crate::splice::{SpliceConfig, SpliceError, Splicer};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{flag} cannot be honoured by this version: {why}")]
+    NotHere { flag: &'static str, why: &'static str },
+    #[error("failed to run the agent server: {0}")]
+    Agents(ListenError),
+    #[error("failed to run the frontend server: {0}")]
+    Frontend(ListenError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Cipher(#[from] PolicyError),
+    #[error(transparent)]
+    Splice(#[from] SpliceError),
+    #[error("the metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the kernel gives no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Refuses flags whose promise nobody would keep.
+pub(super) fn check(options: &Options) -> Result<(), StartError> {
+    if !options.agent_namespace.is_empty() {
+        let why = "agents are not authenticated by TokenReview yet; use --cluster-ca-cert";
+        return Err(StartError::NotHere { flag: "--agent-namespace", why });
+    }
+    if options.enable_lease_controller {
+        let why = "leases are not published yet; use --server-count";
+        return Err(StartError::NotHere { flag: "--enable-lease-controller", why });
+    }
+    Ok(())
+}
+
+pub(crate) fn splicer(options: &EngineOptions) -> Result<Splicer, SpliceError> {
+    Splicer::start(SpliceConfig {
+        engine: options.engine,
+        flow_buffer_max: options.flow_buffer_max.0,
+        buffer_budget: options.buffer_budget.map(|budget| budget.0),
+        ..SpliceConfig::default()
+    })
+}
+
+pub(crate) fn pool(options: &MuxOptions) -> Arc<Pool> {
+    Pool::new(Limits { flow: options.flow_buffer.0, total: options.buffer.0 })
+}
+
+pub(crate) fn security(security: LaneSecurity) -> Security {
+    match security {
+        LaneSecurity::Encrypt => Security::Encrypt,
+        LaneSecurity::Raw => Security::Raw,
+    }
+}
+
+pub(super) fn agents_port(options: &Options) -> Result<(TcpListener, ServerEndpoint), StartError> {
+    let alpn = match options.lanes.mode {
+        LanesMode::Auto => vec![ALPN_LANE.to_vec(), ALPN_H2.to_vec()],
+        LanesMode::Off => vec![ALPN_H2.to_vec()],
+    };
+    let tls = ServerTls {
+        cert: options.cluster_cert.clone().into(),
+        key: options.cluster_key.clone().into(),
+        client_ca: file(&options.cluster_ca_cert),
+        alpn,
+        require_alpn: true,
+        policy: policy(options)?,
+    };
+    let tls = tls.watch()?;
+    let listener =
+        TcpListener::bind(&options.agent_bind_address, options.agent_port).map_err(StartError::Agents)?;
+    Ok((listener, tls))
+}
+
+pub(super) fn lanes(options: &Options) -> Result<Option<ServerLanes>, StartError> {
+    if options.lanes.mode == LanesMode::Off {
+        return Ok(None);
+    }
+    let fds = options.lanes.max.map_or_else(file_descriptors, |max| max as usize * 4);
+    let mut config = ServerLaneConfig::new(options.server_id.as_str(), security(options.lanes.security), fds);
+    config.ping = options.lanes.ping;
+    Ok(Some(ServerLanes::start(config)?))
+}
+
+/// Raises the soft limit to the hard one and says what it is.
+pub(crate) fn file_descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused only where the limit is as high as it may be.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    usize::try_from(now).unwrap_or(1 << 20)
+}
+
+pub(super) fn policy(options: &Options) -> Result<TlsPolicy, PolicyError> {
+    let policy = TlsPolicy::parse(&options.tls_min_version, &options.cipher_suites)?;
+    policy.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    Ok(policy)
+}
+
+pub(super) fn file(name: &str) -> Option<PathBuf> {
+    (!name.is_empty()).then(|| name.into())
+}
