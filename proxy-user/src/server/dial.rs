@@ -8,7 +8,7 @@ use super::agents::registry::Registry;
 use super::options::Strategy;
 use super::pick::pick;
 use crate::flow::{DialError, DialReason, Ending, FlowTable, OpenFlow, Path};
-use crate::ops::metrics::{DialFailure, Fallback, GaugeGuard, ServerMetrics};
+use crate::ops::metrics::{DialFailure, GaugeGuard, ServerMetrics};
 use crate::splice::{End, Splicer};
 
 /// Agents that are asked for one dial before its failure is told. Only an agent that was lost is replaced by another.
@@ -51,8 +51,6 @@ pub struct Dialer {
     pub splicer: Splicer,
     pub flows: FlowTable,
     pub metrics: ServerMetrics,
-    /// Whether this server would use lanes.
-    pub lanes: bool,
 }
 
 impl Dialer {
@@ -94,12 +92,7 @@ impl Dialer {
             tried.push(agent.number);
             let busy = agent.busy();
             match agent.dial(&dial.protocol, &dial.target, self.timeout).await {
-                Ok((end, path)) => {
-                    if path == Path::Mux {
-                        self.count_fallback(busy.agent().has_lanes());
-                    }
-                    return Ok((end, path, busy));
-                }
+                Ok((end, path)) => return Ok((end, path, busy)),
                 // Nothing reached a target for sure only when the agent itself was lost.
                 Err(error) if matches!(error.reason, DialReason::AgentLost | DialReason::SendFailed) => {
                     last = error
@@ -108,15 +101,6 @@ impl Dialer {
             }
         }
         Err(last)
-    }
-
-    /// Why a flow is on packets; with lanes negotiated the lanes themselves count it.
-    fn count_fallback(&self, negotiated: bool) {
-        match (self.lanes, negotiated) {
-            (false, _) => self.metrics.konduit.fallback(Fallback::LanesOff),
-            (true, false) => self.metrics.konduit.fallback(Fallback::PeerWithoutLanes),
-            (true, true) => {}
-        }
     }
 
     /// Joins the client with the target and stays until the flow has ended.

@@ -71,7 +71,7 @@ impl Server {
             registry: registry.clone(),
             metrics: metrics.clone(),
             pool: start::pool(&options.mux),
-            lanes: lanes.clone(),
+            lanes,
         };
         let dialer = Dialer {
             registry,
@@ -80,7 +80,6 @@ impl Server {
             splicer,
             flows,
             metrics,
-            lanes: lanes.is_some(),
         };
         Ok(Server { bound, options, agents, frontend, service, dialer })
     }

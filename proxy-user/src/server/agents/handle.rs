@@ -198,6 +198,9 @@ impl AgentHandle {
 
     /// The stream has ended: whoever waits for an answer learns it now.
     pub fn lose(&self) {
+        if let Some(lanes) = self.lanes.get() {
+            lanes.end();
+        }
         let mut pending = self.pending();
         pending.lost = true;
         pending.dials.clear();

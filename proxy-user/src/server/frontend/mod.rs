@@ -4,6 +4,7 @@ pub mod connect;
 pub mod grpc;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::dial::Dialer;
@@ -62,7 +63,7 @@ impl Frontend {
     }
 
     /// Accepts until the drain begins; what was accepted runs on.
-    pub(super) async fn serve(self, dialer: Dialer, _keepalive: Duration, mut drain: DrainWatch) {
+    pub(super) async fn serve(self, dialer: Dialer, keepalive: Duration, mut drain: DrainWatch) {
         match (self.mode, self.listener) {
             (Mode::HttpConnect, Listener::Uds(listener)) => loop {
                 let accepted = tokio::select! {
@@ -86,7 +87,12 @@ impl Frontend {
                     }
                 });
             },
-            (Mode::Grpc, _) => drain.draining().await,
+            (Mode::Grpc, Listener::Uds(listener)) => {
+                grpc::serve_unix(listener, keepalive, Arc::new(dialer), drain).await;
+            }
+            (Mode::Grpc, Listener::Tls(listener, tls)) => {
+                grpc::serve_tls(listener, tls, keepalive, Arc::new(dialer), drain).await;
+            }
         }
     }
 }

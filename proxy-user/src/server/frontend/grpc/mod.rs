@@ -9,10 +9,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::stream::Backend;
+use crate::flow::DialError;
 use crate::net::listener::{Accepted, TcpListener};
 use crate::net::tls::ServerEndpoint;
 use crate::net::uds::UdsListener;
 use crate::ops::drain::DrainWatch;
+use crate::ops::metrics::ServerMetrics;
+use crate::server::dial::{Dial, Dialer, Opened, Via};
+use crate::splice::End;
+use crate::wire::packet::DialRequest;
 
 mod adapter;
 mod connection;
@@ -74,6 +79,23 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
     let remote = accepted.remote;
     if let Err(error) = connection::serve(accepted.stream, keepalive, backend, drain).await {
         tracing::info!(%remote, %error, "frontend connection ended");
+    }
+}
+
+impl Backend for Dialer {
+    type Opened = Opened;
+
+    async fn dial(&self, request: &DialRequest) -> Result<Opened, DialError> {
+        let (protocol, target) = (request.protocol.clone(), request.address.clone());
+        Dialer::dial(self, Dial { via: Via::Grpc, protocol, target }).await
+    }
+
+    async fn join(&self, client: End, opened: Opened) {
+        Dialer::join(self, client, opened).await;
+    }
+
+    fn metrics(&self) -> &ServerMetrics {
+        &self.metrics
     }
 }
 
