@@ -13,7 +13,7 @@ use tonic::transport::Endpoint;
 use tonic::{Extensions, Request, Status, Streaming};
 
 use super::flows::{Flows, LaneHost, target_end};
-use super::route::{ConnectError, Route};
+use super::route::{Route, RouteError};
 use crate::flow::{DialError, Path};
 use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
 use crate::mux::{Link, LinkEnd, Outlet};
@@ -34,7 +34,7 @@ const WINDOW: u32 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(#[from] RouteError),
     #[error("HTTP/2 with the server failed: {0}")]
     Http(#[from] tonic::transport::Error),
     #[error("the server refused the control stream: {0}")]
@@ -57,7 +57,7 @@ impl Opening {
     /// What failed first on the way.
     pub async fn open(route: &Route, hello: &AgentHello, keepalive: Duration) -> Result<Opening, OpenError> {
         let headers = hello.write()?;
-        let stream = route.control().await?;
+        let stream = route.connect().await?;
         // Go's floor; below it servers answer with ENHANCE_YOUR_CALM.
         let keepalive = keepalive.max(Duration::from_secs(10));
         let mut once = Some(TokioIo::new(stream));
@@ -65,7 +65,7 @@ impl Opening {
             let stream = once.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
             async move { stream }
         });
-        let channel = Endpoint::from_shared(format!("http://{}", route.address()))?
+        let channel = Endpoint::from_shared(format!("http://{}", route.authority()))?
             .http2_keep_alive_interval(keepalive)
             .keep_alive_timeout(SILENCE)
             .keep_alive_while_idle(true)
@@ -142,7 +142,7 @@ impl Serving {
         self.dials().insert(request.dial, cancelled.clone());
         let serving = self.clone();
         tokio::spawn(async move {
-            let _work = serving.flows.activity.begin();
+            let _work = serving.flows.table.busy();
             let dial = request.dial;
             cancelled.run_until_cancelled_owned(serving.answer(request)).await;
             serving.dials().remove(&dial);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::activity::Activity;
 use super::dial::Targets;
 use crate::flow::{DialError, DialReason, FlowTable, Path};
 use crate::lane::open::{BoxFuture, Host, LaneFlow};
@@ -19,18 +18,17 @@ pub struct Flows {
     pub splicer: Splicer,
     pub table: FlowTable,
     pub metrics: AgentMetrics,
-    pub activity: Activity,
 }
 
 impl Flows {
     /// Takes a flow over: it runs in a task of its own until it ends.
     pub fn carry(&self, client: End, target: End, address: &str, server: &ServerId, path: Path) {
         let flow = self.table.open(address, server.as_str(), path);
-        let guards = (self.metrics.endpoint(), self.activity.begin());
+        let endpoint = self.metrics.endpoint();
         let join = self.splicer.join(client, target, flow.meter());
         tokio::spawn(async move {
             flow.finish(join.await);
-            drop(guards);
+            drop(endpoint);
         });
     }
 }
@@ -50,7 +48,7 @@ pub struct LaneHost {
 impl Host for LaneHost {
     fn dial<'a>(&'a self, protocol: &'a str, address: &'a str) -> BoxFuture<'a, Result<End, DialError>> {
         Box::pin(async move {
-            let _work = self.flows.activity.begin();
+            let _work = self.flows.table.busy();
             target_end(self.flows.targets.dial(protocol, address).await?)
         })
     }

@@ -1,18 +1,15 @@
 //! proxy-agent: one control stream per server, dials to targets.
 
 pub mod operate;
-mod activity;
 pub mod control;
 pub mod dial;
 mod flows;
 pub mod options;
-mod proxy;
 pub mod route;
 mod servers;
 
 use std::sync::Arc;
 
-use self::activity::Activity;
 use self::dial::Targets;
 use self::flows::Flows;
 use self::options::Options;
@@ -20,8 +17,10 @@ use self::route::Route;
 pub use self::servers::Servers;
 use crate::flow::FlowTable;
 use crate::lane::{AgentLaneConfig, AgentLanes};
+use crate::net::connect::ProxyError;
 use crate::net::resolve::Names;
 use crate::net::tls::TlsError;
+use crate::ops::drain::DrainWatch;
 use crate::ops::flags::LanesMode;
 use crate::ops::metrics::AgentMetrics;
 use crate::server::start;
@@ -35,6 +34,8 @@ pub enum StartError {
     NotHere { flag: &'static str, why: &'static str },
     #[error("agent address is invalid: {0}")]
     Identifiers(#[from] IdentifiersError),
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -50,12 +51,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Reads every file, starts the engine. Must be called inside a tokio runtime; `env` looks up an environment
-    /// variable.
+    /// Reads every file, starts the engine. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// The first thing that cannot be had.
-    pub fn new(options: Options, env: impl Fn(&str) -> Option<String>) -> Result<Agent, StartError> {
+    pub fn new(options: Options) -> Result<Agent, StartError> {
         if options.count_server_leases {
             let why = "server leases are not counted yet; let servers say their --server-count";
             return Err(StartError::NotHere { flag: "--count-server-leases", why });
@@ -64,10 +64,13 @@ impl Agent {
         let metrics = AgentMetrics::new(&table)?;
         let names = Names::from_system();
         let splicer = start::splicer(&options.splice)?;
-        let route = Route::new(&options, names.clone(), env)?;
-        let lanes = (options.lanes.mode == LanesMode::Auto).then(|| lanes(&options, route.clone()));
+        let route = Route::new(&options)?;
+        let lanes = match options.lanes.mode {
+            LanesMode::Auto => Some(lanes(&options)?),
+            LanesMode::Off => None,
+        };
         let targets = Targets { names, metrics: metrics.clone() };
-        let flows = Flows { targets, splicer, table, metrics, activity: Activity::default() };
+        let flows = Flows { targets, splicer, table, metrics };
         let servers = Servers {
             identifiers: Identifiers::parse(&options.agent_identifiers)?,
             pool: start::pool(&options.mux),
@@ -92,31 +95,22 @@ impl Agent {
         &self.flows.metrics
     }
 
-    /// Serves until dropped.
-    pub async fn run(&self) {
-        self.servers.clone().sync().await;
-    }
-
-    /// Stops looking for servers, tells those there are, and goes on serving until nobody used this agent for
-    /// `--drain-quiet`, at the latest after `--drain-timeout`. To be called once `run` was dropped.
-    pub async fn drain(&self) {
-        let options = &self.servers.options;
-        self.servers.drain();
-        let quiet = self.flows.activity.quiet(options.drain_quiet);
-        match options.drain_timeout {
-            None => quiet.await,
-            Some(limit) => {
-                if tokio::time::timeout(limit, quiet).await.is_err() {
-                    tracing::warn!(flows = self.flows.table.len(), "Flows are cut by --drain-timeout");
-                }
-            }
+    /// Serves until `drain` cuts. When it begins, servers are told and no new ones are looked for; those there are
+    /// are served on, new dials included.
+    pub async fn run(self, mut drain: DrainWatch) {
+        tokio::select! {
+            () = self.servers.clone().sync() => {}
+            () = drain.draining() => {}
         }
+        self.servers.drain();
+        drain.cut().await;
+        self.servers.close();
     }
 }
 
-fn lanes(options: &Options, route: Arc<Route>) -> AgentLanes {
+fn lanes(options: &Options) -> Result<AgentLanes, StartError> {
     let fds = options.lanes.max.map_or_else(start::file_descriptors, |max| max as usize * 4);
     let mut config = AgentLaneConfig::new(start::security(options.lanes.security), fds);
     config.wait = options.lanes.wait;
-    AgentLanes::new(config, route)
+    Ok(AgentLanes::new(config, route::lanes(options)?))
 }

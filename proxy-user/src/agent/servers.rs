@@ -22,7 +22,7 @@ use crate::wire::packet::Packet;
 pub struct Servers {
     pub(super) options: Options,
     pub(super) identifiers: Identifiers,
-    pub(super) route: Arc<Route>,
+    pub(super) route: Route,
     pub(super) flows: Flows,
     pub(super) pool: Arc<Pool>,
     /// `None`: `--lanes=off`.
@@ -81,7 +81,7 @@ impl Servers {
             let pause = match self.look().await {
                 Ok(_) => backoff.reset(),
                 Err(error) => {
-                    tracing::warn!(servers = self.route.address(), %error, "Cannot connect to a server");
+                    tracing::warn!(servers = self.route.authority(), %error, "Cannot connect to a server");
                     backoff.step()
                 }
             };
