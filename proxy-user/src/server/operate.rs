@@ -30,6 +30,10 @@ pub fn operate(
     };
     let security = options.lanes.security;
     let patient = Patient { program: "proxy-server", abilities, live: live.clone(), security, hop };
+    let counted = splicer.clone();
+    if let Err(error) = metrics.konduit.show_engine(move || counted.snapshot()) {
+        tracing::warn!(%error, "The engine's counters are not among the metrics");
+    }
     patient.announce(&options.warnings, &metrics.konduit);
 
     let registry = metrics.registry().clone();

@@ -5,9 +5,10 @@ use std::time::Duration;
 use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use super::make::Maker;
-use super::{flows, lanes};
+use super::{engine, flows, lanes};
 use crate::flow::{FlowTable, Path};
 use crate::lane::counters::{AgentLaneStats, ServerLaneStats};
+use crate::splice::Snapshot;
 
 const DIAL: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 12.5];
 
@@ -16,7 +17,6 @@ const DIAL: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.
 pub struct KonduitMetrics {
     registry: Registry,
     dials: HistogramVec,
-    fallbacks: IntCounterVec,
     proven: IntGaugeVec,
     in_force: IntGaugeVec,
     queued: IntGaugeVec,
@@ -35,11 +35,6 @@ impl KonduitMetrics {
                 "Latency of successful dials, by path.",
                 &["path"],
                 &DIAL,
-            )?,
-            fallbacks: make.counter_vec(
-                "engine_fallbacks_total",
-                "Times an engine was left or not used although it was allowed, by reason.",
-                &["reason"],
             )?,
             proven: make.gauge_vec(
                 "engine_proven",
@@ -69,10 +64,6 @@ impl KonduitMetrics {
     /// A dial succeeded on this path.
     pub fn dial(&self, path: Path, took: Duration) {
         self.dials.with_label_values(&[path.name()]).observe(took.as_secs_f64());
-    }
-
-    pub fn engine_fallback(&self, why: &'static str) {
-        self.fallbacks.with_label_values(&[why]).inc();
     }
 
     pub fn proven(&self, engine: &str, proven: bool) {
@@ -107,6 +98,14 @@ impl KonduitMetrics {
     /// Shows a counter that somebody else moves, such as the log's lost lines.
     pub fn show_counter(&self, counter: IntCounter) -> Result<(), Error> {
         self.registry.register(Box::new(counter))
+    }
+
+    /// Shows an engine's counters from now on; once.
+    pub fn show_engine(
+        &self,
+        counts: impl Fn() -> Snapshot + Clone + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        engine::register(&self.registry, counts)
     }
 
     /// Shows a server's lane counters from now on; once.

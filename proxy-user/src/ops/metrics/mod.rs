@@ -3,6 +3,7 @@
 //! A gauge is moved by a guard, so that no path can forget to move it back.
 
 mod agent;
+mod engine;
 mod flows;
 mod guard;
 mod konduit;

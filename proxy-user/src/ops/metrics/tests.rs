@@ -207,3 +207,23 @@ fn process_metrics_tell_of_this_process() {
     assert!(value("process_start_time_seconds") > 1.6e9);
     assert!(value("process_threads") >= 1.0);
 }
+
+#[test]
+fn the_counters_of_engine_and_lanes_are_shown() {
+    let (metrics, _flows) = touched_server();
+    metrics.konduit.show_engine(crate::splice::Snapshot::default).unwrap();
+    metrics.konduit.show_server_lanes(crate::lane::counters::ServerLaneStats::default).unwrap();
+    let text = scrape(metrics.registry());
+    for line in [
+        "konduit_engine{what=\"mapped\"} 0",
+        "konduit_engine_events_total{event=\"violation\"} 0",
+        "konduit_engine_fallbacks_total{reason=\"overflow\"} 0",
+        "konduit_lanes{state=\"idle\"} 0",
+        "konduit_lanes_total{event=\"asked\"} 0",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}\n{text}");
+    }
+    let agent = AgentMetrics::new(&FlowTable::new()).unwrap();
+    agent.konduit.show_agent_lanes(crate::lane::counters::AgentLaneStats::default).unwrap();
+    assert!(scrape(agent.registry()).contains("konduit_lanes_total{event=\"opened\"} 0"));
+}

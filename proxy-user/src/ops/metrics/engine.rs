@@ -1,0 +1,50 @@
+//! The splice engine's own counters, shown at each scrape.
+
+use prometheus::{Error, Registry};
+
+use super::snapshot::{Rows, Snapshot};
+use crate::splice::{Fallback, Snapshot as Counts};
+
+/// Shows an engine's counters.
+pub(super) fn register(
+    registry: &Registry,
+    counts: impl Fn() -> Counts + Clone + Send + Sync + 'static,
+) -> Result<(), Error> {
+    let read = |rows: fn(Counts) -> Rows| {
+        let counts = counts.clone();
+        move || rows(counts())
+    };
+    registry.register(Box::new(Snapshot::gauge(
+        "konduit_engine",
+        "What the engine holds now: flows on its threads, directions in the kernel's map, pipes lent.",
+        &["what"],
+        read(|now| named([("flows", now.flows), ("mapped", now.mapped), ("pipes", now.pipes)])),
+    )?))?;
+    registry.register(Box::new(Snapshot::counter(
+        "konduit_engine_events_total",
+        "What happened in the engine, by event. A violation is a direction whose counts disagree with the kernel's.",
+        &["event"],
+        read(|now| {
+            named([("promoted", now.promotions), ("misplaced", now.misplaced), ("violation", now.violations)])
+        }),
+    )?))?;
+    registry.register(Box::new(Snapshot::counter(
+        "konduit_engine_bytes_total",
+        "Bytes the engine treated specially: moved while misplaced, or cut off as delivered before.",
+        &["what"],
+        read(|now| named([("misplaced", now.misplaced_bytes), ("trimmed", now.trimmed)])),
+    )?))?;
+    registry.register(Box::new(Snapshot::counter(
+        "konduit_engine_fallbacks_total",
+        "Times a flow or direction got less than the engine in force allows, by reason.",
+        &["reason"],
+        read(|now| {
+            let row = |reason: Fallback| (vec![reason.name().to_owned()], now.fallbacks(reason));
+            Fallback::ALL.into_iter().map(row).collect()
+        }),
+    )?))
+}
+
+fn named<const N: usize>(counts: [(&str, u64); N]) -> Rows {
+    counts.into_iter().map(|(name, count)| (vec![name.to_owned()], count)).collect()
+}
