@@ -110,7 +110,10 @@ impl Context {
             }
             _ => match name.split_once('-') {
                 Some(("join", engine)) => self.start_join(name, engine),
-                Some(("konduit", how)) => self.start_konduit(name, how, &[]),
+                Some(("konduit", how)) => match how.strip_prefix("grpc-") {
+                    Some(how) => self.start_konduit_on(Frontend::Grpc, name, how, &[]),
+                    None => self.start_konduit(name, how, &[]),
+                },
                 _ => anyhow::bail!("there is no route of that name"),
             },
         }
@@ -132,6 +135,16 @@ impl Context {
 
     /// Our server and agent. `how` is the lanes' form (raw, encrypt, mux), then perhaps an engine: `raw-splice`.
     pub fn start_konduit(&self, name: &str, how: &str, agent_flags: &[&str]) -> anyhow::Result<Route> {
+        self.start_konduit_on(Frontend::Connect, name, how, agent_flags)
+    }
+
+    fn start_konduit_on(
+        &self,
+        frontend: Frontend,
+        name: &str,
+        how: &str,
+        agent_flags: &[&str],
+    ) -> anyhow::Result<Route> {
         let mut words = how.split('-');
         let lanes = match words.next() {
             Some("raw") => Lanes::Raw,
@@ -144,12 +157,16 @@ impl Context {
         let settings = Settings {
             binaries: self.binaries()?,
             lanes,
-            frontend: Frontend::Connect,
+            frontend,
             both: engine.map(|engine| format!("--engine={engine}")).into_iter().collect(),
             agent: agent_flags.iter().map(|flag| (*flag).to_owned()).collect(),
         };
         let pair = Konduit::start(&self.directory(name)?, &settings)?;
-        let way = Way::Connect { socket: pair.socket.clone(), target: self.address };
+        let (socket, target) = (pair.socket.clone(), self.address);
+        let way = match frontend {
+            Frontend::Connect => Way::Connect { socket, target },
+            Frontend::Grpc => Way::Grpc { socket, target },
+        };
         let route = Route {
             pids: pair.pids(),
             pages: vec![("server", pair.server_pages), ("agent", pair.agent_pages)],

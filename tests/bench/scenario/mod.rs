@@ -3,6 +3,7 @@
 mod budget;
 mod churn;
 mod encrypt;
+mod grpc;
 mod idle;
 mod latency;
 mod paced;
@@ -31,6 +32,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "churn", about: "dial + echo + close, eight clients; the dial alone", run: churn::run },
     Scenario { name: "turned", about: "interactive first, then gigabytes one way", run: turned::run },
     Scenario { name: "encrypted", about: "lanes that stay in TLS, beside ssh -L", run: encrypt::run },
+    Scenario { name: "grpc", about: "the gRPC frontend, one stream each way", run: grpc::run },
     Scenario { name: "stalled", about: "eight readers that never read", run: stalled::run },
     Scenario {
         name: "budget",

@@ -6,10 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use super::grpc::GrpcConn;
+
 #[derive(Debug)]
 pub enum Conn {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Grpc(GrpcConn),
 }
 
 impl Conn {
@@ -17,6 +20,7 @@ impl Conn {
         Ok(match self {
             Conn::Tcp(socket) => Conn::Tcp(socket.try_clone()?),
             Conn::Unix(socket) => Conn::Unix(socket.try_clone()?),
+            Conn::Grpc(conn) => Conn::Grpc(conn.clone()),
         })
     }
 
@@ -24,6 +28,7 @@ impl Conn {
         match self {
             Conn::Tcp(socket) => socket.shutdown(how),
             Conn::Unix(socket) => socket.shutdown(how),
+            Conn::Grpc(conn) => conn.shutdown(how),
         }
     }
 
@@ -32,6 +37,7 @@ impl Conn {
         match self {
             Conn::Tcp(socket) => socket.set_read_timeout(timeout).and(socket.set_write_timeout(timeout)),
             Conn::Unix(socket) => socket.set_read_timeout(timeout).and(socket.set_write_timeout(timeout)),
+            Conn::Grpc(conn) => conn.set_timeout(timeout),
         }
     }
 
@@ -58,6 +64,7 @@ impl AsFd for Conn {
         match self {
             Conn::Tcp(socket) => socket.as_fd(),
             Conn::Unix(socket) => socket.as_fd(),
+            Conn::Grpc(conn) => conn.as_fd(),
         }
     }
 }
@@ -67,6 +74,7 @@ impl Read for Conn {
         match self {
             Conn::Tcp(socket) => socket.read(buffer),
             Conn::Unix(socket) => socket.read(buffer),
+            Conn::Grpc(conn) => conn.read(buffer),
         }
     }
 }
@@ -76,6 +84,7 @@ impl Write for Conn {
         match self {
             Conn::Tcp(socket) => socket.write(bytes),
             Conn::Unix(socket) => socket.write(bytes),
+            Conn::Grpc(conn) => conn.write(bytes),
         }
     }
 

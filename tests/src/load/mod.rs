@@ -6,7 +6,9 @@
 pub mod bulk;
 pub mod conn;
 pub mod echo;
+pub mod grpc;
 pub mod pacing;
+mod packets;
 pub mod stall;
 pub mod target;
 pub mod way;

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::grpc::GrpcConn;
 use super::{Conn, Job};
 
 /// No dial of a bench may take longer; a way that loses dials is an error and not a slow line.
@@ -17,6 +18,8 @@ pub enum Way {
     Tcp(SocketAddr),
     /// HTTP CONNECT to `target` over the Unix socket at `socket`, as kube-apiserver speaks it.
     Connect { socket: PathBuf, target: SocketAddr },
+    /// `ProxyService.Proxy` over the Unix socket at `socket`, a tunnel for each flow.
+    Grpc { socket: PathBuf, target: SocketAddr },
 }
 
 impl Way {
@@ -34,6 +37,7 @@ impl Way {
                 conn.set_timeout(None)?;
                 Ok(conn)
             }
+            Way::Grpc { socket, target } => GrpcConn::dial(socket, target, DIAL_TIMEOUT).map(Conn::Grpc),
         }
     }
 
