@@ -2,12 +2,14 @@
 //!
 //! A TCP source's verdicts run one at a time (its socket lock). A Unix source's run in the sender's `sendmsg`.
 
+use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
-use core::ptr::{addr_of_mut, read_volatile, write_volatile};
+use core::ptr::{self, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_loop, bpf_skb_adjust_room};
 use aya_ebpf::programs::SkBuffContext;
 use proxy_ebpf::{PASS, Slot};
 
@@ -16,8 +18,9 @@ use crate::maps::{DESTINATIONS, DIRECTIONS, EVENTS, SLOTS};
 
 /// `bpf_skb_adjust_room` takes at most this many bytes at a time.
 const ROOM: u32 = 4095;
-/// Overlaps over 80 KB were seen; more steps than this exceed what the verifier walks through.
-const STEPS: u32 = 64;
+/// 4 MiB: more than any segment. Half a MiB was seen where a large one had been read in part before its socket
+/// entered the map.
+const STEPS: u32 = 1 << 10;
 
 #[inline(always)]
 pub(crate) fn tcp(ctx: &SkBuffContext) -> u32 {
@@ -66,7 +69,7 @@ pub(crate) fn unix(ctx: &SkBuffContext) -> u32 {
 }
 
 #[inline(always)]
-fn slot(source: u64) -> Option<(u32, *mut Slot)> {
+pub(crate) fn slot(source: u64) -> Option<(u32, *mut Slot)> {
     let number = unsafe { *DIRECTIONS.get(source)? };
     Some((number, SLOTS.get_ptr_mut(number)?))
 }
@@ -108,22 +111,35 @@ fn trim(ctx: &SkBuffContext, slot: *mut Slot) {
     }
     if left > 0 {
         unsafe { (*slot).trimmed += u64::from(left) };
-        cut(ctx, left);
+        if !cut(ctx, left) {
+            unsafe { (*slot).gaps += 1 };
+        }
     }
 }
 
+/// Cuts `left` bytes off the front; `false` when the kernel would not.
 #[inline(always)]
-fn cut(ctx: &SkBuffContext, mut left: u32) {
-    for _ in 0..STEPS {
-        if left == 0 {
-            return;
-        }
-        let step = if left > ROOM { ROOM } else { left };
-        if ctx.skb.adjust_room(-(step as i32), 0, 0).is_err() {
-            return;
-        }
-        left -= step;
+fn cut(ctx: &SkBuffContext, left: u32) -> bool {
+    let mut cut = Cut { skb: ctx.skb.skb, left };
+    let step: extern "C" fn(u64, *mut Cut) -> i64 = cut_step;
+    unsafe { bpf_loop(STEPS, step as *mut c_void, ptr::from_mut(&mut cut).cast(), 0) };
+    unsafe { read_volatile(addr_of_mut!(cut.left)) == 0 }
+}
+
+struct Cut {
+    skb: *mut __sk_buff,
+    left: u32,
+}
+
+/// One call of `bpf_loop`: 1 ends it.
+extern "C" fn cut_step(_: u64, cut: *mut Cut) -> i64 {
+    let cut = unsafe { &mut *cut };
+    let step = if cut.left > ROOM { ROOM } else { cut.left };
+    if step == 0 || unsafe { bpf_skb_adjust_room(cut.skb, -(step as i32), 0, 0) } != 0 {
+        return 1;
     }
+    cut.left -= step;
+    0
 }
 
 /// Counts the bytes as passed when the direction passes.

@@ -31,7 +31,8 @@ pub struct Slot {
     pub overflows: u64,
     /// Times that the destination was not in its map.
     pub strays: u64,
-    /// Segments that began after the next expected byte: never, on a kernel that works.
+    /// Segments that began after the next expected byte, or that could not be trimmed: never, on a kernel that
+    /// works. Bytes are wrong after one.
     pub gaps: u64,
     /// Most bytes seen waiting unsent.
     pub peak: u64,
@@ -43,7 +44,7 @@ pub struct Slot {
     pub begun: u32,
     /// Written by userspace: the direction wants to leave the map at the next chance.
     pub leave: u32,
-    /// Not 0 once the source left its map in an orderly way.
+    /// Not 0 once the source left its map at an exact byte.
     pub left: u32,
     pub padding: [u32; 5],
 }

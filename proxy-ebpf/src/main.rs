@@ -8,6 +8,8 @@ mod flow;
 #[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
+mod leave;
+#[cfg(target_arch = "bpf")]
 mod maps;
 
 #[cfg(not(target_arch = "bpf"))]
@@ -28,6 +30,14 @@ mod programs {
     #[stream_verdict]
     fn unix_verdict(ctx: SkBuffContext) -> u32 {
         crate::flow::unix(&ctx)
+    }
+
+    /// Sees every TCP socket of the namespace, each locked, when userspace reads the iterator.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/tcp")]
+    fn leave(walk: *const crate::leave::Walk) -> i32 {
+        crate::leave::visit(walk);
+        0
     }
 }
 

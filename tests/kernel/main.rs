@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)] // One binary: what its modules share is public to it alone.
 
 mod ends;
+mod leaving;
 mod passing;
 mod proof;
 mod redirect;

@@ -27,6 +27,10 @@ impl Sockmap {
         match self.0 {}
     }
 
+    pub fn leave(&self) -> Result<(), KernelError> {
+        match self.0 {}
+    }
+
     pub fn mapped(&self) -> u32 {
         match self.0 {}
     }
@@ -78,6 +82,14 @@ impl Mapped {
     }
 
     pub fn unsent(&self, _: impl AsFd) -> io::Result<u64> {
+        match self.0 {}
+    }
+
+    pub fn ask_to_leave(&self) {
+        match self.0 {}
+    }
+
+    pub fn has_left(&self) -> bool {
         match self.0 {}
     }
 

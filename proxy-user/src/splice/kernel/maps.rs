@@ -185,6 +185,18 @@ impl Mapped {
         Ok(delivered.saturating_sub(enqueued) + u64::from(sock::tcp_info(&destination)?.notsent))
     }
 
+    /// Marks the direction for the next [`Sockmap::leave`]. It can leave while redirecting, and while passing at
+    /// an instant when everything passed was forwarded.
+    pub fn ask_to_leave(&self) {
+        self.owner.slots.leave(self.slot).store(1, Ordering::Release);
+    }
+
+    /// Whether the source is out of its map: the next byte read from it follows the last one redirected or
+    /// forwarded, and every mover may go on from there once [`Mapped::is_drained`].
+    pub fn has_left(&self) -> bool {
+        self.owner.slots.left(self.slot).load(Ordering::Acquire) != 0
+    }
+
     /// Changes the bound on unsent bytes; holds from the next look at the destination on.
     pub fn set_limit(&self, bytes: u32) {
         self.owner.slots.limit(self.slot).store(u64::from(bytes), Ordering::Release);

@@ -22,8 +22,10 @@
 //! 6. **End.** EOF of the source (`recv` or `MSG_PEEK` gives 0) counts only when `forwarded == passed`; then wait
 //!    for [`Mapped::is_drained`], then `shutdown(destination, WR)`: FIN is never redirected. Before closing on
 //!    an error, set `SO_LINGER {1, 0}`: a mapped socket closed with unread bytes sends FIN, not RST.
-//! 7. **Leave.** Dropping a `Mapped` takes the source out of its map. While bytes arrive, that instant can lose
-//!    some: drop it when the direction is at its end.
+//! 7. **Leave.** Under traffic by [`Mapped::ask_to_leave`] and [`Sockmap::leave`]; once [`Mapped::has_left`] and
+//!    [`Mapped::is_drained`], read the source by any means. Dropping a `Mapped` that did not leave loses what
+//!    arrives in that instant, and dropping one that is not drained loses what waits in the kernel: that is
+//!    for directions at their end.
 
 mod error;
 pub mod sock;

@@ -9,7 +9,7 @@ use std::mem::offset_of;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proxy_ebpf::Slot;
@@ -104,6 +104,14 @@ impl Slots {
         self.at(index, offset_of!(Slot, limit))
     }
 
+    pub(super) fn leave(&self, index: u32) -> &AtomicU32 {
+        self.half(index, offset_of!(Slot, leave))
+    }
+
+    pub(super) fn left(&self, index: u32) -> &AtomicU32 {
+        self.half(index, offset_of!(Slot, left))
+    }
+
     /// The whole slot, each word read by itself.
     pub(super) fn read(&self, index: u32) -> Slot {
         let word = |offset| self.at(index, offset).load(Ordering::Acquire);
@@ -125,6 +133,11 @@ impl Slots {
     fn at(&self, index: u32, offset: usize) -> &AtomicU64 {
         // SAFETY: in bounds (checked), 8-byte aligned since slots are 128 bytes and offsets those of u64 fields.
         unsafe { AtomicU64::from_ptr(self.place(index, offset).cast()) }
+    }
+
+    fn half(&self, index: u32, offset: usize) -> &AtomicU32 {
+        // SAFETY: in bounds (checked), 4-byte aligned.
+        unsafe { AtomicU32::from_ptr(self.place(index, offset).cast()) }
     }
 
     fn place(&self, index: u32, offset: usize) -> *mut u8 {

@@ -1,0 +1,47 @@
+//! Leaving the map under traffic. Taking a source out of its map swaps its `data_ready` and its program in two
+//! steps, and bytes that arrive between them are dropped. The kernel's walk over TCP sockets locks each
+//! socket while this program looks at it: arriving segments wait in its backlog, so no verdict can run.
+
+use core::ffi::c_void;
+use core::ptr::{addr_of_mut, from_ref, read_volatile, write_volatile};
+
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_map_delete_elem, bpf_skc_to_tcp_sock};
+use proxy_ebpf::PASS;
+
+use crate::flow;
+use crate::maps::TCP_SOURCES;
+
+/// `struct bpf_iter__tcp`
+#[repr(C)]
+pub(crate) struct Walk {
+    meta: *mut c_void,
+    socket: *mut c_void,
+    uid: u32,
+}
+
+#[inline(always)]
+pub(crate) fn visit(walk: *const Walk) {
+    let socket = unsafe { (*walk).socket };
+    // Only a full socket is locked; the helper gives nothing for the others.
+    if socket.is_null() || unsafe { bpf_skc_to_tcp_sock(socket) }.is_null() {
+        return;
+    }
+    let cookie = unsafe { bpf_get_socket_cookie(socket) };
+    let Some((_, slot)) = flow::slot(cookie) else { return };
+    let state = unsafe { addr_of_mut!((*slot).state) };
+    let passed = unsafe { read_volatile(state) } >> 1;
+    let forwarded = unsafe { read_volatile(addr_of_mut!((*slot).forwarded)) };
+    let wants = unsafe { read_volatile(addr_of_mut!((*slot).leave)) } != 0;
+    // What was passed and not forwarded is still in the kernel's hands, and would be overtaken.
+    if !wants || passed != forwarded {
+        return;
+    }
+    let removed =
+        unsafe { bpf_map_delete_elem(from_ref(&TCP_SOURCES).cast_mut().cast(), from_ref(&cookie).cast()) };
+    if removed == 0 {
+        unsafe {
+            write_volatile(state, passed << 1 | PASS);
+            write_volatile(addr_of_mut!((*slot).left), 1);
+        }
+    }
+}

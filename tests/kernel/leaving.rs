@@ -1,0 +1,82 @@
+//! A direction leaves the map while bytes arrive as fast as they can, and userspace goes on at the exact byte.
+
+use std::io::{ErrorKind, Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxy_user::splice::kernel::{Mapped, Mode, Sockmap};
+
+use crate::rig::{Rig, read_pattern, sockmap, wait, write_pattern};
+
+const LENGTH: u64 = 24 << 20;
+
+/// Moves what can be read now; `false` when nothing was there.
+fn forward(rig: &mut Rig, mapped: Option<&Mapped>) -> bool {
+    let mut buffer = vec![0; 64 * 1024];
+    let count = match rig.source.read(&mut buffer) {
+        Ok(count) => count,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+        Err(error) => panic!("reading: {error}"),
+    };
+    let mut rest = &buffer[..count];
+    while !rest.is_empty() {
+        match rig.destination.write(rest) {
+            Ok(written) => {
+                if let Some(mapped) = mapped {
+                    mapped.add_forwarded(written as u64);
+                }
+                rest = &rest[written..];
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+            Err(error) => panic!("forwarding: {error}"),
+        }
+    }
+    count > 0
+}
+
+/// Asks until the direction has left; forwards what passes meanwhile. The number of walks it took.
+fn leave(sockmap: &Sockmap, rig: &mut Rig, mapped: &Mapped) -> u32 {
+    mapped.ask_to_leave();
+    for walks in 1..10_000 {
+        sockmap.leave().unwrap();
+        if mapped.has_left() {
+            wait("the redirected bytes to leave", || mapped.is_drained(&rig.destination).unwrap());
+            return walks;
+        }
+        if mapped.mode() == Mode::Pass && mapped.is_drained(&rig.destination).unwrap() {
+            while forward(rig, Some(mapped)) && !mapped.try_redirect() {}
+            mapped.try_redirect();
+        }
+    }
+    panic!("10000 walks, and it never left: {mapped:?}");
+}
+
+#[test]
+fn leaves_and_enters_under_full_traffic() {
+    let Some(sockmap) = sockmap() else { return };
+    let mut rig = Rig::tcp().unwrap();
+    let mut client = rig.client.try_clone().unwrap();
+    let mut target = rig.target.try_clone().unwrap();
+    let writer = thread::spawn(move || write_pattern(&mut client, 0, LENGTH));
+    let reader = thread::spawn(move || read_pattern(&mut target, 0, LENGTH));
+    let until = Instant::now() + Duration::from_secs(40);
+    let (mut rounds, mut walks, mut moved) = (0, 0, 0);
+    while moved < LENGTH && !reader.is_finished() && Instant::now() < until {
+        if rounds < 30 {
+            // Everything read was written: the condition for entering.
+            let mapped = sockmap.map_tcp(&rig.source, &rig.destination, 1 << 20).unwrap();
+            thread::sleep(Duration::from_millis(2));
+            walks += leave(&sockmap, &mut rig, &mapped);
+            rounds += 1;
+            moved += mapped.counts().delivered();
+        }
+        for _ in 0..8 {
+            let _ = forward(&mut rig, None);
+        }
+    }
+    writer.join().unwrap().unwrap();
+    reader.join().unwrap().unwrap();
+    assert!(rounds >= 10, "{rounds} rounds");
+    eprintln!("{rounds} rounds, {walks} walks, {moved} of {LENGTH} bytes in the map");
+    assert_eq!(sockmap.entries(), [0, 0, 0]);
+}
