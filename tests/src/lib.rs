@@ -11,5 +11,7 @@ pub mod load;
 pub mod memory;
 pub mod ports;
 pub mod relay;
+pub mod runner;
 pub mod scrape;
 pub mod ssh;
+pub mod targets;

@@ -1,0 +1,91 @@
+//! Agents and servers that go and come back, and peers that talk nonsense.
+
+use proxy_tests::runner::{Cell, Ground, RunningAgent, RunningServer, SOON, until};
+use proxy_tests::targets::Target;
+use proxy_user::flow::Path;
+use proxy_user::ops::flags::LanesMode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::paths::cell;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_on_packets_end_with_their_agent() {
+    let cell = cell(Path::Mux).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    let mut client = cell.server.open(&target.name()).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    client.read_u8().await.unwrap();
+    let Cell { server, agent, ground: _ground } = cell;
+    agent.end().await.unwrap();
+    let ended = tokio::time::timeout(SOON, client.read(&mut [0; 1])).await.unwrap();
+    assert!(!matches!(ended, Ok(1..)));
+    server.has_agents(0).await.unwrap();
+    until("the flow to end", || server.flows().is_empty()).await.unwrap();
+    let (_, head) = server.connect(&target.name()).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 500"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_on_lanes_outlive_their_control_stream() {
+    let cell = cell(Path::LaneRaw).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    let mut client = cell.server.open(&target.name()).await.unwrap();
+    cell.agent.servers.close();
+    cell.server.has_agents(0).await.unwrap();
+    client.write_all(b"still").await.unwrap();
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"still");
+    cell.server.has_agents(1).await.unwrap();
+    cell.server.open(&target.name()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_finds_a_restarted_server() {
+    let ground = Ground::new().unwrap();
+    let first = RunningServer::start(ground.server_options("one")).unwrap();
+    let port = first.agent_port();
+    let agent = RunningAgent::start(ground.agent_options("agent", port)).unwrap();
+    first.has_agents(1).await.unwrap();
+    first.end().await.unwrap();
+    until("the agent to notice", || agent.servers.connected() == 0).await.unwrap();
+    let mut options = ground.server_options("two");
+    options.agent_port = port;
+    let second = RunningServer::start(options).unwrap();
+    second.has_agents(1).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    second.open(&target.name()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_whose_agent_is_lost_goes_to_another() {
+    let ground = Ground::new().unwrap();
+    let mut options = ground.server_options("server");
+    options.lanes.mode = LanesMode::Off;
+    let server = RunningServer::start(options).unwrap();
+    let agents: Vec<_> = (0..2)
+        .map(|number| {
+            RunningAgent::start(ground.agent_options(&format!("agent-{number}"), server.agent_port()))
+                .unwrap()
+        })
+        .collect();
+    server.has_agents(2).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    for agent in agents {
+        server.open(&target.name()).await.unwrap();
+        agent.end().await.unwrap();
+    }
+    server.has_agents(0).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_agent_serves_when_there_is_no_other() {
+    let cell = Cell::start(|_, _| {}).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    cell.agent.trigger.start();
+    until("the server to know", || cell.server.registry().streams().iter().all(|agent| agent.is_draining()))
+        .await
+        .unwrap();
+    cell.server.open(&target.name()).await.unwrap();
+    assert!(cell.server.registry().is_ready());
+}

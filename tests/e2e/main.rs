@@ -1,0 +1,8 @@
+//! A server and an agent in this process, real sockets between them: behaviour that needs no privilege.
+
+mod abort;
+mod bulk;
+mod dial;
+mod half_close;
+mod loss;
+mod paths;
