@@ -7,6 +7,7 @@ pub mod listener;
 pub mod pem;
 pub mod reload;
 pub mod resolve;
+mod sessions;
 pub mod sockopt;
 pub mod tls;
 pub mod uds;

@@ -18,12 +18,10 @@ use super::cipher::TlsPolicy;
 use super::listener::Accepted;
 use super::pem::{self, PemError};
 use super::reload::{POLL, Reloading};
+use super::sessions::Sessions;
 
 pub const ALPN_H2: &[u8] = b"h2";
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
-
-/// TLS sessions a client keeps for resumption, per configuration.
-const CLIENT_SESSIONS: usize = 256;
 
 /// A TLS configuration that cannot be made of its files.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +114,8 @@ impl ServerTls {
         if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
             config.ticketer = ticketer;
         }
+        // A handshake takes one ticket and brings one: a second is work for nothing.
+        config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(server::NoServerSessionStorage {});
         Ok(config)
     }
@@ -193,7 +193,7 @@ impl ClientTls {
             }
         };
         config.alpn_protocols = self.alpn.clone();
-        config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
+        config.resumption = Resumption::store(Arc::new(Sessions::default()));
         Ok(config)
     }
 
