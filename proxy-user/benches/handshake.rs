@@ -9,12 +9,18 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 type Leaf = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn configs(group: &'static dyn SupportedKxGroup, tickets: usize) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+fn configs(
+    group: &'static dyn SupportedKxGroup,
+    suite: CipherSuite,
+    tickets: usize,
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("CA");
@@ -27,7 +33,9 @@ fn configs(group: &'static dyn SupportedKxGroup, tickets: usize) -> (Arc<ClientC
     let mut roots = RootCertStore::empty();
     roots.add(ca.der().clone()).expect("root");
     let roots = Arc::new(roots);
-    let provider = Arc::new(CryptoProvider { kx_groups: vec![group], ..aws_lc_rs::default_provider() });
+    let mut provider = CryptoProvider { kx_groups: vec![group], ..aws_lc_rs::default_provider() };
+    provider.cipher_suites.sort_by_key(|known| known.suite() != suite);
+    let provider = Arc::new(provider);
 
     let (chain, key) = leaf("server.test");
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
@@ -104,47 +112,40 @@ fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>, cost: &mut Cost
 fn main() {
     const ROUNDS: u32 = 2000;
     println!(
-        "{:<10} {:<8} {:<8} {:>12} {:>12} {:>8}",
-        "group", "tickets", "kind", "client us", "server us", "bytes"
+        "{:<8} {:<8} {:<8} {:<8} {:>10} {:>10} {:>7}",
+        "group", "hash", "tickets", "kind", "client us", "server us", "bytes"
     );
-    for (name, group) in [
-        ("X25519", aws_lc_rs::kx_group::X25519),
-        ("P-256", aws_lc_rs::kx_group::SECP256R1),
-        ("X25519ML", aws_lc_rs::kx_group::X25519MLKEM768),
+    let (x25519, p256) = (aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1);
+    let (sha256, sha384) = (CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS13_AES_256_GCM_SHA384);
+    for (name, group, hash, suite, tickets) in [
+        ("X25519", x25519, "SHA-256", sha256, 1),
+        ("X25519", x25519, "SHA-384", sha384, 1),
+        ("X25519", x25519, "SHA-256", sha256, 2),
+        ("P-256", p256, "SHA-256", sha256, 1),
     ] {
-        for tickets in [1, 2, 4] {
-            for full in [true, false] {
-                let (client, server) = configs(group, tickets);
-                let client = if full {
-                    let mut fresh = (*client).clone();
-                    fresh.resumption = Resumption::disabled();
-                    Arc::new(fresh)
-                } else {
-                    client
-                };
-                shake(&client, &server, &mut Cost::default());
-                let mut cost = Cost::default();
-                let mut resumed = 0;
-                for _ in 0..ROUNDS {
-                    if shake(&client, &server, &mut cost) == Some(HandshakeKind::Resumed) {
-                        resumed += 1;
-                    }
-                }
-                let kind = if resumed == ROUNDS {
-                    "resumed"
-                } else if resumed == 0 {
-                    "full"
-                } else {
-                    "mixed"
-                };
-                let per = |total: Duration| total.as_secs_f64() * 1e6 / f64::from(ROUNDS);
-                println!(
-                    "{name:<10} {tickets:<8} {kind:<8} {:>12.1} {:>12.1} {:>8}",
-                    per(cost.client),
-                    per(cost.server),
-                    cost.bytes / ROUNDS as usize
-                );
+        for full in [true, false] {
+            let (client, server) = configs(group, suite, tickets);
+            let client = if full {
+                let mut fresh = (*client).clone();
+                fresh.resumption = Resumption::disabled();
+                Arc::new(fresh)
+            } else {
+                client
+            };
+            shake(&client, &server, &mut Cost::default());
+            let mut cost = Cost::default();
+            for _ in 0..ROUNDS {
+                let kind = shake(&client, &server, &mut cost);
+                assert_eq!(kind == Some(HandshakeKind::Resumed), !full);
             }
+            let kind = if full { "full" } else { "resumed" };
+            let per = |total: Duration| total.as_secs_f64() * 1e6 / f64::from(ROUNDS);
+            println!(
+                "{name:<8} {hash:<8} {tickets:<8} {kind:<8} {:>10.1} {:>10.1} {:>7}",
+                per(cost.client),
+                per(cost.server),
+                cost.bytes / ROUNDS as usize
+            );
         }
     }
 }
