@@ -5,7 +5,7 @@ use proxy_user::flow::Path;
 use proxy_user::ops::flags::{LaneSecurity, LanesMode};
 
 /// A cell whose flows all take this path.
-pub async fn cell(path: Path) -> anyhow::Result<Cell> {
+pub(crate) async fn cell(path: Path) -> anyhow::Result<Cell> {
     let (mode, security) = match path {
         Path::Mux => (LanesMode::Off, LaneSecurity::Encrypt),
         Path::LaneEncrypt => (LanesMode::Auto, LaneSecurity::Encrypt),
@@ -22,7 +22,7 @@ pub async fn cell(path: Path) -> anyhow::Result<Cell> {
 }
 
 /// Every flow so far was carried as it should be, and is over.
-pub fn all_took(cell: &Cell, path: Path) -> bool {
+pub(crate) fn all_took(cell: &Cell, path: Path) -> bool {
     let totals = cell.server.flows().totals();
     Path::ALL.into_iter().all(|other| {
         let ended: u64 = proxy_user::flow::Outcome::ALL.into_iter().map(|how| totals.ended(other, how)).sum();

@@ -34,15 +34,15 @@ impl Flows {
 }
 
 /// A connected target as one side of a join.
-pub fn target_end(stream: TcpStream) -> Result<End, DialError> {
+pub(super) fn target_end(stream: TcpStream) -> Result<End, DialError> {
     let socket = stream.into_std().map_err(|error| DialError::new(DialReason::Other, error.to_string()))?;
     Ok(End::tcp(socket))
 }
 
 /// The dials and flows of one server's lanes.
-pub struct LaneHost {
-    pub flows: Flows,
-    pub server: ServerId,
+pub(super) struct LaneHost {
+    flows: Flows,
+    server: ServerId,
 }
 
 impl Host for LaneHost {
@@ -60,7 +60,7 @@ impl Host for LaneHost {
 }
 
 impl LaneHost {
-    pub fn new(flows: &Flows, server: &ServerId) -> Arc<LaneHost> {
+    pub(super) fn new(flows: &Flows, server: &ServerId) -> Arc<LaneHost> {
         Arc::new(LaneHost { flows: flows.clone(), server: server.clone() })
     }
 }

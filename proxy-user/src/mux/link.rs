@@ -282,3 +282,7 @@ impl Drop for Outlet {
         self.inner.book().close(&self.inner, Ok(()));
     }
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

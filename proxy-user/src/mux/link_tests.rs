@@ -1,0 +1,196 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::mux::brake::Limits;
+use crate::mux::{LinkEnd, MuxStream};
+use crate::splice::FlowStream;
+use crate::wire::packet::MAX_DATA;
+
+/// The largest wait that is no failure on a machine that is busy.
+const SOON: Duration = Duration::from_secs(20);
+
+fn config(role: Role, dialect: Dialect, limits: Limits) -> LinkConfig {
+    LinkConfig { role, dialect, pool: Pool::new(limits), observer: Arc::new(()) }
+}
+
+/// A dialer and an acceptor whose outlets are each other's inbound.
+fn links(dialect: Dialect, limits: Limits) -> (Link, Link) {
+    let (dialer, from_dialer) = Link::new(config(Role::Dialer, dialect, limits));
+    let (acceptor, from_acceptor) = Link::new(config(Role::Acceptor, dialect, limits));
+    let (a, b) = (dialer.clone(), acceptor.clone());
+    tokio::spawn(async move { a.run(from_acceptor, |_| {}).await });
+    tokio::spawn(async move { b.run(from_dialer, |_| {}).await });
+    (dialer, acceptor)
+}
+
+/// One flow between both.
+fn flow(dialer: &Link, acceptor: &Link) -> (MuxStream, MuxStream) {
+    let there = acceptor.open().unwrap();
+    (dialer.attach(there.conn()).unwrap(), there)
+}
+
+#[tokio::test]
+async fn small_writes_keep_their_borders() {
+    let (dialer, acceptor) = links(Dialect::Ours, Limits::default());
+    let (mut here, mut there) = flow(&dialer, &acceptor);
+    for size in [1, 25, 4096, MAX_DATA] {
+        here.write_all(&vec![7; size]).await.unwrap();
+    }
+    let mut buffer = vec![0; 2 * MAX_DATA];
+    for size in [1, 25, 4096, MAX_DATA] {
+        assert_eq!(there.read(&mut buffer).await.unwrap(), size);
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_flow_holds_its_window_and_nobody_else() {
+    let (dialer, acceptor) = links(Dialect::Ours, Limits::default());
+    let (mut stalled, _unread) = flow(&dialer, &acceptor);
+    let flood = tokio::spawn(async move { while stalled.write_all(&[7; 65536]).await.is_ok() {} });
+    let (mut here, mut there) = flow(&dialer, &acceptor);
+    for _ in 0..100 {
+        here.write_all(b"ping").await.unwrap();
+        let mut got = [0; 4];
+        tokio::time::timeout(SOON, there.read_exact(&mut got)).await.unwrap().unwrap();
+    }
+    assert!(acceptor.inner.config.pool.queued() <= crate::mux::window::INITIAL_WINDOW);
+    flood.abort();
+}
+
+#[tokio::test]
+async fn bytes_before_an_abort_arrive_and_then_the_abort() {
+    let (dialer, acceptor) = links(Dialect::Ours, Limits::default());
+    let (mut here, mut there) = flow(&dialer, &acceptor);
+    there.write_all(&[7; 100_000]).await.unwrap();
+    there.abort();
+    let mut got = Vec::new();
+    let error = here.read_to_end(&mut got).await.unwrap_err();
+    assert_eq!((got.len(), error.kind()), (100_000, std::io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn a_finished_flow_leaves_nothing_behind() {
+    for dialect in [Dialect::Ours, Dialect::Upstream] {
+        let (dialer, acceptor) = links(dialect, Limits::default());
+        let (mut here, mut there) = flow(&dialer, &acceptor);
+        here.write_all(b"x").await.unwrap();
+        there.read_u8().await.unwrap();
+        here.shutdown().await.unwrap();
+        assert_eq!(there.read(&mut [0; 1]).await.unwrap(), 0);
+        there.shutdown().await.unwrap();
+        assert_eq!(here.read(&mut [0; 1]).await.unwrap(), 0);
+        drop((here, there));
+        let empty = async {
+            while dialer.flows() + acceptor.flows() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, empty).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_close_tells_the_writer() {
+    let (dialer, acceptor) = links(Dialect::Upstream, Limits::default());
+    let (mut here, mut there) = flow(&dialer, &acceptor);
+    there.shutdown().await.unwrap();
+    assert_eq!(here.read(&mut [0; 1]).await.unwrap(), 0);
+    tokio::time::timeout(SOON, std::future::poll_fn(|cx| here.poll_unwritable(cx))).await.unwrap();
+    assert_eq!(here.write(&[1]).await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn a_peer_that_exceeds_its_window_loses_the_flow_only() {
+    let (link, outlet) = Link::new(config(Role::Acceptor, Dialect::Ours, Limits::default()));
+    let mut bad = link.open().unwrap();
+    let mut good = link.open().unwrap();
+    let data = |stream: &MuxStream, bytes: usize| {
+        Ok(pb::Packet::from(Packet::Data { conn: stream.conn(), data: vec![7; bytes].into() }))
+    };
+    let packets = [data(&bad, 1 << 20), data(&bad, 1), data(&good, 5)];
+    let end = link.run(futures_util::stream::iter(packets), |_| {}).await;
+    assert!(matches!(end, LinkEnd::Peer));
+    drop(outlet);
+    let mut got = Vec::new();
+    assert!(bad.read_to_end(&mut got).await.is_err());
+    assert_eq!(good.read(&mut [0; 9]).await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_packet_without_payload_ends_its_stream_with_an_error() {
+    let (link, mut outlet) = Link::new(config(Role::Dialer, Dialect::Upstream, Limits::default()));
+    let mut flow = link.attach(ConnId(1)).unwrap();
+    let end = link.run(futures_util::stream::iter([Ok(pb::Packet::default())]), |_| {}).await;
+    assert!(matches!(end, LinkEnd::Malformed(_)));
+    assert!(flow.read(&mut [0; 1]).await.is_err());
+    let last = futures_util::StreamExt::next(&mut outlet).await.unwrap().unwrap_err();
+    assert_eq!(last.code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_no_answers_loses_its_stream() {
+    let (link, _outlet) = Link::new(config(Role::Acceptor, Dialect::Upstream, Limits::default()));
+    let flood = (1..).map(|conn| Ok(pb::Packet::from(Packet::CloseRequest { conn: ConnId(conn) })));
+    let end = tokio::time::timeout(SOON, link.run(futures_util::stream::iter(flood), |_| {})).await.unwrap();
+    assert!(matches!(end, LinkEnd::Us));
+}
+
+/// Towards upstream: a reader at 20 MB/s gets every byte of a sender that never waits, and a neighbour's round trip
+/// stays short although both share one stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_steady_reader_loses_nothing_and_its_neighbour_hardly_waits() {
+    let limits = Limits { flow: 1 << 20, total: 8 << 20 };
+    let (dialer, acceptor) = links(Dialect::Upstream, limits);
+    let (mut slow, mut fast) = flow(&dialer, &acceptor);
+    let total = 24usize << 20;
+    let sender = tokio::spawn(async move {
+        fast.write_all(&vec![7; total]).await.unwrap();
+        fast.shutdown().await.unwrap();
+    });
+    let reader = tokio::spawn(async move {
+        let (mut got, mut buffer) = (0, vec![0; 64 << 10]);
+        loop {
+            match slow.read(&mut buffer).await {
+                Ok(0) => return got,
+                Ok(bytes) => got += bytes,
+                Err(error) => panic!("after {got} bytes: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    let (mut here, mut there) = flow(&dialer, &acceptor);
+    tokio::spawn(async move {
+        let mut byte = [0; 64];
+        while there.read_exact(&mut byte).await.is_ok() && there.write_all(&byte).await.is_ok() {}
+    });
+    let mut trips = Vec::new();
+    while !reader.is_finished() {
+        let began = Instant::now();
+        here.write_all(&[7; 64]).await.unwrap();
+        here.read_exact(&mut [0; 64]).await.unwrap();
+        trips.push(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(reader.await.unwrap(), total);
+    sender.await.unwrap();
+    trips.sort();
+    assert!(trips[trips.len() / 2] < Duration::from_millis(250), "median {:?}", trips[trips.len() / 2]);
+}
+
+/// Towards upstream: a flow that nobody reads is given up when the whole buffer is full; the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flow_that_nobody_reads_is_given_up() {
+    let limits = Limits { flow: 256 << 10, total: 1 << 20 };
+    let (dialer, acceptor) = links(Dialect::Upstream, limits);
+    let (mut unread, mut flood) = flow(&dialer, &acceptor);
+    let flood = tokio::spawn(async move { while flood.write_all(&[7; 65536]).await.is_ok() {} });
+    let (mut here, mut there) = flow(&dialer, &acceptor);
+    tokio::time::timeout(SOON, flood).await.unwrap().unwrap();
+    there.write_all(b"ping").await.unwrap();
+    tokio::time::timeout(SOON, here.read_exact(&mut [0; 4])).await.unwrap().unwrap();
+    assert!(unread.read_to_end(&mut Vec::new()).await.is_err());
+    assert!(dialer.inner.config.pool.queued() <= limits.total);
+}
