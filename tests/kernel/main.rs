@@ -9,4 +9,5 @@ mod passing;
 mod proof;
 mod redirect;
 mod rig;
+mod soak;
 mod teardown;

@@ -1,9 +1,9 @@
 //! proxy-agent: one control stream per server, dials to targets.
 
-pub mod operate;
 pub mod control;
 pub mod dial;
 mod flows;
+pub mod operate;
 pub mod options;
 pub mod route;
 mod servers;
