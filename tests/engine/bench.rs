@@ -23,6 +23,8 @@ pub enum Kind {
     Unix,
     /// A TCP socket behind `FlowStream`: the copy on tokio.
     Stream,
+    /// As `Stream`, with a peer whose close ends both directions.
+    Closing,
 }
 
 /// The side that a test holds.
@@ -139,11 +141,18 @@ pub fn open_descriptors() -> usize {
 }
 
 /// A TCP socket that pretends not to be a plain one.
-struct Opaque(tokio::net::TcpStream);
+struct Opaque {
+    socket: tokio::net::TcpStream,
+    closing: bool,
+}
 
 impl proxy_user::splice::FlowStream for Opaque {
     fn abort(&mut self) {
-        SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn poll_unwritable(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        if self.closing { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     }
 
     fn unacknowledged(&self) -> u64 {
@@ -151,7 +160,7 @@ impl proxy_user::splice::FlowStream for Opaque {
         #[allow(unsafe_code)]
         // SAFETY: TIOCOUTQ writes one int.
         unsafe {
-            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&self.0), libc::TIOCOUTQ, &mut bytes)
+            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&self.socket), libc::TIOCOUTQ, &mut bytes)
         };
         bytes as u64
     }
@@ -163,7 +172,7 @@ impl AsyncRead for Opaque {
         context: &mut std::task::Context<'_>,
         buffer: &mut tokio::io::ReadBuf<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+        std::pin::Pin::new(&mut self.socket).poll_read(context, buffer)
     }
 }
 
@@ -173,21 +182,21 @@ impl AsyncWrite for Opaque {
         context: &mut std::task::Context<'_>,
         bytes: &[u8],
     ) -> std::task::Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.0).poll_write(context, bytes)
+        std::pin::Pin::new(&mut self.socket).poll_write(context, bytes)
     }
 
     fn poll_flush(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_flush(context)
+        std::pin::Pin::new(&mut self.socket).poll_flush(context)
     }
 
     fn poll_shutdown(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
+        std::pin::Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }
 
@@ -227,7 +236,7 @@ impl Bench {
                 outer.set_timeout(Duration::from_secs(30));
                 (outer, End::unix(inner))
             }
-            Kind::Tcp | Kind::Stream => {
+            Kind::Tcp | Kind::Stream | Kind::Closing => {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                 let outer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 outer.set_nodelay(true).unwrap();
@@ -239,7 +248,8 @@ impl Bench {
                     return (outer, End::tcp(inner));
                 }
                 let _context = self.runtime.enter();
-                (outer, End::stream(Opaque(tokio::net::TcpStream::from_std(inner).unwrap())))
+                let socket = tokio::net::TcpStream::from_std(inner).unwrap();
+                (outer, End::stream(Opaque { socket, closing: kind == Kind::Closing }))
             }
         }
     }

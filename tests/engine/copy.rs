@@ -155,3 +155,17 @@ fn bulk_is_spliced_where_the_engine_allows_it() {
         }
     }
 }
+
+#[test]
+fn a_peer_that_closed_both_directions_ends_the_flow_once_its_bytes_are_through() {
+    let bench = Bench::new(EngineChoice::Auto);
+    let (target, right) = bench.end(Kind::Closing);
+    let (client, left) = bench.end(Kind::Unix);
+    let flow = bench.join((client, left), (target, right));
+    let (mut target, mut client) = (flow.target, flow.client);
+    target.send_pattern(5, 100_000);
+    target.finish();
+    // The client keeps its own direction open for ever.
+    assert_eq!(client.read_pattern(5).0, 100_000);
+    assert!(bench.ending(flow.ending).is_clean());
+}

@@ -83,6 +83,14 @@ impl Half {
         }
     }
 
+    /// The destination's peer closed both directions and its own is over: so is this one, cleanly unless bytes
+    /// are left that nobody takes.
+    pub(super) fn end_with_the_other(&mut self) {
+        let nothing_left =
+            self.written == self.buffer.len() && matches!(self.phase, Phase::Move | Phase::Shut);
+        self.destination_broke(if nothing_left { Finish::Clean } else { Finish::Aborted });
+    }
+
     /// Moves until both ends make it wait; says which end was lost, if one was.
     pub(super) fn poll(
         &mut self,

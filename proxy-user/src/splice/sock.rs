@@ -12,7 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::Plain;
 use super::kernel::sock::unacknowledged;
-use super::policy::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
+use super::policy::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, UNSENT_MOST};
 use crate::flow::Finish;
 
 impl AsFd for Plain {
@@ -42,6 +42,7 @@ impl Plain {
                     .with_interval(KEEPALIVE_INTERVAL)
                     .with_retries(KEEPALIVE_RETRIES),
             )?;
+            socket.set_tcp_notsent_lowat(UNSENT_MOST)?;
         }
         Ok(())
     }

@@ -114,6 +114,12 @@ impl Copy {
                 }
             }
         }
+        for side in 0..2 {
+            let over = self.halves[side].finish().is_some() && self.halves[1 - side].finish().is_none();
+            if over && self.ends[side].poll_unwritable(context).is_ready() {
+                self.halves[1 - side].end_with_the_other();
+            }
+        }
         if self.halves.iter().all(|half| half.finish().is_some()) {
             return Poll::Ready(());
         }

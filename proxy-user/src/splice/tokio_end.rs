@@ -101,6 +101,14 @@ impl TokioEnd {
         }
     }
 
+    /// Ready once the peer takes no more bytes, whatever is written. Sockets tell by an error of the write.
+    pub(super) fn poll_unwritable(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            TokioEnd::Tcp(_) | TokioEnd::Unix(_) => Poll::Pending,
+            TokioEnd::Stream(stream) => stream.poll_unwritable(context),
+        }
+    }
+
     pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_end!(self, io => Pin::new(io).poll_flush(context))
     }

@@ -103,7 +103,7 @@ impl Track {
         loop {
             // What an act returns beside its error is until when there is nothing more to do.
             let done = match self.direction.next() {
-                Act::Rest => return (Pause::Idle(self.wakes()), None),
+                Act::Rest => return (Pause::Idle(self.wakes(turn.now)), None),
                 Act::Recv | Act::Fill if quantum == 0 => return (Pause::Hungry, None),
                 Act::Recv => self.recv(link, turn, &mut quantum),
                 Act::Fill => self.fill(link.from, turn.now, &mut quantum).map(|()| None),
@@ -170,9 +170,10 @@ impl Track {
         if self.direction.next() == Act::Recv && quiet { self.promote(link, turn) } else { Ok(()) }
     }
 
-    /// When the pipe is to be given back, if nothing moves until then.
-    fn wakes(&self) -> Option<Instant> {
-        self.pipe.as_ref().and_then(|_| self.rate.rests_at())
+    /// When the pipe is to be given back, if nothing moves until then. A time that has passed is none: then bytes
+    /// wait in the pipe for the destination.
+    fn wakes(&self, now: Instant) -> Option<Instant> {
+        self.pipe.as_ref().and_then(|_| self.rate.rests_at()).filter(|at| *at > now)
     }
 
     pub(super) fn step(&mut self, event: Event) -> Result<(), Lost> {
