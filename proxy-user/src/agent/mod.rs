@@ -6,6 +6,7 @@ mod flows;
 pub mod operate;
 pub mod options;
 pub mod route;
+pub mod run;
 mod servers;
 
 use std::sync::Arc;
@@ -24,7 +25,8 @@ use crate::ops::drain::DrainWatch;
 use crate::ops::flags::LanesMode;
 use crate::ops::metrics::AgentMetrics;
 use crate::server::start;
-use crate::splice::SpliceError;
+use crate::splice::proof::Abilities;
+use crate::splice::{SpliceError, Splicer};
 use crate::wire::identifiers::{Identifiers, IdentifiersError};
 
 /// Why an agent did not start.
@@ -40,6 +42,8 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Splice(#[from] SpliceError),
+    #[error("signals cannot be heard: {0}")]
+    Signals(std::io::Error),
     #[error("the metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -55,7 +59,7 @@ impl Agent {
     ///
     /// # Errors
     /// The first thing that cannot be had.
-    pub fn new(options: Options) -> Result<Agent, StartError> {
+    pub fn new(options: Options, abilities: &Abilities) -> Result<Agent, StartError> {
         if options.count_server_leases {
             let why = "server leases are not counted yet; let servers say their --server-count";
             return Err(StartError::NotHere { flag: "--count-server-leases", why });
@@ -63,7 +67,7 @@ impl Agent {
         let table = FlowTable::new();
         let metrics = AgentMetrics::new(&table)?;
         let names = Names::from_system();
-        let splicer = start::splicer(&options.splice)?;
+        let splicer = start::splicer(&options.splice, abilities)?;
         let route = Route::new(&options)?;
         let lanes = match options.lanes.mode {
             LanesMode::Auto => Some(lanes(&options)?),
@@ -85,6 +89,15 @@ impl Agent {
 
     pub fn servers(&self) -> &Arc<Servers> {
         &self.servers
+    }
+
+    pub fn splicer(&self) -> &Splicer {
+        &self.flows.splicer
+    }
+
+    /// `None`: `--lanes=off`.
+    pub fn lanes(&self) -> Option<&AgentLanes> {
+        self.servers.lanes.as_ref()
     }
 
     pub fn flows(&self) -> &FlowTable {

@@ -41,6 +41,7 @@ pub fn operate(
     let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(move || patient.report()) };
     listeners.operator(&options.operator_socket, desk);
     listeners.live_settings(&options.live_settings, live.clone());
-    listeners.keep(live.clone().steer(splicer.clone()));
+    let steered = splicer.clone();
+    listeners.keep(live.clone().each(move |now| steered.set_engine(now.engine)));
     (listeners, live)
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 
 use tokio::select;
 
@@ -50,6 +51,9 @@ impl StreamLanes {
     where
         F: Future<Output = Result<M, DialError>>,
     {
+        if self.pool.shared.off.load(Ordering::Relaxed) {
+            return on_mux(0).await.map(Dialled::Mux);
+        }
         let counters = &self.pool.shared.counters;
         let number = self.pool.shared.number();
         for attempt in 1..=ATTEMPTS {

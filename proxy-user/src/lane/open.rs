@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,6 +108,7 @@ pub(super) struct Shared {
     streams: Mutex<HashMap<String, Arc<Stream>>>,
     idle: AtomicUsize,
     opening: Semaphore,
+    pub(super) off: AtomicBool,
 }
 
 /// The lanes of one control stream; dropping it closes idle lanes and abandons dials, established flows go on.
@@ -154,6 +155,7 @@ impl AgentLanes {
                 route,
                 streams: Mutex::new(HashMap::new()),
                 idle: AtomicUsize::new(0),
+                off: AtomicBool::new(false),
             }),
         }
     }
@@ -171,6 +173,11 @@ impl AgentLanes {
         });
         self.shared.streams().insert(server_id, stream.clone());
         AgentStream { stream }
+    }
+
+    /// Whether lanes may be opened; those there are, are left alone.
+    pub fn allow(&self, allowed: bool) {
+        self.shared.off.store(!allowed, Ordering::Relaxed);
     }
 
     pub fn stats(&self) -> AgentLaneStats {
@@ -251,7 +258,8 @@ impl Stream {
 
     /// Opens so many lanes, as far as the ceiling and earlier failures allow.
     pub(super) fn open(self: &Arc<Self>, lanes: usize) {
-        if self.ended.is_cancelled() || self.is_failing() {
+        let off = self.shared.off.load(Ordering::Relaxed);
+        if off || self.ended.is_cancelled() || self.is_failing() {
             return;
         }
         for _ in 0..lanes.min(self.shared.config.ceiling) {

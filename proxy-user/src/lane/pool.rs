@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,7 @@ pub(super) struct Shared {
     /// Sum over all streams of what their demand asks for; beyond `total` it is shared in proportion.
     targets: AtomicUsize,
     next_dial: AtomicU64,
+    pub(super) off: AtomicBool,
 }
 
 /// The lanes of one control stream; dropping it ends them: the ticket opens nothing any more, warm lanes close,
@@ -131,6 +132,7 @@ impl ServerLanes {
             idle: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             targets: AtomicUsize::new(0),
+            off: AtomicBool::new(false),
             next_dial: AtomicU64::new(1 + (u64::from(u32::from_le_bytes(start)) << 24)),
         });
         let stop = CancellationToken::new();
@@ -165,6 +167,11 @@ impl ServerLanes {
     /// Whether connections from this address are worth a TLS handshake.
     pub fn admits(&self, from: IpAddr) -> bool {
         self.shared.book.admits(from, Instant::now())
+    }
+
+    /// Whether new dials may use lanes; established flows and warm lanes are left alone.
+    pub fn allow(&self, allowed: bool) {
+        self.shared.off.store(!allowed, Ordering::Relaxed);
     }
 
     pub fn stats(&self) -> ServerLaneStats {

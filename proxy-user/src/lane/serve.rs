@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::select;
@@ -118,7 +119,7 @@ impl AgentStream {
     ) -> Answered<T> {
         let stream = &self.stream;
         stream.admit(number, u32::MAX);
-        let failing = stream.is_failing();
+        let failing = stream.is_failing() || stream.shared.off.load(Ordering::Relaxed);
         let mut pending = Pending { stream, number, lane: stream.pend(number) };
         stream.open(1);
         let mut dial = pin!(dial);

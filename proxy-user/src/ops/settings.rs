@@ -10,7 +10,6 @@ use tokio::sync::watch;
 
 use super::flags::{EngineChoice, LanesMode, Value};
 use super::metrics::KonduitMetrics;
-use crate::splice::Splicer;
 
 /// How often the watched file is read. A mounted ConfigMap is swapped about once a minute at most.
 const POLL: Duration = Duration::from_secs(2);
@@ -153,11 +152,12 @@ impl Live {
         self.tell.subscribe()
     }
 
-    /// Tells the splicer of every change, until dropped.
-    pub async fn steer(self, splicer: Splicer) {
+    /// Tells of what is in force, now and at every change, until dropped.
+    pub async fn each(self, tell: impl Fn(InForce)) {
         let mut changes = self.watch();
         loop {
-            splicer.set_engine(changes.borrow_and_update().engine);
+            let now = *changes.borrow_and_update();
+            tell(now);
             if changes.changed().await.is_err() {
                 return;
             }

@@ -6,6 +6,7 @@ pub mod frontend;
 pub mod operate;
 pub mod options;
 pub mod pick;
+pub mod run;
 pub(crate) mod start;
 
 use std::net::SocketAddr;
@@ -21,10 +22,12 @@ use self::dial::Dialer;
 use self::options::Options;
 pub use self::start::StartError;
 use crate::flow::FlowTable;
+use crate::lane::ServerLanes;
 use crate::net::listener::TcpListener;
 use crate::net::tls::ServerEndpoint;
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::ServerMetrics;
+use crate::splice::proof::Abilities;
 
 /// The addresses that were really bound.
 #[derive(Debug, Clone)]
@@ -54,11 +57,11 @@ impl Server {
     ///
     /// # Errors
     /// The first thing that cannot be had.
-    pub fn bind(options: Options) -> Result<Server, StartError> {
+    pub fn bind(options: Options, abilities: &Abilities) -> Result<Server, StartError> {
         start::check(&options)?;
         let flows = FlowTable::new();
         let metrics = ServerMetrics::new(&flows)?;
-        let splicer = start::splicer(&options.splice)?;
+        let splicer = start::splicer(&options.splice, abilities)?;
         let frontend = frontend::Frontend::bind(&options)?;
         let agents = start::agents_port(&options)?;
         let lanes = start::lanes(&options)?;
@@ -90,6 +93,11 @@ impl Server {
 
     pub fn dialer(&self) -> &Dialer {
         &self.dialer
+    }
+
+    /// `None`: `--lanes=off`.
+    pub fn lanes(&self) -> Option<&ServerLanes> {
+        self.service.lanes.as_ref()
     }
 
     pub fn registry(&self) -> &Arc<Registry> {

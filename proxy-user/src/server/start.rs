@@ -10,6 +10,7 @@ use crate::net::cipher::{PolicyError, TlsPolicy};
 use crate::net::listener::{ListenError, TcpListener};
 use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError};
 use crate::ops::flags::{EngineOptions, LaneSecurity, LanesMode, MuxOptions};
+use crate::splice::proof::Abilities;
 use crate::splice::{SpliceConfig, SpliceError, Splicer};
 
 /// Why a server did not start.
@@ -27,6 +28,8 @@ pub enum StartError {
     Cipher(#[from] PolicyError),
     #[error(transparent)]
     Splice(#[from] SpliceError),
+    #[error("signals cannot be heard: {0}")]
+    Signals(std::io::Error),
     #[error("the metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("the kernel gives no random bytes: {0}")]
@@ -46,11 +49,12 @@ pub(super) fn check(options: &Options) -> Result<(), StartError> {
     Ok(())
 }
 
-pub(crate) fn splicer(options: &EngineOptions) -> Result<Splicer, SpliceError> {
+pub(crate) fn splicer(options: &EngineOptions, abilities: &Abilities) -> Result<Splicer, SpliceError> {
     Splicer::start(SpliceConfig {
         engine: options.engine,
         flow_buffer_max: options.flow_buffer_max.0,
         buffer_budget: options.buffer_budget.map(|budget| budget.0),
+        proven: abilities.proven(),
         ..SpliceConfig::default()
     })
 }

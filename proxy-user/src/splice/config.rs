@@ -66,6 +66,21 @@ pub struct SpliceConfig {
     /// Threads for interactive flows, and as many for bulk flows; 0: by the number of CPUs. Read at the start
     /// only.
     pub threads: usize,
+    /// What the self-test proved; the rest is not used, whatever `engine` says. Read at the start only.
+    pub proven: Proven,
+}
+
+/// Engines that may be used on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proven {
+    pub sockmap: bool,
+    pub splice: bool,
+}
+
+impl Default for Proven {
+    fn default() -> Proven {
+        Proven { sockmap: true, splice: true }
+    }
 }
 
 impl Default for SpliceConfig {
@@ -75,6 +90,7 @@ impl Default for SpliceConfig {
             flow_buffer_max: 16 << 20,
             buffer_budget: None,
             threads: 0,
+            proven: Proven::default(),
         }
     }
 }

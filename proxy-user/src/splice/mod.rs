@@ -29,7 +29,7 @@ mod tokio_end;
 mod track;
 mod worker;
 
-pub use config::{EngineChoice, SpliceConfig};
+pub use config::{EngineChoice, Proven, SpliceConfig};
 pub use end::{End, EndIo, FlowStream, Plain};
 pub use error::SpliceError;
 pub use join::{Canceller, Join};

@@ -28,6 +28,8 @@ use crate::flow::{Direction, Meter};
 pub struct Splicer {
     threads: Arc<Threads>,
     engine: Arc<AtomicU8>,
+    /// splice(2) was proven.
+    splice: bool,
 }
 
 impl Splicer {
@@ -40,11 +42,14 @@ impl Splicer {
         let count = if config.threads == 0 { cpus.div_ceil(2).min(8) } else { config.threads };
         let budget = config.buffer_budget.unwrap_or_else(budget::default_bytes);
         let map = match config.engine {
+            _ if !config.proven.sockmap => None,
             EngineChoice::Auto | EngineChoice::Sockmap => load(budget, config.flow_buffer_max),
             EngineChoice::Splice | EngineChoice::Copy => None,
         };
         let threads = Arc::new(Threads::start(count, Pool::new(budget), map)?);
-        Ok(Splicer { threads, engine: Arc::new(AtomicU8::new(config.engine as u8)) })
+        let splicer = Splicer { threads, engine: Arc::default(), splice: config.proven.splice };
+        splicer.set_engine(config.engine);
+        Ok(splicer)
     }
 
     /// The engine that new flows obey.
@@ -54,6 +59,7 @@ impl Splicer {
 
     /// Chooses the engine for new flows; running flows go on as they are.
     pub fn set_engine(&self, engine: EngineChoice) {
+        let engine = if self.splice { engine } else { EngineChoice::Copy };
         self.engine.store(engine as u8, Ordering::Relaxed);
     }
 

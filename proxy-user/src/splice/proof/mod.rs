@@ -87,6 +87,14 @@ impl Abilities {
         Abilities { sockmap_tcp: not(), sockmap_unix: not(), splice: not(), took: Duration::ZERO }
     }
 
+    /// What the splicer may use. One doubt about redirects puts all of them off.
+    pub fn proven(&self) -> super::Proven {
+        super::Proven {
+            sockmap: self.sockmap_tcp.is_proven() && self.sockmap_unix.is_proven(),
+            splice: self.splice.is_proven(),
+        }
+    }
+
     /// Each engine's name, as in metrics, with its proof.
     pub fn each(&self) -> [(&'static str, &Proof); 3] {
         [("sockmap-tcp", &self.sockmap_tcp), ("sockmap-unix", &self.sockmap_unix), ("splice", &self.splice)]
@@ -134,6 +142,12 @@ pub fn prove() -> Abilities {
         Err(why) => (Proof::NotProven(why.to_string()), Proof::NotProven(why.to_string())),
     };
     Abilities { sockmap_tcp, sockmap_unix, splice, took: started.elapsed() }
+}
+
+/// [`prove`] on a thread of its own. Must be called inside a tokio runtime.
+pub async fn prove_aside() -> Abilities {
+    let proved = tokio::task::spawn_blocking(prove).await;
+    proved.unwrap_or_else(|_| Abilities::none("the self-test did not come to its end"))
 }
 
 fn ladder(sockmap: &Sockmap, checks: &[Check]) -> Proof {

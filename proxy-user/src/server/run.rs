@@ -1,0 +1,54 @@
+//! A proxy-server's life, from its options to its exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::operate::operate;
+use super::options::Options;
+use super::{Server, StartError};
+use crate::ops::drain;
+use crate::ops::flags::LanesMode;
+use crate::ops::life::{Ended, end_server};
+use crate::ops::log::LogGuard;
+use crate::ops::phase::{Phase, PhaseTeller};
+use crate::ops::signal::Signals;
+use crate::splice::proof;
+
+/// How long control streams may take to end once nothing runs on them.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Serves until a signal. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// What keeps the server from starting.
+pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartError> {
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let abilities = proof::prove_aside().await;
+    let server = Server::bind(options.clone(), &abilities)?;
+    let dialer = server.dialer();
+    dialer.metrics.konduit.show_counter(log.lost())?;
+    let (metrics, flows, splicer) = (dialer.metrics.clone(), dialer.flows.clone(), dialer.splicer.clone());
+    let registry = server.registry().clone();
+    let (mut listeners, live) =
+        operate(&options, &metrics, &flows, &splicer, abilities, move || registry.is_ready());
+    if let Some(lanes) = server.lanes().cloned() {
+        let counted = lanes.clone();
+        metrics.konduit.show_server_lanes(move || counted.stats())?;
+        listeners.keep(live.each(move |now| lanes.allow(now.lanes == LanesMode::Auto)));
+    }
+    let phase = PhaseTeller::default();
+    let (mut trigger, watch) = drain::channel();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(server.run(watch, stop.clone()));
+    phase.reach(Phase::Serving);
+    let ended = end_server(&mut signals, &phase, &mut trigger, options.graceful_shutdown_timeout).await;
+    stop.cancel();
+    // What is still running then ends with the runtime.
+    let _ = tokio::time::timeout(LAST, serving).await;
+    Ok(match ended {
+        Ended::InOrder => ExitCode::SUCCESS,
+        Ended::AtOnce => ExitCode::FAILURE,
+    })
+}
