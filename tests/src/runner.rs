@@ -1,7 +1,7 @@
 //! A server and its agents in this process, on ports of the kernel's choice and with certificates of their own.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,6 +12,7 @@ use proxy_user::server::agents::registry::Registry;
 use proxy_user::server::dial::Dialer;
 use proxy_user::server::options::{self, Mode};
 use proxy_user::server::{Bound, BoundFrontend, Server};
+use proxy_user::splice::proof::Abilities;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -19,6 +20,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::certs::Certs;
+
+/// What this machine can do, proven once for all servers and agents of a test binary.
+static ABILITIES: LazyLock<Abilities> = LazyLock::new(proxy_user::splice::proof::prove);
 
 /// For whatever should happen at once: wide, for machines that are busy.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -91,7 +95,7 @@ pub struct RunningServer {
 
 impl RunningServer {
     pub fn start(options: options::Options) -> anyhow::Result<RunningServer> {
-        let server = Server::bind(options)?;
+        let server = Server::bind(options, &ABILITIES)?;
         let (bound, dialer) = (server.bound().clone(), server.dialer().clone());
         let (trigger, watch) = drain::channel();
         let stop = CancellationToken::new();
@@ -165,7 +169,7 @@ pub struct RunningAgent {
 
 impl RunningAgent {
     pub fn start(options: agent::options::Options) -> anyhow::Result<RunningAgent> {
-        let agent = Agent::new(options)?;
+        let agent = Agent::new(options, &ABILITIES)?;
         let (servers, flows) = (agent.servers().clone(), agent.flows().clone());
         let (trigger, watch) = drain::channel();
         let task = tokio::spawn(async move { agent.run(watch).await });
