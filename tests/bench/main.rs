@@ -14,6 +14,7 @@ mod picture;
 mod report;
 mod route;
 mod scenario;
+mod start;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -53,6 +53,11 @@ impl Samples {
         self.values.get(route).and_then(|metrics| metrics.get(metric)).map_or(&[], Vec::as_slice)
     }
 
+    /// What carried the bytes of a route.
+    pub fn shares_of(&self, route: &str) -> Shares {
+        self.shares.get(route).cloned().unwrap_or_default()
+    }
+
     /// A line of the table: the metric on every route.
     pub fn line(&self, figure: &str, metric: &'static str, unit: &'static str) -> Line {
         let values = self

@@ -1,6 +1,6 @@
 //! Our own two hops: `proxy-server` and `proxy-agent` as processes, over loopback.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use crate::certs::Certs;
 use crate::child::Child;
+use crate::link::{self, Link};
 use crate::{ports, scrape};
 
 /// What flows travel on between server and agent.
@@ -67,10 +68,15 @@ pub struct Konduit {
 }
 
 impl Konduit {
-    /// Starts both and waits until the server has its agent.
-    pub fn start(directory: &Path, settings: &Settings) -> anyhow::Result<Konduit> {
+    /// Starts both and waits until the server has its agent. With a link the agent is on its far side, and the
+    /// caller, with the server, on the near one.
+    pub fn start(directory: &Path, settings: &Settings, link: Option<&Link>) -> anyhow::Result<Konduit> {
+        let [near, far] = match link {
+            Some(_) => [link::NEAR, link::FAR],
+            None => [Ipv4Addr::LOCALHOST; 2],
+        };
         let certs = Certs::new(directory, "konduit")?;
-        let cluster = certs.server("cluster", &["127.0.0.1", "localhost"])?;
+        let cluster = certs.server("cluster", &[&near.to_string(), "localhost"])?;
         let client = certs.client("agent", "system:konnectivity-agent", None)?;
         let [agent_port, server_health, server_admin, agent_health, agent_admin] = ports::free()?;
         let socket = directory.join("konnectivity.socket");
@@ -85,7 +91,7 @@ impl Konduit {
             "--delete-existing-uds-file".to_owned(),
             "--server-port=0".to_owned(),
             "--server-id=bench".to_owned(),
-            "--agent-bind-address=127.0.0.1".to_owned(),
+            format!("--agent-bind-address={near}"),
             format!("--agent-port={agent_port}"),
             format!("--cluster-cert={}", cluster.cert.display()),
             format!("--cluster-key={}", cluster.key.display()),
@@ -101,25 +107,21 @@ impl Konduit {
         }
         let mut agent = command(settings, "proxy-agent");
         agent.args(&settings.agent).args([
-            "--proxy-server-host=127.0.0.1".to_owned(),
+            format!("--proxy-server-host={near}"),
             format!("--proxy-server-port={agent_port}"),
             format!("--ca-cert={}", certs.ca().display()),
             format!("--agent-cert={}", client.cert.display()),
             format!("--agent-key={}", client.key.display()),
             "--agent-id=bench".to_owned(),
+            format!("--health-server-host={far}"),
             format!("--health-server-port={agent_health}"),
             format!("--admin-server-port={agent_admin}"),
             format!("--operator-socket={}", directory.join("agent-operator.socket").display()),
         ]);
-        let agent = Child::start("agent", directory, &mut agent)?;
-        let page = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let mut pair = Konduit {
-            socket,
-            server_pages: page(server_health),
-            agent_pages: page(agent_health),
-            server,
-            agent,
-        };
+        let agent = link::on_far_side(link, || Child::start("agent", directory, &mut agent))?;
+        let server_page = SocketAddr::from((Ipv4Addr::LOCALHOST, server_health));
+        let agent_page = SocketAddr::from((far, agent_health));
+        let mut pair = Konduit { socket, server_pages: server_page, agent_pages: agent_page, server, agent };
         pair.wait_ready()?;
         Ok(pair)
     }

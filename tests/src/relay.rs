@@ -1,7 +1,7 @@
 //! A hop that is nothing but the splice engine: accepts TCP, connects on, joins. Two of them show what an engine
 //! alone gives beside HAProxy. For tests only; the product never joins what nobody authorised.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::child::Child;
+use crate::link::{self, Link};
 use crate::ports;
 
 /// Where one relay listens, leads and reports.
@@ -36,22 +37,29 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// `program` is a binary whose `relay` subcommand calls [`serve`].
+    /// `program` is a binary whose `relay` subcommand calls [`serve`]. With a link the second hop is on its far
+    /// side, and the caller on the near one.
     pub fn start(
         program: &Path,
         directory: &Path,
         engine: &str,
         target: SocketAddr,
+        link: Option<&Link>,
     ) -> anyhow::Result<Relay> {
-        let [first, second, page_1, page_2] =
-            ports::free()?.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let loopback = Ipv4Addr::LOCALHOST;
+        let far = if link.is_some() { link::FAR } else { loopback };
+        let ports = ports::free::<4>()?;
+        let [first, page_1] = [ports[0], ports[1]].map(|port| SocketAddr::from((loopback, port)));
+        let [second, page_2] = [ports[2], ports[3]].map(|port| SocketAddr::from((far, port)));
         let hop = |name, listen: SocketAddr, to: SocketAddr, pages: SocketAddr| {
             let mut command = Command::new(program);
             command.args(["relay", "--engine", engine]);
             command.args(["--listen", &listen.to_string(), "--to", &to.to_string()]);
             Child::start(name, directory, command.args(["--pages", &pages.to_string()]))
         };
-        let mut hops = [hop("hop-1", first, second, page_1)?, hop("hop-2", second, target, page_2)?];
+        let near_hop = hop("hop-1", first, second, page_1)?;
+        let far_hop = link::on_far_side(link, || hop("hop-2", second, target, page_2))?;
+        let mut hops = [near_hop, far_hop];
         for (child, address) in hops.iter_mut().zip([page_1, page_2]) {
             if let Err(error) = ports::wait_tcp(address, Duration::from_secs(15)) {
                 child.check()?;

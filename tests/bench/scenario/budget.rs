@@ -16,7 +16,8 @@ const BUDGET: f64 = (8 << 20) as f64;
 const MIB: f64 = (1 << 20) as f64;
 
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
-    let route = std::rc::Rc::new(context.start_konduit("budget", "raw", &["--buffer-budget=8MiB"])?);
+    let route =
+        std::rc::Rc::new(context.starter.start_konduit("budget", "raw", &["--buffer-budget=8MiB"])?);
     let agent = route.pids[1];
     let held =
         || -> anyhow::Result<f64> { Ok((socket_bytes(agent)? + pipe_bytes(agent) + rss(agent)) as f64) };

@@ -6,6 +6,7 @@ mod encrypt;
 mod grpc;
 mod idle;
 mod latency;
+mod link;
 mod paced;
 mod stalled;
 pub mod throughput;
@@ -39,6 +40,7 @@ pub const ALL: &[Scenario] = &[
         about: "an agent with a budget of 8 MiB and 64 stalled flows",
         run: budget::run,
     },
+    Scenario { name: "link", about: "a link of 1 Gbit/s with 5 and 20 ms each way", run: link::run },
     Scenario { name: "idle", about: "memory of flows that do nothing", run: idle::run },
 ];
 

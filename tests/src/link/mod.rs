@@ -92,6 +92,17 @@ impl Link {
     }
 }
 
+/// Runs `work` on the link's far side, or here where there is no link.
+pub fn on_far_side<T: Send>(
+    link: Option<&Link>,
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    match link {
+        Some(link) => link.far.run(work),
+        None => work(),
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
