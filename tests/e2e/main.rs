@@ -4,5 +4,6 @@ mod abort;
 mod bulk;
 mod dial;
 mod half_close;
+mod lanes;
 mod loss;
 mod paths;

@@ -1,0 +1,116 @@
+//! What is peculiar to lanes: who may open one, what both ends must agree on, how they keep up.
+
+use proxy_tests::runner::{Cell, Ground, RunningServer, SOON, until};
+use proxy_tests::targets::Target;
+use proxy_user::flow::{Outcome, Path};
+use proxy_user::lane::ALPN_LANE;
+use proxy_user::net::connect::Connector;
+use proxy_user::net::tls::ClientTls;
+use proxy_user::ops::flags::{LaneSecurity, LanesMode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::paths::{all_took, cell};
+
+async fn echo_once(server: &RunningServer, target: &str) -> anyhow::Result<()> {
+    let mut client = server.open(target).await?;
+    client.write_all(b"there and back").await?;
+    client.shutdown().await?;
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await?;
+    anyhow::ensure!(answer == b"there and back", "{answer:?}");
+    Ok(())
+}
+
+async fn flows_take(cell: &Cell, path: Path) {
+    let target = Target::echo().await.unwrap();
+    for _ in 0..3 {
+        echo_once(&cell.server, &target.name()).await.unwrap();
+    }
+    until("the flows to end", || cell.server.flows().is_empty()).await.unwrap();
+    assert!(all_took(cell, path), "not all on {path:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn either_end_can_do_without_lanes() {
+    for server_off in [true, false] {
+        let cell = Cell::start(|server, agent| {
+            let lanes = if server_off { &mut server.lanes } else { &mut agent.lanes };
+            lanes.mode = LanesMode::Off;
+        });
+        flows_take(&cell.await.unwrap(), Path::Mux).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clear_lanes_need_both_ends() {
+    for server_raw in [true, false] {
+        let cell = Cell::start(|server, agent| {
+            server.lanes.wait = SOON;
+            agent.lanes.wait = SOON;
+            let raw = if server_raw { &mut server.lanes } else { &mut agent.lanes };
+            raw.security = LaneSecurity::Raw;
+        });
+        flows_take(&cell.await.unwrap(), Path::LaneEncrypt).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_clients_that_come_and_go_find_a_lane_each_time() {
+    for path in [Path::LaneRaw, Path::LaneEncrypt] {
+        let cell = cell(path).await.unwrap();
+        let target = Target::echo().await.unwrap();
+        let cell = std::sync::Arc::new(cell);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let (cell, target) = (cell.clone(), target.name());
+            clients.spawn(async move {
+                for _ in 0..15 {
+                    echo_once(&cell.server, &target).await.unwrap();
+                }
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            client.unwrap();
+        }
+        until("the flows to end", || cell.server.flows().is_empty()).await.unwrap();
+        assert!(all_took(&cell, path));
+        assert_eq!(cell.server.flows().totals().ended(path, Outcome::Clean), 120);
+    }
+}
+
+/// A connection with the lane's ALPN name and a certificate of the right authority.
+async fn stranger(ground: &Ground, port: u16) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    ground.certs.client("stranger", "somebody", None).unwrap();
+    let identity = Some((ground.path("stranger.crt"), ground.path("stranger.key")));
+    let tls = ClientTls { ca: ground.path("ca.crt"), identity, alpn: vec![ALPN_LANE.to_vec()] };
+    let socket = Connector::by("127.0.0.1", port, None, "").unwrap().connect(SOON).await.unwrap();
+    tls.watch().unwrap().connect("localhost", socket, SOON).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_on_a_lane_are_shown_out_and_harm_nobody() {
+    let cell = cell(Path::LaneRaw).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    let mut flow = cell.server.open(&target.name()).await.unwrap();
+    let port = cell.server.agent_port();
+    // A ticket of nobody (field 2, a stream number and a secret), a length beyond the cap, rubbish, an end.
+    let ticket = [&[0, 54, 18, 52, 10, 16][..], &[7; 16], &[18, 32], &[9; 32]].concat();
+    for words in [ticket.as_slice(), &[0xff, 0xff], b"GET / HTTP/1.1\r\n\r\n", b""] {
+        let mut lane = stranger(&cell.ground, port).await;
+        let length = lane.read_u16().await.unwrap();
+        lane.read_exact(&mut vec![0; length.into()]).await.unwrap();
+        lane.write_all(words).await.unwrap();
+        lane.flush().await.unwrap();
+        if words.is_empty() {
+            lane.shutdown().await.unwrap();
+        }
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(SOON, lane.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "the lane was ended");
+    }
+    flow.write_all(b"unharmed").await.unwrap();
+    let mut answer = [0; 8];
+    flow.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"unharmed");
+    echo_once(&cell.server, &target.name()).await.unwrap();
+}
