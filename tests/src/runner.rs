@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use proxy_user::agent::{self, Agent, Servers};
 use proxy_user::flow::FlowTable;
 use proxy_user::ops::drain::{self, DrainTrigger};
+use proxy_user::ops::metrics::AgentMetrics;
 use proxy_user::server::agents::registry::Registry;
 use proxy_user::server::dial::Dialer;
 use proxy_user::server::options::{self, Mode};
@@ -163,6 +164,7 @@ impl Drop for RunningServer {
 pub struct RunningAgent {
     pub servers: Arc<Servers>,
     pub flows: FlowTable,
+    pub metrics: AgentMetrics,
     pub trigger: DrainTrigger,
     task: JoinHandle<()>,
 }
@@ -171,9 +173,10 @@ impl RunningAgent {
     pub fn start(options: agent::options::Options) -> anyhow::Result<RunningAgent> {
         let agent = Agent::new(options, &ABILITIES)?;
         let (servers, flows) = (agent.servers().clone(), agent.flows().clone());
+        let metrics = agent.metrics().clone();
         let (trigger, watch) = drain::channel();
         let task = tokio::spawn(async move { agent.run(watch).await });
-        Ok(RunningAgent { servers, flows, trigger, task })
+        Ok(RunningAgent { servers, flows, metrics, trigger, task })
     }
 
     /// Ends the agent's control streams and waits until it is gone; flows on lanes would go on.

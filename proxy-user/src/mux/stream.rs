@@ -41,6 +41,7 @@ impl Link {
         let end = self.read(inbound, handler).await;
         self.close(match &end {
             LinkEnd::Malformed(error) => Err(Status::invalid_argument(error.to_string())),
+            LinkEnd::Failed(status) => Err(status.clone()),
             _ => Ok(()),
         });
         end

@@ -28,7 +28,7 @@ use crate::wire::pb::agent_service_server::AgentServiceServer;
 /// TLS and, for a control stream, the HTTP/2 preface.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Handshakes under way at a time; the rest waits in the kernel's backlog.
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 4096;
 /// Unanswered pings and unacknowledged bytes end a control stream after this long.
 const SILENCE: Duration = Duration::from_secs(20);
 /// Tokens and many identifiers exceed the usual 16 KiB.

@@ -1,0 +1,47 @@
+//! Clients of the http-connect frontend that speak something else, or stop half way.
+
+use proxy_tests::runner::until;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use crate::cell::{Cell, Plan};
+use crate::{Witness, dials, rest};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_connect_is_told_so() {
+    let cell = Cell::start(Plan::default()).await.unwrap();
+    let mut witness = Witness::new(&cell).await;
+    let endless = format!("CONNECT a:1 HTTP/1.1\r\n{}", "X: y\r\n".repeat(20_000));
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 Method Not Allowed\r\n"),
+        ("\u{0}\u{1}\u{2}\r\n\r\n", "HTTP/1.1 400 Bad Request\r\n"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 "),
+        (endless.as_str(), "HTTP/1.1 431 Request Header Fields Too Large\r\n"),
+    ] {
+        let mut stream = UnixStream::connect(cell.socket()).await.unwrap();
+        let _ = stream.write_all(request.as_bytes()).await;
+        let answer = rest(&mut stream).await;
+        assert!(
+            answer.starts_with(status),
+            "{:?} was answered with {answer:?}",
+            &request[..20.min(request.len())]
+        );
+        witness.still_works().await;
+    }
+    dials(&cell).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_holds_up_nobody_and_ends_with_its_client() {
+    let cell = Cell::start(Plan::default()).await.unwrap();
+    let mut halves = Vec::new();
+    for _ in 0..50 {
+        let mut stream = UnixStream::connect(cell.socket()).await.unwrap();
+        stream.write_all(b"CONNECT 127.0.0.1:1 HT").await.unwrap();
+        halves.push(stream);
+    }
+    dials(&cell).await;
+    until("fifty half heads", || cell.server_count("http_connections", &[]) >= 50.0).await.unwrap();
+    drop(halves);
+    cell.server_counts("http_connections", &[], 0.0).await;
+}
