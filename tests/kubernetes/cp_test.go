@@ -16,7 +16,7 @@ import (
 
 const (
 	large  = 1 << 30
-	medium = 64 << 20
+	medium = 32 << 20
 )
 
 // cpSize is 1 GiB in one cell per kind of lane (in every cell with -full).
