@@ -6,4 +6,5 @@ mod dial;
 mod half_close;
 mod lanes;
 mod loss;
+mod operate;
 mod paths;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Result;
 use std::path::{Path, PathBuf};
-use std::process::{Child as Process, Command, Stdio};
+use std::process::{Child as Process, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -44,6 +44,13 @@ impl Child {
                 anyhow::bail!("{} ended ({status}); its last words:\n{}", self.name, self.last_words())
             }
         }
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, longest: Duration) -> anyhow::Result<ExitStatus> {
+        let ended = crate::ports::wait(longest, &self.name, || !matches!(self.process.try_wait(), Ok(None)));
+        ended.with_context(|| format!("{} goes on; its last words:\n{}", self.name, self.last_words()))?;
+        Ok(self.process.wait()?)
     }
 
     /// The last lines of its log.

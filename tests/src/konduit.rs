@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -56,6 +57,35 @@ pub struct Settings {
     /// More flags, for both.
     pub both: Vec<String>,
     pub agent: Vec<String>,
+}
+
+/// The directory of this build's own binaries, made up to date once.
+pub fn binaries() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
+/// A test runs from `target/<profile>/deps/`, or from `target/<profile>/` as a tool.
+fn build() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let parents = own.ancestors().skip(1);
+    let directory =
+        parents.take(2).find(|path| !path.ends_with("deps")).context("where are the binaries?")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args([
+        "build",
+        "--quiet",
+        "-p",
+        "proxy-user",
+    ]);
+    cargo.args(["--bins", "--target-dir"]).arg(directory.parent().context("no target directory")?);
+    if directory.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let built = cargo.output().context("running cargo")?;
+    anyhow::ensure!(built.status.success(), "building: {}", String::from_utf8_lossy(&built.stderr));
+    Ok(directory.to_owned())
 }
 
 /// A running pair.

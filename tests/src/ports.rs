@@ -4,17 +4,26 @@ use std::io::{ErrorKind, Result};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// `N` loopback ports that were free a moment ago, all different.
+/// `N` loopback ports that were free a moment ago, all different. Below the range that the kernel gives to outgoing
+/// connections, and below 49152: a proxy-server refuses higher ones.
 pub fn free<const N: usize>() -> Result<[u16; N]> {
-    let held = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>>>()?;
-    let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&held) {
-        *port = listener.local_addr()?.port();
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 11_000).unwrap_or(0);
+    let mut held = Vec::with_capacity(N);
+    for _ in 0..11_000 {
+        if held.len() == N {
+            break;
+        }
+        let port = 21_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed) % 11_000) % 11_000;
+        // Every address: a server may bind them all.
+        held.extend(TcpListener::bind(("0.0.0.0", port)).map(|listener| (port, listener)));
     }
-    Ok(ports)
+    let ports: Vec<u16> = held.iter().map(|(port, _)| *port).collect();
+    ports.try_into().map_err(|_| ErrorKind::AddrInUse.into())
 }
 
 /// Waits until something accepts at `address`.
