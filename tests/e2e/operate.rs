@@ -30,7 +30,7 @@ fn start(agent: &[&str]) -> anyhow::Result<Ground> {
         both: vec!["--enable-profiling".to_owned()],
         agent: agent.iter().map(|flag| (*flag).to_owned()).collect(),
     };
-    let pair = Konduit::start(directory.path(), &settings)?;
+    let pair = Konduit::start(directory.path(), &settings, None)?;
     Ok(Ground { directory, pair })
 }
 
