@@ -1,7 +1,6 @@
 //! What the scenarios share: the target, the routes that run already, how long to look.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,18 +27,9 @@ pub struct Context {
 impl Context {
     pub fn new(options: Options) -> anyhow::Result<Context> {
         let target = Target::start()?;
-        let address = target.address;
-        Context::towards(options, target, address)
-    }
-
-    /// Routes lead to `address`, where somebody else may answer.
-    pub fn towards(options: Options, target: Target, address: SocketAddr) -> anyhow::Result<Context> {
-        let directory = options.out.join("logs");
-        std::fs::create_dir_all(&directory)
-            .with_context(|| format!("creating {} for results and logs", directory.display()))?;
-        let directory = directory.canonicalize()?;
+        let directory = log_directory(&options)?;
         let starter = Starter {
-            target: address,
+            target: target.address,
             directory: directory.clone(),
             binaries: options.binaries.clone(),
             link: None,
@@ -86,11 +76,6 @@ impl Context {
         Ok(route)
     }
 
-    /// Ends a route that no later scenario shares.
-    pub fn end(&mut self, name: &str) {
-        self.routes.remove(name);
-    }
-
     /// Warnings in the kernel's log since the last call; an error when it cannot be read.
     pub fn new_kernel_warnings(&mut self) -> anyhow::Result<Vec<String>> {
         match &mut self.kernel_log {
@@ -98,6 +83,14 @@ impl Context {
             Err(error) => anyhow::bail!("the kernel log cannot be read: {error}"),
         }
     }
+}
+
+/// Where logs and sockets of what a run starts go.
+pub fn log_directory(options: &Options) -> anyhow::Result<PathBuf> {
+    let directory = options.out.join("logs");
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("creating {} for results and logs", directory.display()))?;
+    Ok(directory.canonicalize()?)
 }
 
 /// Which routes the scenarios compare.
