@@ -114,7 +114,7 @@ pub(super) fn register_agent(
     registry.register(Box::new(Snapshot::counter(
         LANDINGS.0,
         LANDINGS.1,
-        &["wanted", "reached"],
+        &["wanted", "reached", "hit"],
         read(|stats| labelled(&stats.labelled, LANDED).into_iter().map(split).collect()),
     )?))
 }
@@ -128,9 +128,10 @@ fn labelled(counts: &BTreeMap<(&'static str, String), u64>, family: &str) -> Row
     ours.map(|((_, label), count)| (vec![label.clone()], *count)).collect()
 }
 
-/// `wanted,reached` as two labels.
+/// `wanted,reached` as two labels, and whether they are the same.
 fn split((labels, count): (Vec<String>, u64)) -> (Vec<String>, u64) {
     let both = labels.concat();
     let (wanted, reached) = both.split_once(',').unwrap_or((&both, &both));
-    (vec![wanted.to_owned(), reached.to_owned()], count)
+    let hit = if wanted == reached { "yes" } else { "no" };
+    (vec![wanted.to_owned(), reached.to_owned(), hit.to_owned()], count)
 }

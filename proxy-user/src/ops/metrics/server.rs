@@ -42,7 +42,7 @@ pub enum DialFailure {
 }
 
 impl DialFailure {
-    pub(super) const ALL: [DialFailure; 7] = [
+    pub const ALL: [DialFailure; 7] = [
         DialFailure::NoAgent,
         DialFailure::ErrorResponse,
         DialFailure::UnrecognizedResponse,
@@ -52,7 +52,7 @@ impl DialFailure {
         DialFailure::FrontendClose,
     ];
 
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             DialFailure::NoAgent => "no_agent",
             DialFailure::ErrorResponse => "error_response",
@@ -83,7 +83,7 @@ pub struct ServerMetrics {
     dial_failures: IntCounterVec,
     packets: IntCounterVec,
     stream_errors: IntCounterVec,
-    pub(crate) culled_leases: IntCounter,
+    culled_leases: IntCounter,
     lease_delete_latency: HistogramVec,
     lease_deletes: IntCounterVec,
     lease_list_latency: HistogramVec,
@@ -256,6 +256,11 @@ impl ServerMetrics {
     /// A stream failed otherwise than by EOF; `code` is gRPC's name, receive errors have the type `Unknown`.
     pub fn stream_error(&self, segment: Segment, code: &str, packet_type: &str) {
         self.stream_errors.with_label_values(&[segment.name(), code, packet_type]).inc();
+    }
+
+    /// An expired lease was deleted.
+    pub fn lease_culled(&self) {
+        self.culled_leases.inc();
     }
 
     pub fn lease_deleted(&self, status: u16, reason: &str, took: Duration) {

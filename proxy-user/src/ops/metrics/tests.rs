@@ -227,3 +227,39 @@ fn the_counters_of_engine_and_lanes_are_shown() {
     agent.konduit.show_agent_lanes(crate::lane::counters::AgentLaneStats::default).unwrap();
     assert!(scrape(agent.registry()).contains("konduit_lanes_total{event=\"opened\"} 0"));
 }
+
+#[test]
+fn dashboard_and_alerts_name_metrics_that_exist() {
+    let (server, _flows) = touched_server();
+    server.konduit.show_engine(crate::splice::Snapshot::default).unwrap();
+    server.konduit.show_server_lanes(crate::lane::counters::ServerLaneStats::default).unwrap();
+    server.konduit.dial(Path::Mux, Duration::ZERO);
+    server.konduit.proven("splice", true);
+    server.konduit.in_force("lanes", "auto", "flag");
+    let agent = AgentMetrics::new(&FlowTable::new()).unwrap();
+    agent.dial_failed(true);
+    agent.packet(Segment::ToAgent, "DATA");
+    agent.stream_error(Segment::ToAgent, "Unavailable", "DATA");
+    drop(agent.endpoint());
+    let (server, agent) = (scrape(server.registry()), scrape(agent.registry()));
+    let mut known: Vec<&str> = families(&server).into_keys().chain(families(&agent).into_keys()).collect();
+    // Labelled by what happened, so absent from a scrape in which nothing did.
+    known.extend(["konduit_lanes_landed_total", "konduit_log_lines_lost_total"]);
+    let mut named = 0;
+    for text in [
+        include_str!("../../../../deploy/observe/alerts.yaml"),
+        include_str!("../../../../deploy/observe/dashboard.json"),
+    ] {
+        for word in text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_') {
+            let family = word.trim_end_matches("_bucket");
+            if ["konduit_", "konnectivity_network_", "process_"]
+                .iter()
+                .any(|prefix| family.starts_with(prefix))
+            {
+                assert!(known.contains(&family), "{family}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 30, "{named}");
+}

@@ -74,7 +74,7 @@ fn ports(o: &Options, found: &mut Vec<(&'static str, String)>) {
     ] {
         if port > 49151 {
             found.push((flag, format!("please do not try to use ephemeral port {port} for the {what}")));
-        } else if port < 1024 && !(flag == "server-port" && !o.uds_name.is_empty()) {
+        } else if port < 1024 && (flag != "server-port" || o.uds_name.is_empty()) {
             found.push((flag, format!("please do not try to use reserved port {port} for the {what}")));
         }
     }
