@@ -135,6 +135,17 @@ impl Write for Outer {
     }
 }
 
+/// Whether this machine lets us load the programs; a test that needs them says so and passes otherwise.
+pub fn mappable() -> bool {
+    match proxy_user::splice::kernel::Sockmap::load(8) {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            false
+        }
+    }
+}
+
 /// How many descriptors this process has open.
 pub fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()

@@ -2,6 +2,7 @@
 #![allow(unreachable_pub)] // One binary: what its modules share is public to it alone.
 
 mod abort;
+mod adapt;
 mod bench;
 mod copy;
 mod integrity;

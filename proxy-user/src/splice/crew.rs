@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::SpliceError;
+use super::control::Control;
 use super::inbox::Inbox;
 use super::pair::Pair;
 use super::pipe::Pool;
@@ -55,8 +56,13 @@ impl Crew {
     /// Wakes the flows whose mapped directions pass through userspace now.
     pub(super) fn tell_overflows(&self) {
         for control in self.map.iter().flat_map(|map| map.overflowed()) {
-            self.inbox(control.owner()).look(control);
+            self.look(control);
         }
+    }
+
+    /// Lets a flow's owner look at it.
+    pub(super) fn look(&self, control: Arc<Control>) {
+        self.inbox(control.owner()).look(control);
     }
 
     /// A flow is over.

@@ -33,6 +33,8 @@ enum Phase {
     Backlog,
     /// Mapped: what the kernel passes is copied.
     Pass,
+    /// Out of the map again: redirected bytes are on their way, newer ones wait at the source.
+    Leave,
     Done(Finish),
 }
 
@@ -104,6 +106,8 @@ pub(super) enum Event {
     PipeGiven,
     Promoted,
     NotPromoted,
+    /// The source is out of the map at an exact byte.
+    Left,
     /// The kernel passes bytes since now.
     Overflowed,
     /// Everything redirected is in the destination's queue.
@@ -167,7 +171,7 @@ impl Direction {
     pub(super) fn mover(&self) -> Mover {
         match self.phase {
             Phase::Splice => Mover::Splice,
-            Phase::Redirect | Phase::Backlog | Phase::Pass => Mover::Sockmap,
+            Phase::Redirect | Phase::Backlog | Phase::Pass | Phase::Leave => Mover::Sockmap,
             Phase::Greet | Phase::Settle | Phase::Copy | Phase::Done(_) => Mover::Copy,
         }
     }
@@ -175,6 +179,11 @@ impl Direction {
     /// The mover that the policy asks for.
     pub(super) fn wanted(&self) -> Mover {
         self.want
+    }
+
+    /// Out of the map, with redirected bytes still on their way.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.phase == Phase::Leave
     }
 
     /// The kernel moves the bytes: nobody in userspace wants to hear of them.
@@ -221,7 +230,7 @@ impl Direction {
             Phase::Redirect if self.ended.is_some() => Act::Backlog,
             Phase::Redirect if self.look => Act::Peek,
             Phase::Redirect => Act::Rest,
-            Phase::Backlog => Act::Backlog,
+            Phase::Backlog | Phase::Leave => Act::Backlog,
             Phase::Pass if self.resume => Act::Resume,
             Phase::Pass => self.if_ready(Act::Recv),
         }
@@ -294,6 +303,7 @@ impl Direction {
                 self.phase = Phase::Redirect;
                 self.look = true;
             }
+            Event::Left => self.left(),
             Event::Overflowed if self.phase == Phase::Redirect => self.phase = Phase::Backlog,
             Event::Overflowed => {}
             Event::BacklogGone => self.backlog_gone(),
@@ -314,12 +324,20 @@ impl Direction {
         self.look = true;
     }
 
+    /// Only while redirecting: then every passed byte was forwarded.
+    fn left(&mut self) {
+        if self.phase == Phase::Redirect {
+            self.phase = Phase::Leave;
+            self.ended = None;
+        }
+    }
+
     fn backlog_gone(&mut self) {
         match (self.phase, self.ended) {
             // Nothing was passed: the end is next.
             (Phase::Redirect, Some(_)) => self.phase = Phase::Copy,
-            (Phase::Backlog, _) => {
-                self.phase = Phase::Pass;
+            (Phase::Backlog | Phase::Leave, _) => {
+                self.phase = if self.phase == Phase::Leave { Phase::Copy } else { Phase::Pass };
                 self.readable = true;
                 self.writable = true;
                 // An end seen before the overflow was known is not yet the next thing.

@@ -20,6 +20,8 @@ enum Outside {
     Limit,
     Want(u8),
     Quiet,
+    /// The direction asks to leave the map.
+    Leave,
     Pipes(bool),
     /// So many acts in the next turn.
     Turn(usize),
@@ -34,6 +36,7 @@ fn outside() -> impl Strategy<Value = Outside> {
         1 => Just(Outside::Limit),
         3 => (0u8..3).prop_map(Outside::Want),
         1 => Just(Outside::Quiet),
+        1 => Just(Outside::Leave),
         1 => any::<bool>().prop_map(Outside::Pipes),
         6 => (1usize..12).prop_map(Outside::Turn),
     ]
@@ -57,6 +60,7 @@ struct World {
     mapped: bool,
     passing: bool,
     limit: bool,
+    leave: bool,
     passed: u64,
     forwarded: u64,
     pipes: bool,
@@ -163,8 +167,9 @@ impl World {
                 Event::PipeGiven
             }
             Act::Promote => {
-                assert!(self.held.is_empty() && !self.piped);
+                assert!(self.held.is_empty() && !self.piped && self.backlog.is_empty());
                 self.mapped = true;
+                (self.passed, self.forwarded) = (0, 0);
                 self.passing = false;
                 // The kick: what arrived since the last read is redirected.
                 self.backlog.append(&mut self.queue);
@@ -194,9 +199,14 @@ impl World {
     }
 
     /// What the caller does at the begin of a turn.
-    fn notice(&self, direction: &mut Direction) {
+    fn notice(&mut self, direction: &mut Direction) {
         if self.mapped && self.passing {
             direction.step(Event::Overflowed);
+        }
+        if self.leave && self.mapped && !self.passing {
+            self.mapped = false;
+            self.leave = false;
+            direction.step(Event::Left);
         }
         if !self.queue.is_empty() || self.over.is_some() {
             direction.step(Event::Readable);
@@ -237,6 +247,7 @@ proptest! {
                 Outside::Want(0) => direction.step(Event::Want(Mover::Copy)),
                 Outside::Want(1) => direction.step(Event::Want(Mover::Splice)),
                 Outside::Want(_) => direction.step(Event::Want(Mover::Sockmap)),
+                Outside::Leave => world.leave = world.mapped,
                 Outside::Quiet => direction.step(Event::Quiet),
                 Outside::Pipes(pipes) => world.pipes = pipes,
                 Outside::Turn(acts) => world.turn(&mut direction, acts),

@@ -1,5 +1,6 @@
 //! A track while its direction is in the kernel's map: enter, look, let the backlog pass, pass, return, check.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
 use super::policy::{HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN};
 use super::sock::finish_of;
-use super::sockmap::{InMap, book, consumed};
+use super::sockmap::{InMap, Stage, Violation, book, consumed};
 use super::stats::{Fallback, Stats};
 use super::track::{Link, Lost, Track};
 use super::worker::Turn;
@@ -26,6 +27,8 @@ pub(super) struct Times {
     /// The source said "no more" while passed bytes were on their way, since.
     lagging: Option<Instant>,
     misplaced: bool,
+    /// Asked to leave.
+    leaving: bool,
     /// The socket is in no map any more: its bytes are read as of any other.
     evicted: bool,
 }
@@ -80,7 +83,9 @@ impl Track {
         if redirected > 0 {
             link.meter.add(self.side, Engine::Sockmap, redirected);
         }
-        if self.direction.is_redirecting() && in_map.mapped().mode() == Mode::Pass {
+        if self.times.leaving && self.direction.is_redirecting() && in_map.mapped().has_left() {
+            self.direction.step(Event::Left);
+        } else if self.direction.is_redirecting() && in_map.mapped().mode() == Mode::Pass {
             turn.stats.fell_back(Fallback::Overflow);
             let often = self.times.redirecting.is_some_and(|at| turn.now - at < OVERFLOW_OFTEN);
             self.times.hold = match often {
@@ -115,10 +120,55 @@ impl Track {
         self.notice(link, turn);
         let Some(in_map) = &self.in_map else { return self.step(Event::BacklogGone).map(|()| None) };
         match in_map.mapped().is_drained(link.to) {
-            Ok(true) => self.step(Event::BacklogGone).map(|()| None),
+            Ok(true) => {
+                if self.direction.is_leaving() {
+                    self.leave(link, turn)?;
+                }
+                self.step(Event::BacklogGone).map(|()| None)
+            }
             Ok(false) => Ok(Some(turn.now + LAG_LOOK)),
             Err(_) => Err(Lost(Finish::Aborted)),
         }
+    }
+
+    /// A direction that turned bulky is better spliced.
+    pub(super) fn ask_to_leave(&mut self) {
+        if let Some(in_map) = &self.in_map
+            && !std::mem::replace(&mut self.times.leaving, true)
+        {
+            in_map.ask_to_leave();
+        }
+    }
+
+    pub(super) fn asks_to_leave(&self) -> bool {
+        self.times.leaving && self.in_map.is_some()
+    }
+
+    /// Lets directions out that asked; the others' owners look by themselves.
+    pub(super) fn let_out(&mut self, link: &Link<'_>, turn: &Turn<'_>) {
+        let Some(in_map) = self.in_map.as_ref().filter(|_| self.direction.is_redirecting()) else { return };
+        for control in in_map.let_out(link.control, turn.now) {
+            if !Arc::ptr_eq(&control, link.control) {
+                turn.crew.look(control);
+            }
+        }
+        self.notice(link, turn);
+    }
+
+    /// Out of the map and drained: closes the account of this stay.
+    fn leave(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<(), Lost> {
+        let Some(in_map) = self.in_map.take() else { return Ok(()) };
+        in_map.narrow(link.to);
+        let counts = in_map.mapped().counts();
+        self.taken += counts.redirected;
+        self.times = Times::default();
+        turn.stats.trimmed.fetch_add(counts.trimmed, Ordering::Relaxed);
+        turn.stats.add(&turn.stats.demotions, 1);
+        if let Err(violation) = in_map.check(link.from, link.to, Stage::Left) {
+            distrust(&in_map, &violation, turn.stats);
+            return Err(Lost(Finish::Failed(libc::EIO)));
+        }
+        Ok(())
     }
 
     /// Lets the kernel move the bytes again; until when to wait if it may not yet.
@@ -134,7 +184,8 @@ impl Track {
             return if dry { self.lag(turn.now).map(Some) } else { Ok(None) };
         }
         self.times.lagging = None;
-        let until = self.times.passing.map(|at| at + self.times.hold).filter(|until| turn.now < *until);
+        let hold = if self.times.leaving { Duration::ZERO } else { self.times.hold };
+        let until = self.times.passing.map(|at| at + hold).filter(|until| turn.now < *until);
         if let Some(until) = until {
             if self.direction.is_readable() {
                 return self.step(Event::NotResumed).map(|()| None);
@@ -150,6 +201,9 @@ impl Track {
         self.times.redirecting = Some(turn.now);
         self.step(Event::Resumed)?;
         self.notice(link, turn);
+        if self.times.leaving {
+            self.let_out(link, turn);
+        }
         Ok(None)
     }
 
@@ -184,11 +238,13 @@ impl Track {
     pub(super) fn watch(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> bool {
         self.notice(link, turn);
         let Some(in_map) = &self.in_map else { return true };
-        in_map.follow_budget();
+        if !self.times.leaving {
+            in_map.follow_budget();
+        }
         self.misplaced(turn.now, turn.stats);
         let Some(in_map) = &self.in_map else { return true };
-        if let Err(violation) = in_map.check(link.from, link.to, false) {
-            self.distrust(&violation, turn.stats);
+        if let Err(violation) = in_map.check(link.from, link.to, Stage::Moving) {
+            distrust(in_map, &violation, turn.stats);
             return false;
         }
         // Bytes that nobody redirects and nobody counts: the peer's shutdown took the socket out of its map.
@@ -222,17 +278,16 @@ impl Track {
         link.meter.add(self.side, Engine::Sockmap, redirected);
         stats.trimmed.fetch_add(in_map.mapped().counts().trimmed, Ordering::Relaxed);
         let clean = self.direction.finish() == Some(Finish::Clean) && !self.times.evicted;
-        let Err(violation) = in_map.check(link.from, link.to, clean) else { return true };
-        self.distrust(&violation, stats);
+        let stage = if clean { Stage::Ended } else { Stage::Moving };
+        let Err(violation) = in_map.check(link.from, link.to, stage) else { return true };
+        distrust(in_map, &violation, stats);
         false
     }
+}
 
-    fn distrust(&self, violation: &super::sockmap::Violation, stats: &Stats) {
-        stats.add(&stats.violations, 1);
-        tracing::error!(%violation, counts = ?self.in_map.as_ref().map(|in_map| in_map.mapped().counts()),
-            "sockmap cannot be trusted on this kernel; new flows use splice(2) and copy");
-        if let Some(in_map) = &self.in_map {
-            in_map.distrust();
-        }
-    }
+fn distrust(in_map: &InMap, violation: &Violation, stats: &Stats) {
+    stats.add(&stats.violations, 1);
+    let counts = in_map.mapped().counts();
+    tracing::error!(%violation, ?counts, "sockmap cannot be trusted on this kernel; new flows use splice(2) and copy");
+    in_map.distrust();
 }

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use socket2::SockRef;
 
 use super::Plain;
 use super::control::Control;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
-use super::policy::{LIMIT_LEAST, LIMIT_MOST};
+use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_MOST};
 use super::stats::{Fallback, Stats};
 
 /// Loaded programs, shared by all engine threads.
@@ -17,6 +18,8 @@ pub(super) struct KernelMap {
     sockmap: Sockmap,
     /// Whose flow a slot belongs to: overflow events name slots.
     owners: Mutex<HashMap<SlotId, Arc<Control>>>,
+    /// Flows with a direction that wants to leave, and when the kernel was last asked to let them.
+    leavers: Mutex<(Vec<Arc<Control>>, Option<Instant>)>,
     trusted: AtomicBool,
     budget: AtomicU64,
     flow_most: u64,
@@ -27,6 +30,7 @@ impl KernelMap {
         KernelMap {
             sockmap,
             owners: Mutex::new(HashMap::new()),
+            leavers: Mutex::new((Vec::new(), None)),
             trusted: AtomicBool::new(true),
             budget: AtomicU64::new(budget),
             flow_most,
@@ -60,6 +64,23 @@ impl KernelMap {
             .collect()
     }
 
+    /// Lets every direction out that asked and can go, once in [`LEAVE_EVERY`] at most: the kernel walks over all
+    /// TCP sockets. The flows that asked are to look whether they are out.
+    pub(super) fn let_out(&self, asks: &Arc<Control>, now: Instant) -> Vec<Arc<Control>> {
+        let mut leavers = self.leavers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !leavers.0.iter().any(|control| Arc::ptr_eq(control, asks)) {
+            leavers.0.push(asks.clone());
+        }
+        if leavers.1.is_some_and(|at| now.saturating_duration_since(at) < LEAVE_EVERY) {
+            return Vec::new();
+        }
+        leavers.1 = Some(now);
+        if let Err(error) = self.sockmap.leave() {
+            tracing::warn!(%error, "a direction cannot leave the kernel's map; it goes on through userspace");
+        }
+        std::mem::take(&mut leavers.0)
+    }
+
     /// Makes the destination's send buffer hold what the limit lets wait beside what is in flight, and bounds
     /// what userspace may put there unsent.
     fn widen(&self, to: &Plain, limit: u32) {
@@ -87,12 +108,25 @@ pub(super) struct InMap {
     enqueued_before: u64,
 }
 
+/// How far a mapped direction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Moving,
+    /// Out of the map, and drained.
+    Left,
+    /// Ended cleanly, and drained.
+    Ended,
+}
+
 /// The kernel's own counts contradict each other.
 #[derive(Debug, thiserror::Error)]
-#[error("the kernel counted {counted} bytes moved and {received} received: bytes were repeated or lost")]
-pub(super) struct Violation {
-    counted: u64,
-    received: u64,
+pub(super) enum Violation {
+    #[error("{counted} bytes went through the map and {received} were received: bytes were repeated or lost")]
+    Source { counted: u64, received: u64 },
+    #[error("{counted} bytes were moved and {sent} sent: bytes were repeated or lost")]
+    Destination { counted: u64, sent: u64 },
+    #[error("a segment came out of sequence: bytes were lost")]
+    Gap,
 }
 
 impl InMap {
@@ -130,28 +164,51 @@ impl InMap {
         fresh
     }
 
+    /// Wants to leave; with a higher limit it is more often in redirect, from where it can.
+    pub(super) fn ask_to_leave(&self) {
+        self.mapped.set_limit(self.map.limit().saturating_mul(2));
+        self.mapped.ask_to_leave();
+    }
+
+    pub(super) fn let_out(&self, asks: &Arc<Control>, now: Instant) -> Vec<Arc<Control>> {
+        self.map.let_out(asks, now)
+    }
+
+    /// The destination goes on with a mover in userspace.
+    pub(super) fn narrow(&self, to: &Plain) {
+        if let Plain::Tcp(socket) = to {
+            let _ = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MOST);
+        }
+    }
+
     pub(super) fn follow_budget(&self) {
         self.mapped.set_limit(self.map.limit());
     }
 
-    /// More counted than received is a segment delivered twice. At the end, nothing received may be missing and
-    /// the destination's queue must have accepted as much as was moved; a FIN counts as one byte on each side.
-    pub(super) fn check(&self, from: &Plain, to: &Plain, ended: bool) -> Result<(), Violation> {
+    /// More counted than received is a segment delivered twice. Once nothing moves any more, the destination's
+    /// queue must have accepted as much as was moved; and if the source has `ended`, nothing received may be missing.
+    /// A FIN counts as one byte on each side.
+    pub(super) fn check(&self, from: &Plain, to: &Plain, stage: Stage) -> Result<(), Violation> {
         let counts = self.mapped.counts();
+        if counts.gaps > 0 {
+            return Err(Violation::Gap);
+        }
         if let Some(before) = self.received_before {
             let counted = counts.redirected + counts.passed;
             // Asked after the counts: what arrives meanwhile is received, not counted.
             let Ok(info) = sock::tcp_info(from) else { return Ok(()) };
             let received = info.bytes_received.saturating_sub(before);
-            if counted > received || ended && received > counted + 1 {
-                return Err(Violation { counted, received });
+            if counted > received || stage == Stage::Ended && received > counted + 1 {
+                return Err(Violation::Source { counted, received });
             }
         }
-        if ended && let Ok(enqueued) = sock::enqueued(to) {
-            let received = enqueued.saturating_sub(self.enqueued_before);
+        if stage != Stage::Moving
+            && let Ok(enqueued) = sock::enqueued(to)
+        {
+            let sent = enqueued.saturating_sub(self.enqueued_before);
             let counted = counts.delivered();
-            if received < counted || received > counted + 1 {
-                return Err(Violation { counted, received });
+            if sent < counted || sent > counted + 1 {
+                return Err(Violation::Destination { counted, sent });
             }
         }
         Ok(())

@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub pipes: u64,
     /// Times that a direction entered the map, ever.
     pub promotions: u64,
+    /// Times that a direction left the map while it went on, ever.
+    pub demotions: u64,
     /// Mapped directions that stayed over their limit for a second, ever, and their bytes since then.
     pub misplaced: u64,
     pub misplaced_bytes: u64,
@@ -78,6 +80,7 @@ impl Snapshot {
 pub(super) struct Stats {
     pub(super) flows: AtomicU64,
     pub(super) promotions: AtomicU64,
+    pub(super) demotions: AtomicU64,
     pub(super) misplaced: AtomicU64,
     pub(super) misplaced_bytes: AtomicU64,
     pub(super) violations: AtomicU64,
@@ -101,6 +104,7 @@ impl Stats {
             mapped: 0,
             pipes: 0,
             promotions: read(&self.promotions),
+            demotions: read(&self.demotions),
             misplaced: read(&self.misplaced),
             misplaced_bytes: read(&self.misplaced_bytes),
             violations: read(&self.violations),

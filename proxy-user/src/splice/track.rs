@@ -10,7 +10,7 @@ use super::control::Control;
 use super::direction::{Act, Direction, Event, Mover};
 use super::kernel::sock::readable;
 use super::pipe::{Pipe, Pool};
-use super::policy::{COPY_QUANTUM, GREETING_WAIT, SPLICE_QUANTUM};
+use super::policy::{COPY_QUANTUM, GREETING_WAIT, LEAVE_EVERY, SPLICE_QUANTUM};
 use super::rate::Rate;
 use super::redirect::Times;
 use super::sock::{finish_of, splice};
@@ -96,6 +96,9 @@ impl Track {
     /// it is the other direction's source that failed.
     pub(super) fn run(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> (Pause, Option<Finish>) {
         self.notice(link, turn);
+        if self.asks_to_leave() {
+            self.let_out(link, turn);
+        }
         let mut quantum = match self.direction.mover() {
             Mover::Copy | Mover::Sockmap => COPY_QUANTUM,
             Mover::Splice => SPLICE_QUANTUM,
@@ -145,6 +148,9 @@ impl Track {
             EngineChoice::Auto | EngineChoice::Sockmap => Mover::Copy,
         };
         self.direction.step(Event::Want(want));
+        if bulk && self.engine == EngineChoice::Auto && !link.from.is_unix() {
+            self.ask_to_leave();
+        }
         if self.pipe.is_some() && self.rate.rests_at().is_none_or(|at| turn.now >= at) {
             self.direction.step(Event::Quiet);
         }
@@ -173,6 +179,9 @@ impl Track {
     /// When the pipe is to be given back, if nothing moves until then. A time that has passed is none: then bytes
     /// wait in the pipe for the destination.
     fn wakes(&self, now: Instant) -> Option<Instant> {
+        if self.asks_to_leave() {
+            return Some(now + LEAVE_EVERY);
+        }
         self.pipe.as_ref().and_then(|_| self.rate.rests_at()).filter(|at| *at > now)
     }
 

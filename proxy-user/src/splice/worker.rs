@@ -30,11 +30,12 @@ pub(super) struct Turn<'a> {
     pub(super) pipes: &'a Pool,
     pub(super) map: Option<&'a Arc<KernelMap>>,
     pub(super) stats: &'a Stats,
+    pub(super) crew: &'a Crew,
 }
 
 impl<'a> Turn<'a> {
     fn new(now: Instant, scratch: &'a mut [u8], crew: &'a Crew) -> Turn<'a> {
-        Turn { now, scratch, pipes: &crew.pipes, map: crew.map.as_ref(), stats: &crew.stats }
+        Turn { now, scratch, pipes: &crew.pipes, map: crew.map.as_ref(), stats: &crew.stats, crew }
     }
 }
 
