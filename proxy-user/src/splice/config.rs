@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::SpliceError;
+use super::policy::CALM_AFTER;
 
 /// `--engine`: the highest engine that new flows may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +68,9 @@ pub struct SpliceConfig {
     /// Threads for interactive flows, and as many for bulk flows; 0: by the number of CPUs. Read at the start
     /// only.
     pub threads: usize,
+    /// How long a direction must have been small or rare before `auto` gives it to the kernel. Read at the start
+    /// only.
+    pub calm_after: Duration,
     /// What the self-test proved; the rest is not used, whatever `engine` says. Read at the start only.
     pub proven: Proven,
 }
@@ -90,6 +95,7 @@ impl Default for SpliceConfig {
             flow_buffer_max: 16 << 20,
             buffer_budget: None,
             threads: 0,
+            calm_after: CALM_AFTER,
             proven: Proven::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::SpliceError;
 use super::control::Control;
@@ -27,6 +28,7 @@ pub(super) struct Crew {
     /// None where the kernel's map was not proven or not allowed.
     pub(super) map: Option<Arc<KernelMap>>,
     pub(super) stats: Stats,
+    pub(super) calm_after: Duration,
 }
 
 impl Crew {
@@ -85,9 +87,17 @@ impl Threads {
         count: usize,
         pipes: Pool,
         map: Option<Arc<KernelMap>>,
+        calm_after: Duration,
     ) -> Result<Threads, SpliceError> {
         let inboxes = (0..count.max(1) * 2).map(|_| Inbox::new()).collect::<Result<Vec<_>, _>>()?;
-        let crew = Arc::new(Crew { inboxes, next: AtomicUsize::new(0), pipes, map, stats: Stats::default() });
+        let crew = Arc::new(Crew {
+            inboxes,
+            next: AtomicUsize::new(0),
+            pipes,
+            map,
+            stats: Stats::default(),
+            calm_after,
+        });
         let threads = Threads(crew.clone());
         for index in 0..crew.inboxes.len() {
             let worker = Worker::new(index, crew.clone())?;

@@ -1,8 +1,8 @@
 //! How fast a direction moves, and what that makes of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::policy::{BULK_BYTES, BULK_REST, BULK_WINDOW, BURST_BYTES, CALM_AFTER};
+use super::policy::{BULK_BYTES, BULK_REST, BULK_WINDOW, BURST_BYTES};
 
 #[derive(Debug)]
 pub(super) struct Rate {
@@ -39,8 +39,8 @@ impl Rate {
     }
 
     /// Small or rare for long enough to believe it.
-    pub(super) fn is_calm(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.burst) >= CALM_AFTER
+    pub(super) fn is_calm(&self, now: Instant, after: Duration) -> bool {
+        now.saturating_duration_since(self.burst) >= after
     }
 
     /// When a direction that is bulk now will no longer be, if it stays quiet.
@@ -65,7 +65,8 @@ mod tests {
         rate.note(now, BULK_BYTES as usize);
         assert!(rate.is_bulk(now));
         assert!(!rate.is_bulk(now + BULK_REST));
-        assert!(!rate.is_calm(now + CALM_AFTER / 2));
-        assert!(rate.is_calm(now + CALM_AFTER));
+        let after = Duration::from_secs(2);
+        assert!(!rate.is_calm(now + after / 2, after));
+        assert!(rate.is_calm(now + after, after));
     }
 }

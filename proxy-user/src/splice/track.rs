@@ -142,7 +142,9 @@ impl Track {
             EngineChoice::Splice => Mover::Splice,
             EngineChoice::Sockmap if self.is_mappable(link, turn) => Mover::Sockmap,
             EngineChoice::Auto | EngineChoice::Sockmap if bulk => Mover::Splice,
-            EngineChoice::Auto if self.rate.is_calm(turn.now) && self.is_mappable(link, turn) => {
+            EngineChoice::Auto
+                if self.rate.is_calm(turn.now, turn.crew.calm_after) && self.is_mappable(link, turn) =>
+            {
                 Mover::Sockmap
             }
             EngineChoice::Auto | EngineChoice::Sockmap => Mover::Copy,

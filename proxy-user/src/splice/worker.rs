@@ -269,8 +269,8 @@ impl Worker {
         match next {
             Next::Over => {
                 let seat = self.seats.remove(key);
-                seat.pair.close(&self.crew.pipes, &self.crew.stats);
                 self.crew.left();
+                seat.pair.close(&self.crew.pipes, &self.crew.stats);
             }
             _ if moves => self.move_away(key),
             Next::Hungry => {
