@@ -151,15 +151,17 @@ impl<S: Source> Rig<S> {
             } else if progress.1.elapsed() > STALL {
                 return Err(Doubt::Stalled { at: self.received, of: end });
             }
-            self.nap(end)?;
+            self.nap(mapped, end)?;
         }
         Ok(())
     }
 
-    /// Waits until the target can read or the client can write, a millisecond at most: kernel workers say nothing.
-    fn nap(&self, end: u64) -> Result<(), Doubt> {
+    /// Waits until there is something to do, a millisecond at most: kernel workers say nothing.
+    fn nap(&self, mapped: &Mapped, end: u64) -> Result<(), Doubt> {
         let client = if self.sent < end { PollFlags::OUT } else { PollFlags::empty() };
+        let source = if mapped.mode() == Mode::Pass { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = [
+            PollFd::from_borrowed_fd(self.source.as_fd(), source),
             PollFd::from_borrowed_fd(self.target.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.client.as_fd(), client),
         ];

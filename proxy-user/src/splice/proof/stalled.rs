@@ -3,7 +3,7 @@
 use super::rig::{Rig, until};
 use super::{Doubt, Sockmap};
 
-const LENGTH: u64 = 2 << 20;
+const LENGTH: u64 = 768 << 10;
 
 pub(super) fn check(sockmap: &Sockmap) -> Result<(), Doubt> {
     let mut rig = Rig::tcp()?;

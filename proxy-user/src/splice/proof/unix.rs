@@ -6,7 +6,7 @@ use super::rig::{Rig, Source as _, until};
 use super::{Doubt, Sockmap};
 use crate::splice::kernel::sock;
 
-const LENGTH: u64 = 1 << 20;
+const LENGTH: u64 = 256 << 10;
 
 pub(super) fn check(sockmap: &Sockmap) -> Result<(), Doubt> {
     let mut rig = Rig::unix()?;
@@ -14,11 +14,11 @@ pub(super) fn check(sockmap: &Sockmap) -> Result<(), Doubt> {
     let mapped = sockmap.map_unix(&rig.source, &rig.destination)?;
     let mut before = u64::MAX;
     until("the sender to be throttled", || {
-        rig.offer(LENGTH * 16)?;
+        rig.offer(LENGTH * 64)?;
         let sent = rig.sent;
         Ok(std::mem::replace(&mut before, sent) == sent)
     })?;
-    if rig.sent >= LENGTH * 16 {
+    if rig.sent >= LENGTH * 64 {
         return Err(Doubt::Saw("a flow without a reader took everything".to_owned()));
     }
     let end = rig.sent.max(LENGTH);
