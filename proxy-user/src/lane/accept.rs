@@ -11,8 +11,8 @@ use super::Refusal;
 use super::carrier::{Lane, Wire};
 use super::hello::{HELLO_TIMEOUT, ServerWords, greet};
 use super::message::{TalkError, pb, say};
-use super::pool::ServerLanes;
 use super::record::RecordExact;
+use super::server::ServerLanes;
 use crate::net::listener::{Accepted, Remote};
 
 impl ServerLanes {
@@ -47,7 +47,7 @@ impl ServerLanes {
         };
         let now = Instant::now();
         let stream = self.shared.book.check(&agent.stream, &agent.secret, identity.as_ref(), from, now);
-        let lane = Lane::new(wire, config.security.with(agent.security), config.age);
+        let lane = Lane::new(wire, config.security.with(agent.security)).expiring_in(config.age);
         let placed = match stream {
             Ok(pool) => pool.arrive(lane, agent.dial),
             Err(refusal) => Err((lane, refusal)),

@@ -24,16 +24,25 @@ pub(super) struct Lane {
     wire: Option<Box<Wire>>,
     security: Security,
     engaged: bool,
-    /// Not to be dialled on from here on.
-    pub(super) expires: Instant,
+    /// Not to be dialled on from here on; the server's business alone.
+    expires: Option<Instant>,
     /// When the peer was last heard.
     pub(super) heard: Instant,
 }
 
 impl Lane {
-    pub(super) fn new(wire: Wire, security: Security, age: Duration) -> Lane {
-        let now = Instant::now();
-        Lane { wire: Some(Box::new(wire)), security, engaged: false, expires: now + jitter(age), heard: now }
+    pub(super) fn new(wire: Wire, security: Security) -> Lane {
+        Lane { wire: Some(Box::new(wire)), security, engaged: false, expires: None, heard: Instant::now() }
+    }
+
+    /// To be replaced at this age; up to a quarter earlier, by chance.
+    pub(super) fn expiring_in(mut self, age: Duration) -> Lane {
+        self.expires = Some(Instant::now() + jitter(age));
+        self
+    }
+
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
     }
 
     /// A dial is on it: whoever drops it now abandons that dial, and the peer must not take TLS' goodbye, or a
@@ -63,12 +72,15 @@ impl Lane {
 
     /// The lane as the flow's end; the last message was said and heard.
     pub(super) fn into_end(mut self) -> Result<(End, Path), LeaveError> {
+        if self.security == Security::Raw {
+            // Refused here the lane is still engaged: its drop is an abort for the peer.
+            record::may_leave(self.wire.as_deref().ok_or(LeaveError::Unread)?)?;
+        }
         let wire = self.wire.take().ok_or(LeaveError::Unread)?;
         match self.security {
             Security::Encrypt => Ok((End::stream(LaneStream::new(*wire)), Path::LaneEncrypt)),
             Security::Raw => {
-                let socket = record::leave(*wire)?;
-                let socket = socket.into_std().map_err(|_| LeaveError::Unread)?;
+                let socket = record::leave(*wire)?.into_std().map_err(|_| LeaveError::Unread)?;
                 Ok((End::tcp(socket), Path::LaneRaw))
             }
         }

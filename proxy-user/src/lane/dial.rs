@@ -8,7 +8,8 @@ use tokio::select;
 
 use super::carrier::Lane;
 use super::message::{TalkError, hear, pb, say};
-use super::pool::{Pool, StreamLanes, Waiting};
+use super::pool::{Pool, Waiting};
+use super::server::StreamLanes;
 use crate::flow::{DialError, DialReason, Path};
 use crate::splice::End;
 use pb::lane_message::What;

@@ -1,35 +1,21 @@
-//! The agent's end of a new lane: when to open one, by which route, and what to make of where it landed.
+//! An agent's lanes, as the rest of the agent sees them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustls::HandshakeKind;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio_rustls::client::TlsStream;
-use tokio_util::sync::CancellationToken;
 
-use super::carrier::{Lane, Wire, jitter};
 use super::counters::{AgentCounters, AgentLaneStats};
-use super::hello::{hear_server, show};
-use super::message::TalkError;
+use super::opener::Stream;
 use super::record::RecordExact;
-use super::seen::Seen;
-use super::{ALPN_LANE, Refusal, Security, Ticket};
+use super::{Security, Ticket};
 use crate::flow::{DialError, Path};
 use crate::splice::End;
-
-/// Lanes that landed elsewhere in a row before lanes towards that server are given up for a while.
-const MISSES: u32 = 4;
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-/// The first pause of a server whose lanes land elsewhere: nothing here will change that soon.
-const STARVED: Duration = Duration::from_secs(30);
-const LAST_BACKOFF: Duration = Duration::from_secs(300);
-/// Towards a peer that said that it knows no lanes.
-const WITHOUT_LANES: Duration = Duration::from_secs(300);
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -45,8 +31,6 @@ pub struct AgentLaneConfig {
     pub wait: Duration,
     /// After which an idle lane that heard nothing, not even a ping, is taken for dead.
     pub silence: Duration,
-    /// How much later a lane may be used than the server's own limit.
-    pub age: Duration,
 }
 
 impl AgentLaneConfig {
@@ -58,7 +42,6 @@ impl AgentLaneConfig {
             opening: 32,
             wait: Duration::from_millis(250),
             silence: Duration::from_secs(75),
-            age: Duration::from_secs(3600),
         }
     }
 }
@@ -104,36 +87,16 @@ pub struct AgentLanes {
 pub(super) struct Shared {
     pub(super) config: AgentLaneConfig,
     pub(super) counters: AgentCounters,
-    route: Arc<dyn Route>,
+    pub(super) route: Arc<dyn Route>,
     streams: Mutex<HashMap<String, Arc<Stream>>>,
     idle: AtomicUsize,
-    opening: Semaphore,
+    pub(super) opening: Semaphore,
     pub(super) off: AtomicBool,
 }
 
 /// The lanes of one control stream; dropping it closes idle lanes and abandons dials, established flows go on.
 pub struct AgentStream {
     pub(super) stream: Arc<Stream>,
-}
-
-pub(super) struct Stream {
-    pub(super) shared: Arc<Shared>,
-    pub(super) server_id: String,
-    pub(super) host: Arc<dyn Host>,
-    pub(super) ended: CancellationToken,
-    ticket: Ticket,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Dials from the control stream that wait for a lane, oldest first.
-    pending: VecDeque<(u64, oneshot::Sender<Lane>)>,
-    seen: Seen,
-    failures: u32,
-    misses: u32,
-    retry: Option<Instant>,
-    warned: bool,
 }
 
 /// Counts a lane towards the ceiling while it carries no flow.
@@ -163,14 +126,7 @@ impl AgentLanes {
     /// The lanes of a control stream whose server answered with a ticket. Must be called inside a tokio runtime.
     pub fn stream(&self, server_id: impl Into<String>, ticket: Ticket, host: Arc<dyn Host>) -> AgentStream {
         let server_id = server_id.into();
-        let stream = Arc::new(Stream {
-            shared: self.shared.clone(),
-            server_id: server_id.clone(),
-            host,
-            ended: CancellationToken::new(),
-            ticket,
-            state: Mutex::default(),
-        });
+        let stream = Arc::new(Stream::new(self.shared.clone(), server_id.clone(), host, ticket));
         self.shared.streams().insert(server_id, stream.clone());
         AgentStream { stream }
     }
@@ -196,8 +152,7 @@ impl AgentStream {
 
 impl Drop for AgentStream {
     fn drop(&mut self) {
-        self.stream.ended.cancel();
-        self.stream.state().pending.clear();
+        self.stream.end();
         let mut streams = self.stream.shared.streams();
         // A newer control stream with the same server may have taken the place already.
         if streams.get(&self.stream.server_id).is_some_and(|stream| Arc::ptr_eq(stream, &self.stream)) {
@@ -207,187 +162,12 @@ impl Drop for AgentStream {
 }
 
 impl Shared {
-    fn streams(&self) -> MutexGuard<'_, HashMap<String, Arc<Stream>>> {
+    pub(super) fn streams(&self) -> MutexGuard<'_, HashMap<String, Arc<Stream>>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn slot(self: &Arc<Self>) -> Option<Idle> {
         let slot = Idle(self.clone());
         if self.idle.fetch_add(1, Ordering::Relaxed) < self.config.ceiling { Some(slot) } else { None }
-    }
-}
-
-impl Stream {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether lanes towards this server are given up for now.
-    pub(super) fn is_failing(&self) -> bool {
-        self.state().retry.is_some_and(|retry| Instant::now() < retry)
-    }
-
-    pub(super) fn admit(&self, number: u64, attempt: u32) -> bool {
-        let admitted = self.state().seen.admit(number, attempt);
-        if !admitted {
-            self.shared.counters.repeated();
-        }
-        admitted
-    }
-
-    /// The next lane that gets as far as its hello is for this dial.
-    pub(super) fn pend(&self, number: u64) -> oneshot::Receiver<Lane> {
-        let (sender, lane) = oneshot::channel();
-        self.state().pending.push_back((number, sender));
-        lane
-    }
-
-    pub(super) fn unpend(&self, number: u64) {
-        self.state().pending.retain(|(pending, _)| *pending != number);
-    }
-
-    fn claim(&self) -> Option<(u64, oneshot::Sender<Lane>)> {
-        let mut state = self.state();
-        loop {
-            let (number, sender) = state.pending.pop_front()?;
-            if !sender.is_closed() {
-                return Some((number, sender));
-            }
-        }
-    }
-
-    /// Opens so many lanes, as far as the ceiling and earlier failures allow.
-    pub(super) fn open(self: &Arc<Self>, lanes: usize) {
-        let off = self.shared.off.load(Ordering::Relaxed);
-        if off || self.ended.is_cancelled() || self.is_failing() {
-            return;
-        }
-        for _ in 0..lanes.min(self.shared.config.ceiling) {
-            let Some(slot) = self.shared.slot() else {
-                self.shared.counters.over_ceiling();
-                return;
-            };
-            let ended = self.ended.clone();
-            tokio::spawn(ended.run_until_cancelled_owned(self.clone().run(slot)));
-        }
-    }
-
-    /// The life of one lane, until it carries a flow or ends.
-    async fn run(self: Arc<Self>, slot: Idle) {
-        let opened = {
-            let Ok(_turn) = self.shared.opening.acquire().await else { return };
-            self.connect().await
-        };
-        match opened {
-            Ok(None) => {}
-            Ok(Some((lane, stream, claimed))) => {
-                self.shared.counters.opened();
-                match claimed {
-                    // Whoever waited has gone: the server is told by the end of the lane.
-                    Some(sender) => drop(sender.send(lane)),
-                    None => {
-                        let ended = stream.ended.clone();
-                        ended.run_until_cancelled(stream.serve(lane, slot)).await;
-                    }
-                }
-            }
-            Err(error) => self.failed(&error),
-        }
-    }
-
-    /// A lane that has shown the ticket of the server it reached; `None` when that server is none of ours.
-    async fn connect(&self) -> Result<Option<Shown>, OpenError> {
-        let tls = self.shared.route.connect().await?;
-        if tls.get_ref().1.alpn_protocol() != Some(ALPN_LANE) {
-            return Err(OpenError::Route(RouteError::NoLanes));
-        }
-        let counters = &self.shared.counters;
-        let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-        counters.handshake(resumed);
-        let mut wire = Wire::from(tls);
-        let server = hear_server(&mut wire).await?;
-        counters.landed(&self.server_id, &server.server_id);
-        let stream = self.shared.streams().get(&server.server_id).cloned();
-        self.landed(server.server_id == self.server_id);
-        let Some(stream) = stream else { return Ok(None) };
-        let claim = stream.claim();
-        let security = self.shared.config.security;
-        show(&mut wire, &stream.ticket, security, claim.as_ref().map(|(number, _)| *number)).await?;
-        let lane = Lane::new(wire, security.with(server.security), self.shared.config.age);
-        Ok(Some((lane, stream, claim.map(|(_, sender)| sender))))
-    }
-
-    /// Keeps count of lanes that another replica got; a few in a row, and this one is starved.
-    fn landed(&self, here: bool) {
-        let mut state = self.state();
-        if here {
-            state.misses = 0;
-            state.failures = 0;
-            state.retry = None;
-            state.warned = false;
-            return;
-        }
-        state.misses += 1;
-        if state.misses >= MISSES {
-            state.misses = 0;
-            state.back_off(STARVED);
-            if !std::mem::replace(&mut state.warned, true) {
-                tracing::warn!(
-                    server = self.server_id,
-                    "lanes towards this server reach other servers behind the same address, so its flows use the \
-                     control stream; does the load balancer keep a source on one server (source affinity)?"
-                );
-            }
-        }
-    }
-
-    fn failed(&self, error: &OpenError) {
-        self.shared.counters.failed();
-        let mut state = self.state();
-        if let OpenError::Route(RouteError::NoLanes) = error {
-            state.retry = Some(Instant::now() + jitter(WITHOUT_LANES));
-        } else {
-            state.back_off(FIRST_BACKOFF);
-        }
-        let first = !std::mem::replace(&mut state.warned, true);
-        drop(state);
-        if first {
-            tracing::info!(server = self.server_id, %error, "no lanes towards this server for now");
-        } else {
-            tracing::debug!(server = self.server_id, %error, "no lane towards this server");
-        }
-    }
-
-    /// The server refused a lane that was shown to it.
-    pub(super) fn refused(&self, refusal: Refusal) {
-        self.shared.counters.refused(refusal);
-        match refusal {
-            Refusal::NotWanted | Refusal::NoSuchDial | Refusal::TooManyLanes => {}
-            _ => self.failed(&OpenError::Talk(TalkError::Refused(refusal))),
-        }
-    }
-}
-
-/// A lane, the stream it belongs to, and the dial that waits for it.
-type Shown = (Lane, Arc<Stream>, Option<oneshot::Sender<Lane>>);
-
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error(transparent)]
-    Route(#[from] RouteError),
-    #[error(transparent)]
-    Talk(#[from] TalkError),
-}
-
-impl State {
-    /// Failures while lanes are given up already are of one burst and count once.
-    fn back_off(&mut self, first: Duration) {
-        let now = Instant::now();
-        if self.retry.is_some_and(|retry| now < retry) {
-            return;
-        }
-        let pause = first.saturating_mul(2u32.saturating_pow(self.failures)).min(LAST_BACKOFF);
-        self.failures = self.failures.saturating_add(1);
-        self.retry = Some(now + jitter(pause));
     }
 }

@@ -158,12 +158,15 @@ pub enum LeaveError {
     Unwritten,
 }
 
-/// Takes the transport out of TLS. The next byte to read from it is the first that is not TLS.
+/// Whether the next byte to read from the transport is the first that is not TLS.
 ///
 /// At a record boundary rustls' deframer is empty: it was given whole records only and decrypts each one it has.
 /// A handshake message split over records cannot wait there either, since the record of the last message would
 /// not have been accepted behind it.
-pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<S, LeaveError> {
+///
+/// # Errors
+/// Which of the conditions does not hold.
+pub fn may_leave<S>(stream: &TlsStream<RecordExact<S>>) -> Result<(), LeaveError> {
     let (record, session) = stream.get_ref();
     if session.wants_write() {
         return Err(LeaveError::Unwritten);
@@ -174,6 +177,15 @@ pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<S, LeaveError> {
     if !session.wants_read() {
         return Err(LeaveError::Unread);
     }
+    Ok(())
+}
+
+/// Takes the transport out of TLS at an exact byte.
+///
+/// # Errors
+/// As [`may_leave`]; the connection is closed.
+pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<S, LeaveError> {
+    may_leave(&stream)?;
     Ok(match stream {
         TlsStream::Client(client) => client.into_inner().0.io,
         TlsStream::Server(server) => server.into_inner().0.io,

@@ -1,0 +1,122 @@
+//! Lanes that are refused, starved, idle or too many.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::world::{SOON, Server, World, until};
+use crate::lane::counters::{LANDED, MUX, REFUSED};
+use crate::lane::*;
+
+#[tokio::test]
+async fn wrong_tickets_are_refused_with_their_reason_and_the_flow_takes_the_mux() {
+    let world = World::new(Security::Raw, Security::Raw).await;
+    // The control stream came under another certificate than the agent's lanes will.
+    let stream = world.stream_of("server-a", "other");
+    assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux"))));
+    let refused = |name: &str| {
+        let stats = world.server.lanes.stats();
+        stats.labelled.get(&(REFUSED, name.to_owned())).copied().unwrap_or(0)
+    };
+    until(|| refused("other_certificate") >= 1).await;
+    drop(stream);
+
+    // A ticket whose control stream ended.
+    let ended = {
+        let lanes = world.server.lanes.stream(Some(world.identity("agent")), Box::new(|_| {})).unwrap();
+        lanes.ticket().clone()
+    };
+    let agent = world.agent.stream("server-a", ended, world.host.clone());
+    agent.want(1);
+    until(|| refused("ended_stream") == 1).await;
+    until(|| world.agent.stats().idle == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_without_lanes_gets_every_dial_on_the_mux_and_no_further_lanes() {
+    let world = World::new(Security::Raw, Security::Raw).await;
+    let plain = ServerLaneConfig::new("server-b", Security::Raw, 4096);
+    let upstream = Server::start(&world.files, plain, &[b"http/1.1"]).await;
+    *world.route.address.lock().unwrap() = upstream.address;
+    let stream = world.stream();
+    for _ in 0..3 {
+        assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux"))));
+    }
+    let stats = world.agent.stats();
+    // The first dial and the lanes asked for beside it; nothing after the first refusal.
+    assert!(stats.opened == 0 && (1..=3).contains(&stats.failed), "{stats:?}");
+}
+
+#[tokio::test]
+async fn lanes_that_cannot_be_opened_leave_the_mux_and_come_back() {
+    let world = World::new(Security::Raw, Security::Raw).await;
+    world.route.closed.store(true, Ordering::Relaxed);
+    let stream = world.stream();
+    assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux"))));
+    assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux"))));
+    let mux: u64 =
+        world.agent.stats().labelled.iter().filter(|((family, _), _)| *family == MUX).map(|(_, n)| n).sum();
+    assert_eq!(mux, 2);
+    world.route.closed.store(false, Ordering::Relaxed);
+    tokio::time::timeout(SOON, async {
+        while !matches!(stream.dial("echo:1").await, Ok(Dialled::Lane(..))) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn lanes_that_land_on_another_server_starve_this_one_and_say_so() {
+    let world = World::new(Security::Raw, Security::Raw).await;
+    // The agent believes that it talks to server-x; the address answers as server-a.
+    let stream = world.stream_of("server-x", "agent");
+    for _ in 0..6 {
+        assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux"))));
+    }
+    let stats = world.agent.stats();
+    let missed = stats.labelled[&(LANDED, "server-x,server-a".to_owned())];
+    assert!((4..=6).contains(&missed), "{stats:?}");
+    assert_eq!(world.server.lanes.stats().kept, 0);
+}
+
+#[tokio::test]
+async fn idle_lanes_are_pinged_and_dead_ones_found() {
+    let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
+    config.ping = Duration::from_millis(80);
+    let world = World::with(config, AgentLaneConfig::new(Security::Raw, 4096)).await;
+    let stream = world.stream();
+    drop(stream.on_lane("echo:1").await);
+    until(|| world.server.lanes.stats().idle == 2).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let stats = world.server.lanes.stats();
+    assert_eq!((stats.found_dead, stats.kept), (0, 3), "pings keep lanes: {stats:?}");
+    // The agent's process dies: its sockets close, and the server notices without a dial.
+    stream.agent.abort();
+    until(|| world.server.lanes.stats().found_dead >= 2).await;
+}
+
+#[tokio::test]
+async fn bounds_hold() {
+    let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
+    config.waiting_per_stream = 3;
+    config.per_stream = 2;
+    let mut agent = AgentLaneConfig::new(Security::Raw, 4096);
+    agent.ceiling = 8;
+    let world = World::with(config, agent).await;
+    let stream = Arc::new(world.stream());
+    let mut dials = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let stream = stream.clone();
+        dials.spawn(async move { stream.dial("slow:1").await.map(|_| ()) });
+    }
+    while let Some(done) = dials.join_next().await {
+        done.unwrap().unwrap();
+        assert!(world.agent.stats().idle <= 9);
+    }
+    let stats = world.server.lanes.stats();
+    assert!(stats.mux_busy >= 40, "{stats:?}");
+    assert!(stats.idle <= 2, "{stats:?}");
+    assert_eq!(stats.waiting, 0);
+}
