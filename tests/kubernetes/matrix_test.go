@@ -150,17 +150,17 @@ type behaviour func(ctx context.Context, t *testing.T, c *cluster.Cell)
 func inCells(t *testing.T, some []*cluster.Cell, limit time.Duration, behave behaviour) {
 	for _, cell := range some {
 		t.Run(cell.Plan.Name(), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
-			defer cancel()
 			defer func() {
 				if t.Failed() {
 					t.Log(cell.Logs())
 					cell.Stop() // the next behaviour begins with fresh ones
 				}
 			}()
-			if err := cell.Start(ctx); err != nil {
+			if err := cell.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
 			before, was := count(t, cell), cell.Generation()
 			behave(ctx, t, cell)
 			// A program that was replaced has begun to count anew.

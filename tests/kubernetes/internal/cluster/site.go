@@ -16,7 +16,8 @@ import (
 	"konduit/tests/kubernetes/internal/topology"
 )
 
-const startLimit = 20 * time.Second
+// Generous: a machine under load must not fail a test by being slow to start.
+const startLimit = 60 * time.Second
 
 // Roles that a re-run of this program can play.
 const (
