@@ -29,18 +29,17 @@ pub(crate) fn visit(walk: *const Walk) {
     let cookie = unsafe { bpf_get_socket_cookie(socket) };
     let Some((_, slot)) = flow::slot(cookie) else { return };
     let state = unsafe { addr_of_mut!((*slot).state) };
-    let passed = unsafe { read_volatile(state) } >> 1;
-    let forwarded = unsafe { read_volatile(addr_of_mut!((*slot).forwarded)) };
+    let now = unsafe { read_volatile(state) };
     let wants = unsafe { read_volatile(addr_of_mut!((*slot).leave)) } != 0;
-    // What was passed and not forwarded is still in the kernel's hands, and would be overtaken.
-    if !wants || passed != forwarded {
+    // While passing, bytes may be in the kernel's hands that later ones would overtake.
+    if !wants || now & PASS != 0 {
         return;
     }
     let removed =
         unsafe { bpf_map_delete_elem(from_ref(&TCP_SOURCES).cast_mut().cast(), from_ref(&cookie).cast()) };
     if removed == 0 {
         unsafe {
-            write_volatile(state, passed << 1 | PASS);
+            write_volatile(state, now | PASS);
             write_volatile(addr_of_mut!((*slot).left), 1);
         }
     }

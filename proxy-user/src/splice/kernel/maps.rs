@@ -185,8 +185,8 @@ impl Mapped {
         Ok(delivered.saturating_sub(enqueued) + u64::from(sock::tcp_info(&destination)?.notsent))
     }
 
-    /// Marks the direction for the next [`Sockmap::leave`]. It can leave while redirecting, and while passing at
-    /// an instant when everything passed was forwarded.
+    /// Marks the direction for the next [`Sockmap::leave`]. It can leave while redirecting only: one that passes
+    /// has to [turn back](Mapped::try_redirect) first.
     pub fn ask_to_leave(&self) {
         self.owner.slots.leave(self.slot).store(1, Ordering::Release);
     }
