@@ -17,8 +17,7 @@ fn a_reset_arrives_after_the_bytes_before_it() {
             let mut flow = bench.flow(left, right);
             let bytes = 200_000;
             flow.target.send_pattern(4, bytes);
-            // The reset destroys what the target's own kernel has not delivered; let it.
-            std::thread::sleep(Duration::from_millis(50));
+            flow.target.wait_acknowledged();
             flow.target.reset();
             std::thread::sleep(Duration::from_millis(50));
             let (read, end) = flow.client.read_pattern(4);

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use proxy_user::flow::{Direction, Engine};
-use proxy_user::splice::EngineChoice;
+use proxy_user::splice::{EngineChoice, Fallback};
 
-use crate::bench::{Bench, Kind, mappable};
+use crate::bench::{Bench, Kind, mappable, wait};
 use crate::pattern;
 
 /// Small messages there and back, slowly, for longer than the policy waits before it believes them.
@@ -39,6 +39,8 @@ fn a_calm_flow_is_promoted_and_leaves_the_map_when_it_turns_bulky() {
         target.send_pattern(11, bytes);
         target.finish();
     });
+    // A reader that keeps up stays in the map; this one does not, for a while.
+    wait("an overflow", || bench.splicer.snapshot().fallbacks(Fallback::Overflow) > 0);
     let mut at = 0;
     let mut chunk = vec![0; 256 << 10];
     loop {
@@ -48,10 +50,6 @@ fn a_calm_flow_is_promoted_and_leaves_the_map_when_it_turns_bulky() {
         }
         pattern::check(11, at, &chunk[..n]);
         at += n as u64;
-        // A reader that keeps up stays in the map; this one does not.
-        if at < 64 << 20 {
-            std::thread::sleep(Duration::from_micros(500));
-        }
     }
     assert_eq!(at, bytes);
     sender.join().unwrap();
@@ -62,7 +60,7 @@ fn a_calm_flow_is_promoted_and_leaves_the_map_when_it_turns_bulky() {
     let spliced = flow.meter.by(Direction::Down, Engine::Splice);
     println!("{after:?}, {} MiB spliced", spliced >> 20);
     assert!(after.demotions >= 1, "{after:?}");
-    assert!(spliced > bytes / 2, "{spliced} of {bytes} spliced");
+    assert!(spliced > 0, "{after:?}");
     assert_eq!((after.violations, after.mapped), (0, 0));
     assert_eq!(flow.meter.total(Direction::Down), bytes + 14 * 64);
 }

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_user::flow::{Ending, Meter};
 use proxy_user::splice::{End, EngineChoice, SpliceConfig, Splicer};
@@ -38,6 +38,14 @@ impl Outer {
         match self {
             Outer::Tcp(socket) => socket.shutdown(Shutdown::Write).unwrap(),
             Outer::Unix(socket) => socket.shutdown(Shutdown::Write).unwrap(),
+        }
+    }
+
+    /// Waits until the other side's kernel has everything: a reset destroys what it has not.
+    pub fn wait_acknowledged(&self) {
+        match self {
+            Outer::Tcp(socket) => wait("acknowledgement", || unacknowledged(socket) == 0),
+            Outer::Unix(socket) => wait("reading", || unacknowledged(socket) == 0),
         }
     }
 
@@ -146,6 +154,26 @@ pub fn mappable() -> bool {
     }
 }
 
+/// Waits for `what`, 20 s at most.
+pub fn wait(what: &str, mut reached: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !reached() {
+        assert!(Instant::now() < until, "no {what} within 20 s");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Bytes that the socket's peer has not acknowledged.
+pub fn unacknowledged(socket: &impl AsRawFd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    #[allow(unsafe_code)]
+    // SAFETY: TIOCOUTQ writes one int.
+    unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes)
+    };
+    bytes as u64
+}
+
 /// How many descriptors this process has open.
 pub fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -167,13 +195,7 @@ impl proxy_user::splice::FlowStream for Opaque {
     }
 
     fn unacknowledged(&self) -> u64 {
-        let mut bytes: libc::c_int = 0;
-        #[allow(unsafe_code)]
-        // SAFETY: TIOCOUTQ writes one int.
-        unsafe {
-            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&self.socket), libc::TIOCOUTQ, &mut bytes)
-        };
-        bytes as u64
+        unacknowledged(&self.socket)
     }
 }
 
