@@ -13,7 +13,7 @@ use proxy_user::net::tls::{ClientEndpoint, ClientTls};
 use proxy_user::ops::flags::{LaneSecurity, LanesMode};
 use proxy_user::ops::metrics;
 use proxy_user::server::BoundFrontend;
-use proxy_user::server::options::Mode;
+use proxy_user::server::options::{Mode, Options};
 
 /// What a cell is to be like.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,12 @@ pub struct Cell {
 impl Cell {
     /// Starts a server and one agent, and waits until they know each other.
     pub async fn start(plan: Plan) -> anyhow::Result<Cell> {
-        let mut cell = Cell::server(plan)?;
+        Cell::with(plan, |_| {}).await
+    }
+
+    /// As [`Cell::start`]; `change` has a last look at the server's options.
+    pub async fn with(plan: Plan, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
+        let mut cell = Cell::serve(plan, change)?;
         cell.start_agent(plan, |_| {})?;
         cell.server.has_agents(1).await?;
         Ok(cell)
@@ -48,6 +53,10 @@ impl Cell {
 
     /// A server without an agent.
     pub fn server(plan: Plan) -> anyhow::Result<Cell> {
+        Cell::serve(plan, |_| {})
+    }
+
+    fn serve(plan: Plan, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
         let ground = Ground::new()?;
         let mut options = ground.server_options("server");
         if plan.frontend == Frontend::Grpc {
@@ -61,6 +70,7 @@ impl Cell {
             options.server_ca_cert = options.cluster_ca_cert.clone();
         }
         (options.lanes.mode, options.lanes.security) = lanes(plan.lanes);
+        change(&mut options);
         Ok(Cell { agents: Vec::new(), server: RunningServer::start(options)?, ground })
     }
 

@@ -1,5 +1,6 @@
 //! Agents and API servers that are authenticated and say what they should not.
 
+use proxy_tests::calls::{Call, Client};
 use proxy_tests::konduit::Frontend;
 use proxy_tests::targets::Target;
 use proxy_user::net::tls::ALPN_H2;
@@ -7,7 +8,6 @@ use proxy_user::wire::ids::{ConnId, DialId};
 use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::calls::{Call, Client};
 use crate::cell::{Cell, LONG, Plan};
 use crate::{Witness, dials};
 

@@ -1,5 +1,7 @@
 //! Clients of the http-connect frontend that speak something else, or stop half way.
 
+use std::time::Duration;
+
 use proxy_tests::runner::until;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -44,4 +46,17 @@ async fn half_a_head_holds_up_nobody_and_ends_with_its_client() {
     until("fifty half heads", || cell.server_count("http_connections", &[]) >= 50.0).await.unwrap();
     drop(halves);
     cell.server_counts("http_connections", &[], 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_is_given_up_in_time() {
+    let cell = Cell::with(Plan::default(), |options| options.head_timeout = Duration::from_millis(200))
+        .await
+        .unwrap();
+    let mut witness = Witness::new(&cell).await;
+    let mut stream = UnixStream::connect(cell.socket()).await.unwrap();
+    stream.write_all(b"CONNECT 127.0.0.1:1 HT").await.unwrap();
+    assert_eq!(rest(&mut stream).await, "");
+    cell.server_counts("http_connections", &[], 1.0).await;
+    witness.still_works().await;
 }

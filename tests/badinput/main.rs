@@ -1,6 +1,5 @@
 //! What peers should never send, sent: whoever did it gets a clear answer, it is counted, and nobody else notices.
 
-mod calls;
 mod cell;
 mod control_stream;
 mod frontends;

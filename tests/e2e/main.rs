@@ -3,6 +3,7 @@
 mod abort;
 mod bulk;
 mod dial;
+mod frontends;
 mod half_close;
 mod lanes;
 mod loss;

@@ -3,9 +3,15 @@
 use proxy_tests::runner::Cell;
 use proxy_user::flow::Path;
 use proxy_user::ops::flags::{LaneSecurity, LanesMode};
+use proxy_user::server::options::Options;
 
 /// A cell whose flows all take this path.
 pub(crate) async fn cell(path: Path) -> anyhow::Result<Cell> {
+    cell_with(path, |_| {}).await
+}
+
+/// The same; `change` has a last look at the server's options.
+pub(crate) async fn cell_with(path: Path, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
     let (mode, security) = match path {
         Path::Mux => (LanesMode::Off, LaneSecurity::Encrypt),
         Path::LaneEncrypt => (LanesMode::Auto, LaneSecurity::Encrypt),
@@ -17,6 +23,7 @@ pub(crate) async fn cell(path: Path) -> anyhow::Result<Cell> {
             // A machine that is busy must not push a flow to the mux.
             lanes.wait = std::time::Duration::from_secs(10);
         }
+        change(server);
     })
     .await
 }

@@ -1,5 +1,6 @@
 //! What Konduit's tests and benches share: load generators, peers to compare with, ways to look at the machine.
 
+pub mod calls;
 pub mod certs;
 pub mod child;
 pub mod cpu;

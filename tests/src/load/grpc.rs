@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
+
 use super::packets::{self, Event, Parser, Windows};
 
 /// What one write becomes at most: as much as kube-apiserver's copies hold.
@@ -24,6 +26,9 @@ pub struct GrpcConn {
     socket: Arc<UnixStream>,
     inbound: Arc<Mutex<Inbound>>,
     outbound: Arc<(Mutex<Outbound>, Condvar)>,
+    /// Held while something is written to the socket. Nobody who reads waits for it: the server may read no more
+    /// until somebody here does.
+    writing: Arc<Mutex<()>>,
     conn: u64,
 }
 
@@ -41,6 +46,8 @@ struct Inbound {
 #[derive(Debug)]
 struct Outbound {
     windows: Windows,
+    /// Frames that go before any other: answers to the server's own.
+    control: Vec<u8>,
     over: bool,
 }
 
@@ -65,9 +72,10 @@ impl GrpcConn {
                 over: false,
             })),
             outbound: Arc::new((
-                Mutex::new(Outbound { windows: Windows::default(), over: false }),
+                Mutex::new(Outbound { windows: Windows::default(), control: Vec::new(), over: false }),
                 Condvar::new(),
             )),
+            writing: Arc::default(),
             conn: 0,
         };
         (&*conn.socket).write_all(&packets::dial_request(&target.to_string(), 7))?;
@@ -92,10 +100,7 @@ impl GrpcConn {
     /// There is no half-close in packets: whatever is shut down, the flow is closed.
     pub fn shutdown(&self, how: Shutdown) -> Result<()> {
         if how != Shutdown::Both {
-            let outbound = lock(&self.outbound.0);
-            let closed = (&*self.socket).write_all(&packets::close_request(self.conn));
-            drop(outbound);
-            return closed;
+            return self.write_frames(&packets::close_request(self.conn));
         }
         self.socket.shutdown(Shutdown::Both)
     }
@@ -108,14 +113,10 @@ impl GrpcConn {
             inbound.filled.start += used;
             match event {
                 Some(Event::Settings(initial)) => {
-                    let mut outbound = lock(&self.outbound.0);
-                    (&*self.socket).write_all(&packets::SETTINGS_ACK)?;
-                    outbound.windows.initial(initial);
+                    lock(&self.outbound.0).windows.initial(initial);
+                    self.answer(&packets::SETTINGS_ACK)?;
                 }
-                Some(Event::Ping(payload)) => {
-                    let _outbound = lock(&self.outbound.0);
-                    (&*self.socket).write_all(&packets::pong(payload))?;
-                }
+                Some(Event::Ping(payload)) => self.answer(&packets::pong(payload))?,
                 Some(Event::Window { stream, more }) => {
                     lock(&self.outbound.0).windows.more(stream, more);
                 }
@@ -148,11 +149,40 @@ impl GrpcConn {
     fn give_back(&self, inbound: &mut Inbound, read: usize) -> Result<()> {
         inbound.taken += read as u32;
         if inbound.taken >= ADVANCE / 2 {
-            let _outbound = lock(&self.outbound.0);
-            (&*self.socket).write_all(&packets::window_updates(inbound.taken))?;
+            self.answer(&packets::window_updates(inbound.taken))?;
             inbound.taken = 0;
         }
         Ok(())
+    }
+
+    /// Queues control frames and sends what the socket takes at once; whoever writes next sends the rest.
+    fn answer(&self, frames: &[u8]) -> Result<()> {
+        lock(&self.outbound.0).control.extend_from_slice(frames);
+        let Ok(_writing) = self.writing.try_lock() else { return Ok(()) };
+        let mut outbound = lock(&self.outbound.0);
+        match rustix::net::send(&*self.socket, &outbound.control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(sent) => drop(outbound.control.drain(..sent)),
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(())
+    }
+
+    /// Writes control frames that wait, then these.
+    fn write_frames(&self, frames: &[u8]) -> Result<()> {
+        let mut frames = frames;
+        loop {
+            let writing = lock(&self.writing);
+            let control = std::mem::take(&mut lock(&self.outbound.0).control);
+            (&*self.socket).write_all(&control)?;
+            (&*self.socket).write_all(frames)?;
+            drop(writing);
+            frames = &[];
+            // Queued while we wrote.
+            if lock(&self.outbound.0).control.is_empty() {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -183,7 +213,8 @@ impl Write for GrpcConn {
                 return Err(ErrorKind::BrokenPipe.into());
             }
             if outbound.windows.take(frames.counted) {
-                (&*self.socket).write_all(&frames.bytes)?;
+                drop(outbound);
+                self.write_frames(&frames.bytes)?;
                 return Ok(payload.len());
             }
             // Whoever can get at the socket reads; the other waits for what it finds.

@@ -300,7 +300,7 @@ fn packet(body: &[u8]) -> Event {
         // CLOSE_RSP
         [0x08, 3, ..] => Event::Closed,
         // DIAL_RSP
-        [0x08, 1, 0x12, rest @ ..] => {
+        [0x08, 1, 0x1a, rest @ ..] => {
             let mut rest = rest;
             number(&mut rest);
             if let Some(text) = rest.strip_prefix(&[0x0a]) {

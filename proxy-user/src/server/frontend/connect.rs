@@ -17,7 +17,7 @@ use crate::splice::End;
 use crate::wire::connect::{ESTABLISHED, Head, MAX_HEAD, dial_failed, refused};
 
 /// A head that is not complete by then is given up, as upstream has it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a client may send before its dial was answered.
 const MAX_EARLY: usize = 64 << 10;
 /// How long a client may take to read why it was refused.
@@ -55,11 +55,11 @@ impl Client for TlsStream<RecordExact<TcpStream>> {
     }
 }
 
-/// Serves one connection to its end.
-pub async fn serve(mut client: impl Client, dialer: Dialer) {
+/// Serves one connection to its end; its CONNECT has to arrive within `head_timeout`.
+pub async fn serve(mut client: impl Client, dialer: Dialer, head_timeout: Duration) {
     let _open = dialer.metrics.http_connection();
     let mut buffer = BytesMut::with_capacity(1024);
-    let Ok(head) = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut client, &mut buffer)).await else {
+    let Ok(head) = tokio::time::timeout(head_timeout, read_head(&mut client, &mut buffer)).await else {
         return;
     };
     let target = match head {

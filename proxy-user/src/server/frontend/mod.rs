@@ -23,6 +23,7 @@ const TLS_HANDSHAKE: Duration = Duration::from_secs(120);
 pub(super) struct Frontend {
     mode: Mode,
     listener: Listener,
+    head_timeout: Duration,
 }
 
 enum Listener {
@@ -52,7 +53,7 @@ impl Frontend {
             let listener = UdsListener::bind(Path::new(&options.uds_name), options.delete_existing_uds_file);
             Listener::Uds(listener.map_err(StartError::Frontend)?)
         };
-        Ok(Frontend { mode: options.mode, listener })
+        Ok(Frontend { mode: options.mode, listener, head_timeout: options.head_timeout })
     }
 
     pub(super) fn bound(&self) -> BoundFrontend {
@@ -64,13 +65,14 @@ impl Frontend {
 
     /// Accepts until the drain begins; what was accepted runs on.
     pub(super) async fn serve(self, dialer: Dialer, keepalive: Duration, mut drain: DrainWatch) {
+        let head_timeout = self.head_timeout;
         match (self.mode, self.listener) {
             (Mode::HttpConnect, Listener::Uds(listener)) => loop {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let flow = connect::serve(accepted.stream, dialer.clone());
+                let flow = connect::serve(accepted.stream, dialer.clone(), head_timeout);
                 until_cut(drain.clone(), flow);
             },
             (Mode::HttpConnect, Listener::Tls(listener, tls)) => loop {
@@ -82,7 +84,7 @@ impl Frontend {
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
                     match tls.accept(accepted.map(RecordExact::new), TLS_HANDSHAKE).await {
-                        Ok(accepted) => connect::serve(accepted.stream, dialer).await,
+                        Ok(accepted) => connect::serve(accepted.stream, dialer, head_timeout).await,
                         Err(error) => tracing::info!(%remote, %error, "Refused a frontend connection"),
                     }
                 });

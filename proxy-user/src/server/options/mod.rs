@@ -10,6 +10,7 @@ use crate::ops::flags::{
     parse,
 };
 use crate::ops::version;
+use crate::server::frontend::connect::HEAD_TIMEOUT;
 
 /// The protocol that the API server speaks to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,6 +125,8 @@ pub struct Options {
     pub graceful_shutdown_timeout: Duration,
     pub backend_dial_timeout: Option<Duration>,
     pub warn_on_channel_limit: bool,
+    /// Not a flag: how long an http-connect client may take for its request head.
+    pub head_timeout: Duration,
 
     pub lanes: LaneOptions,
     pub splice: EngineOptions,
@@ -180,6 +183,7 @@ impl Default for Options {
             graceful_shutdown_timeout: Duration::ZERO,
             backend_dial_timeout: None,
             warn_on_channel_limit: true,
+            head_timeout: HEAD_TIMEOUT,
             lanes: LaneOptions::default(),
             splice: EngineOptions::default(),
             mux: MuxOptions::default(),
