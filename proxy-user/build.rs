@@ -6,17 +6,34 @@ mod stamp;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 use stamp::Stamp;
 
 fn main() -> Result<(), Box<dyn Error>> {
     protocol()?;
+    commit();
     println!("cargo:rustc-check-cfg=cfg(ebpf_object)");
     if env::var_os("CARGO_FEATURE_EBPF").is_some() {
         object()?;
     }
     Ok(())
+}
+
+/// For `--version`. Sources without git have no commit.
+fn commit() {
+    let git = |args: &[&str]| {
+        let asked = Command::new("git").args(args).output().ok().filter(|asked| asked.status.success())?;
+        Some(String::from_utf8(asked.stdout).ok()?.trim().to_owned())
+    };
+    if let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) {
+        println!("cargo:rustc-env=KONDUIT_COMMIT={commit}");
+    }
+    // It grows with every commit, checkout and rebase.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+        println!("cargo:rerun-if-changed={log}");
+    }
 }
 
 fn protocol() -> Result<(), Box<dyn Error>> {

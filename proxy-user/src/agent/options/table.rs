@@ -68,7 +68,7 @@ fn upstream() -> Vec<Flag<Options>> {
             sync_interval_cap,
             "Where the growth of that interval after failures ends."
         ),
-        flag!(SERVER, "probe-interval", probe_interval, "How often each connection is checked."),
+        flag!(SERVER, "probe-interval", probe_interval, "Accepted; a lost connection is noticed at once."),
         flag!(
             SERVER,
             "sync-forever",
@@ -130,7 +130,7 @@ fn upstream() -> Vec<Flag<Options>> {
             FLOWS,
             "warn-on-channel-limit",
             warn_on_channel_limit,
-            "Log when a flow that travels as packets reached its bound."
+            "Accepted without effect: no queue of one flow holds up another."
         ),
     ]
 }

@@ -208,3 +208,17 @@ fn what_is_hidden_is_not_in_the_help() {
     );
     assert!(!text.contains("--lease-label "), "{text}");
 }
+
+#[test]
+fn the_manifests_flags_are_understood() {
+    use crate::ops::flags::testing::manifest_flags;
+    let text = include_str!("../../../../deploy/agent/daemonset.yaml");
+    let args = manifest_flags(text);
+    assert!(args.len() > 8, "{args:?}");
+    match Options::parse(&args, |_| None) {
+        Ok(Invocation::Run(_)) => {}
+        // The files are those of a pod.
+        Err(error) => assert!(error.mistakes.iter().all(|text| text.contains("no such file")), "{error}"),
+        other => panic!("{other:?}"),
+    }
+}

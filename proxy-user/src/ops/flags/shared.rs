@@ -175,8 +175,8 @@ macro_rules! konduit_flags {
                  hello, so that the kernel can move the bytes. Set raw at both ends, and only where the network \
                  between them is trusted or already encrypted; the stricter end wins."),
             flag!(LANE_GROUP, "lane-wait", lanes.wait,
-                "How long a dial waits for its lane after the target answered, before it runs as packets."),
-            flag!(LANE_GROUP, "lane-ping", lanes.ping, "How often an idle lane is pinged."),
+                "How long the agent waits for a dial's lane after the target answered, before the flow runs as packets."),
+            flag!(LANE_GROUP, "lane-ping", lanes.ping, "How often the server pings an idle lane."),
             flag!(LANE_GROUP, "lanes-max", lanes.max,
                 "Most lanes this process holds at once; auto derives it from the limit of open files."),
             flag!(ENGINE_GROUP, "engine", splice.engine,

@@ -55,6 +55,12 @@ pub(crate) fn mistakes<O: std::fmt::Debug>(read: Result<Invocation<O>, OptionsEr
     }
 }
 
+/// The flags in a manifest's list of arguments.
+pub(crate) fn manifest_flags(yaml: &str) -> Vec<String> {
+    let items = yaml.lines().filter_map(|line| line.trim().strip_prefix("- "));
+    items.filter(|item| item.starts_with("--")).map(str::to_owned).collect()
+}
+
 /// For every flag: (a good value, as it is shown; a wrong value if there is one).
 pub(crate) fn sample(kind: &str) -> (&'static str, &'static str, Option<&'static str>) {
     match kind {

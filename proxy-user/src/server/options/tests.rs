@@ -298,3 +298,17 @@ fn deprecated_and_powerless_flags_are_taken_with_a_warning() {
     assert!(warnings.contains("--warn-on-channel-limit has been deprecated"), "{warnings}");
     assert!(warnings.contains("VersionTLS10"), "{warnings}");
 }
+
+#[test]
+fn the_manifests_flags_are_understood() {
+    use crate::ops::flags::testing::manifest_flags;
+    let text = include_str!("../../../../deploy/server/pod.yaml");
+    let args = manifest_flags(text);
+    assert!(args.len() > 8, "{args:?}");
+    match Options::parse(&args, |_| None) {
+        Ok(Invocation::Run(_)) => {}
+        // The files are those of a control plane host.
+        Err(error) => assert!(error.mistakes.iter().all(|text| text.contains("no such file")), "{error}"),
+        other => panic!("{other:?}"),
+    }
+}
