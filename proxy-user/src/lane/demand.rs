@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Dials within this long come before a lane that was asked for at the first of them arrives.
-const WINDOW: Duration = Duration::from_millis(100);
+/// Bounds of the time that a lane takes from being asked for to its arrival, and what it is taken for at first.
+const LEAD: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(100), Duration::from_secs(1)];
 /// The busiest window counts half as much after this long.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// Without dials for this long a control stream holds no lanes.
@@ -11,6 +11,8 @@ pub(super) const FORGET: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Demand {
+    /// Smoothed time from asking to arrival: dials within it come before the lanes that they ask for.
+    lead: Duration,
     window: Instant,
     in_window: u32,
     peak: f64,
@@ -20,11 +22,11 @@ pub(super) struct Demand {
 
 impl Demand {
     pub(super) fn new(now: Instant) -> Demand {
-        Demand { window: now, in_window: 0, peak: 0.0, peak_at: now, last: None }
+        Demand { lead: LEAD[1], window: now, in_window: 0, peak: 0.0, peak_at: now, last: None }
     }
 
     pub(super) fn dialled(&mut self, now: Instant) {
-        if now.duration_since(self.window) > WINDOW {
+        if now.duration_since(self.window) > self.lead {
             self.window = now;
             self.in_window = 0;
         }
@@ -35,6 +37,13 @@ impl Demand {
             self.peak = seen;
             self.peak_at = now;
         }
+    }
+
+    /// A lane came this long after it was asked for.
+    pub(super) fn arrived_after(&mut self, took: Duration) {
+        let [least, _, most] = LEAD;
+        // Half as much again, for those behind it.
+        self.lead = ((self.lead * 7 + took * 3 / 2) / 8).clamp(least, most);
     }
 
     /// Warm lanes to have: one more than the busiest window of late took.
@@ -64,6 +73,20 @@ mod tests {
         assert_eq!(demand.target(start), 2);
         assert_eq!(demand.target(start + FORGET - Duration::from_secs(1)), 2);
         assert_eq!(demand.target(start + FORGET), 0);
+    }
+
+    #[test]
+    fn the_slower_lanes_come_the_more_are_held() {
+        let start = Instant::now();
+        let busy = |took: u64| {
+            let mut demand = Demand::new(start);
+            (0..50).for_each(|_| demand.arrived_after(Duration::from_millis(took)));
+            (0..2000).for_each(|n| demand.dialled(start + Duration::from_millis(n)));
+            demand.target(start + Duration::from_secs(2))
+        };
+        // A dial each millisecond.
+        assert!((20..=25).contains(&busy(1)), "{}", busy(1));
+        assert!((140..=160).contains(&busy(100)), "{}", busy(100));
     }
 
     #[test]

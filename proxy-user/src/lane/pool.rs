@@ -31,6 +31,8 @@ struct State {
     pinging: usize,
     asked: usize,
     asked_at: Instant,
+    /// When the oldest lane was asked for that has not come; none asked for since then has come either.
+    due: Option<Instant>,
     demand: Demand,
     target: usize,
     waiting: HashMap<u64, oneshot::Sender<Lane>>,
@@ -44,6 +46,7 @@ impl Pool {
             pinging: 0,
             asked: 0,
             asked_at: now,
+            due: None,
             demand: Demand::new(now),
             target: 0,
             waiting: HashMap::new(),
@@ -107,6 +110,9 @@ impl Pool {
         if self.ended.is_cancelled() {
             return Err((lane, Refusal::EndedStream));
         }
+        if let Some(due) = state.due.take() {
+            state.demand.arrived_after(now.duration_since(due));
+        }
         if let Some(number) = dial {
             let Some(waiting) = state.waiting.remove(&number) else {
                 return Err((lane, Refusal::NoSuchDial));
@@ -156,6 +162,7 @@ impl Pool {
         let target = self.shared.share(target);
         if state.asked > 0 && now.duration_since(state.asked_at) > ASK_AGAIN {
             state.asked = 0;
+            state.due = None;
         }
         let have = state.idle.len() + state.pinging + state.asked;
         let lack = target.saturating_sub(have);
@@ -165,6 +172,7 @@ impl Pool {
         }
         state.asked += lack;
         state.asked_at = now;
+        state.due.get_or_insert(now);
         lack
     }
 
