@@ -2,7 +2,8 @@
 
 use proxy_tests::runner::{Cell, connect, until};
 use proxy_tests::targets::Target;
-use proxy_user::flow::Path;
+use proxy_user::flow::{DialReason, Path};
+use proxy_user::server::dial::{Dial, Dialer, Via};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::paths::{all_took, cell, on_every_path};
@@ -82,4 +83,17 @@ async fn a_client_that_leaves_takes_its_dial_with_it() {
     client.write_all(b"CONNECT 192.0.2.1:80 HTTP/1.1\r\n\r\n").await.unwrap();
     drop(client);
     until("the dial to be given up", || cell.server.dialer.registry.streams()[0].load() == 0).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_too_many_is_refused_and_counted() {
+    let cell = Cell::start(|_, _| {}).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    let full = Dialer { most_flows: 0, ..cell.server.dialer.clone() };
+    let dial = Dial { via: Via::Connect, protocol: "tcp".into(), target: target.name() };
+    let error = full.dial(dial.clone()).await.err().unwrap();
+    assert_eq!(error.reason, DialReason::Exhausted);
+    let reply = String::from_utf8(proxy_user::wire::connect::dial_failed(&error)).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{reply}");
+    cell.server.dialer.dial(dial).await.unwrap();
 }

@@ -1,5 +1,8 @@
 //! Agents and servers that go and come back, and peers that talk nonsense.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proxy_tests::runner::{Cell, Ground, RunningAgent, RunningServer, SOON, until};
 use proxy_tests::targets::Target;
 use proxy_user::flow::Path;
@@ -88,4 +91,39 @@ async fn a_draining_agent_serves_when_there_is_no_other() {
         .unwrap();
     cell.server.open(&target.name()).await.unwrap();
     assert!(cell.server.registry().is_ready());
+}
+
+/// Sends every connection on to the next of these ports, as a balancer does.
+async fn balancer(ports: Vec<u16>) -> Target {
+    let next = Arc::new(AtomicUsize::new(0));
+    Target::start(move |mut client| {
+        let port = ports[next.fetch_add(1, Ordering::Relaxed) % ports.len()];
+        async move {
+            let mut server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            // Either side ends it as it likes.
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        }
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_finds_every_server_behind_one_address() {
+    let ground = Ground::new().unwrap();
+    let servers: Vec<_> = (0..3)
+        .map(|number| {
+            let mut options = ground.server_options(&format!("server-{number}"));
+            options.server_count = 3;
+            RunningServer::start(options).unwrap()
+        })
+        .collect();
+    let balancer = balancer(servers.iter().map(RunningServer::agent_port).collect()).await;
+    let agent = RunningAgent::start(ground.agent_options("agent", balancer.address.port())).unwrap();
+    let target = Target::echo().await.unwrap();
+    for server in &servers {
+        server.has_agents(1).await.unwrap();
+        server.open(&target.name()).await.unwrap();
+    }
+    until("one stream to each", || agent.servers.connected() == 3).await.unwrap();
 }

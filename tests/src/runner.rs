@@ -212,6 +212,7 @@ impl Cell {
         agent_options.proxy_server_port = server.agent_port();
         let agent = RunningAgent::start(agent_options)?;
         server.has_agents(1).await?;
+        until("the agent to know its server", || agent.servers.connected() == 1).await?;
         Ok(Cell { server, agent, ground })
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use crate::flow::{DialError, DialReason};
+use crate::flow::{DialError, DialReason, FlowTable};
 use crate::net::dial::{Refused, connect};
 use crate::net::resolve::{Names, ResolveError};
 use crate::ops::metrics::AgentMetrics;
@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub struct Targets {
     pub names: Names,
     pub metrics: AgentMetrics,
+    pub table: FlowTable,
+    /// Dials beyond this are refused, so that established flows never run out of descriptors.
+    pub most_flows: u64,
 }
 
 impl Targets {
@@ -27,6 +30,12 @@ impl Targets {
     /// Counted already.
     pub async fn dial(&self, protocol: &str, address: &str) -> Result<TcpStream, DialError> {
         let began = Instant::now();
+        let _under_way = self.table.busy();
+        if self.table.under_way() > self.most_flows {
+            self.metrics.dial_failed(false);
+            let text = format!("dial {protocol} {address}: socket: too many open files");
+            return Err(DialError::new(DialReason::Exhausted, text));
+        }
         let dialled = tokio::time::timeout(LIMIT, self.attempt(protocol, address)).await;
         let timeout =
             || DialError::new(DialReason::Timeout, format!("dial {protocol} {address}: i/o timeout"));

@@ -47,10 +47,7 @@ pub(super) struct LaneHost {
 
 impl Host for LaneHost {
     fn dial<'a>(&'a self, protocol: &'a str, address: &'a str) -> BoxFuture<'a, Result<End, DialError>> {
-        Box::pin(async move {
-            let _work = self.flows.table.busy();
-            target_end(self.flows.targets.dial(protocol, address).await?)
-        })
+        Box::pin(async move { target_end(self.flows.targets.dial(protocol, address).await?) })
     }
 
     fn carry(&self, flow: LaneFlow) {

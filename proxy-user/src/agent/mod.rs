@@ -73,7 +73,12 @@ impl Agent {
             LanesMode::Auto => Some(lanes(&options)?),
             LanesMode::Off => None,
         };
-        let targets = Targets { names, metrics: metrics.clone() };
+        let targets = Targets {
+            names,
+            metrics: metrics.clone(),
+            table: table.clone(),
+            most_flows: start::most_flows(),
+        };
         let flows = Flows { targets, splicer, table, metrics };
         let servers = Servers {
             identifiers: Identifiers::parse(&options.agent_identifiers)?,

@@ -177,6 +177,10 @@ impl Observer for ServerPackets {
         self.0.konduit.mux_paused();
     }
 
+    fn queued(&self, bytes: u64) {
+        self.0.konduit.queued("mux", bytes);
+    }
+
     fn gave_up(&self, conn: crate::wire::ids::ConnId) {
         tracing::warn!(%conn, "Ended a flow that nobody read");
         self.0.konduit.flow_ended_by_us("stalled");

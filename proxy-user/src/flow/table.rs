@@ -145,6 +145,11 @@ impl FlowTable {
         Busy(self.busy.clone())
     }
 
+    /// Flows and dials that are under way.
+    pub fn under_way(&self) -> u64 {
+        *self.busy.borrow()
+    }
+
     /// Returns when there was no flow and no dial for `span` at a stretch.
     pub async fn quiet_for(&self, span: Duration) {
         let mut busy = self.busy.subscribe();

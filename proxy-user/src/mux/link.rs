@@ -27,6 +27,8 @@ pub trait Observer: Send + Sync + 'static {
     fn received(&self, _kind: &'static str) {}
     /// The stream was not read for a while because one flow's queue was full.
     fn paused(&self, _for: std::time::Duration) {}
+    /// So many bytes wait to be read on all links together.
+    fn queued(&self, _bytes: u64) {}
     /// A flow was ended because nobody read it.
     fn gave_up(&self, _conn: ConnId) {}
 }

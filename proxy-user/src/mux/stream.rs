@@ -201,8 +201,9 @@ impl Inner {
             || (!self.config.pool.is_over() && book.flows.get(&conn).is_none_or(|flow| flow.queued <= resume))
     }
 
-    /// Ends flows at their bound that nobody has read for long.
+    /// Once a second: tells what waits, ends flows at their bound that nobody has read for long.
     fn sweep(&self) {
+        self.config.observer.queued(self.config.pool.queued());
         if self.config.dialect == Dialect::Ours {
             return;
         }

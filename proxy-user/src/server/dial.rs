@@ -50,6 +50,8 @@ pub struct Dialer {
     pub timeout: Option<Duration>,
     pub splicer: Splicer,
     pub flows: FlowTable,
+    /// Dials beyond this are refused, so that established flows never run out of descriptors.
+    pub most_flows: u64,
     pub metrics: ServerMetrics,
 }
 
@@ -62,7 +64,13 @@ impl Dialer {
         let asked = Instant::now();
         let mut waiting =
             Waiting { metrics: &self.metrics, _gauge: self.metrics.pending_dial(), answered: false };
-        let result = self.try_agents(&dial).await;
+        let _under_way = self.flows.busy();
+        let result = if self.flows.under_way() > self.most_flows {
+            let text = "too many open files: this server holds as many flows as it can";
+            Err(DialError::new(DialReason::Exhausted, text))
+        } else {
+            self.try_agents(&dial).await
+        };
         waiting.answered = true;
         match result {
             Ok((end, path, busy)) => {

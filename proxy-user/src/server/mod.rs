@@ -82,6 +82,7 @@ impl Server {
             timeout: options.backend_dial_timeout,
             splicer,
             flows,
+            most_flows: start::most_flows(),
             metrics,
         };
         Ok(Server { bound, options, agents, frontend, service, dialer })

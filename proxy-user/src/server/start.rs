@@ -109,6 +109,12 @@ pub(crate) fn file_descriptors() -> usize {
     usize::try_from(now).unwrap_or(1 << 20)
 }
 
+/// Flows that this process can hold at a time: two descriptors each, of five eighths of what there are. The rest is
+/// for idle lanes, pipes, control streams and listeners.
+pub(crate) fn most_flows() -> u64 {
+    (file_descriptors() as u64 * 5 / 16).max(1)
+}
+
 pub(super) fn policy(options: &Options) -> Result<TlsPolicy, PolicyError> {
     let policy = TlsPolicy::parse(&options.tls_min_version, &options.cipher_suites)?;
     policy.notes.iter().for_each(|note| tracing::warn!("{note}"));
