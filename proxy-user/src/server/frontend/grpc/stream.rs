@@ -22,7 +22,7 @@ use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 
 /// What a call needs of the server: dials, and somebody who takes the two ends of a flow.
-pub(super) trait Backend: Send + Sync + 'static {
+pub(in crate::server::frontend) trait Backend: Send + Sync + 'static {
     type Opened: Send;
 
     /// Dropping the future gives the dial up.
