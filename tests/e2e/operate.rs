@@ -14,7 +14,7 @@ use proxy_tests::scrape::{Page, http_get};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 struct Ground {
     directory: TempDir,
@@ -27,7 +27,8 @@ fn start(agent: &[&str]) -> anyhow::Result<Ground> {
         binaries: binaries()?,
         lanes: Lanes::Raw,
         frontend: Frontend::Connect,
-        both: vec!["--enable-profiling".to_owned()],
+        // A busy machine must not turn a slow handshake into a flow of packets.
+        both: vec!["--enable-profiling".to_owned(), "--lane-wait=30s".to_owned()],
         agent: agent.iter().map(|flag| (*flag).to_owned()).collect(),
     };
     let pair = Konduit::start(directory.path(), &settings, None)?;

@@ -131,7 +131,7 @@ impl Konduit {
             format!("--operator-socket={}", directory.join("server-operator.socket").display()),
         ]);
         let mut server = Child::start("server", directory, &mut server)?;
-        if ports::wait_unix(&socket, Duration::from_secs(15)).is_err() {
+        if ports::wait_unix(&socket, Duration::from_secs(60)).is_err() {
             server.check()?;
             anyhow::bail!("proxy-server does not listen at {}:\n{}", socket.display(), server.last_words());
         }
@@ -168,7 +168,7 @@ impl Konduit {
     fn wait_ready(&mut self) -> anyhow::Result<()> {
         let pages = self.server_pages;
         let ready = || scrape::http_get(pages, "/readyz").is_ok();
-        if let Err(error) = ports::wait(Duration::from_secs(20), "an agent at the server", ready) {
+        if let Err(error) = ports::wait(Duration::from_secs(60), "an agent at the server", ready) {
             self.check()?;
             return Err(error).with_context(|| {
                 format!("server:\n{}\nagent:\n{}", self.server.last_words(), self.agent.last_words())
