@@ -25,9 +25,13 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	if !sandbox.Inside() {
-		buildClient()
+		// Made out here, so that it goes even if the tests are killed.
+		dir, err := os.MkdirTemp("", "kube-")
+		check(err)
+		check(os.Setenv(dirEnv, dir))
+		buildClient(dir)
 		code, err := sandbox.Reenter()
-		_ = os.Remove(os.Getenv(clientEnv))
+		_ = os.RemoveAll(dir)
 		check(err)
 		os.Exit(code)
 	}
@@ -40,12 +44,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-const clientEnv = "KONDUIT_KONNECTIVITY_CLIENT"
+const (
+	dirEnv    = "KONDUIT_TEST_DIR"
+	clientEnv = "KONDUIT_KONNECTIVITY_CLIENT"
+)
 
 // buildClient builds the konnectivity client while there is a network: in the
 // sandbox no module can be fetched. A failure is the client test's to report.
-func buildClient() {
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("konnectivity-client-%d", os.Getpid()))
+func buildClient(dir string) {
+	path := filepath.Join(dir, "konnectivity-client")
 	build := exec.Command("go", "build", "-C", "konnectivity", "-o", path, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the konnectivity client: %v\n%s", err, out)

@@ -98,9 +98,7 @@ func cells(t *testing.T) []*cluster.Cell {
 	t.Helper()
 	all := plans(t)
 	world.Do(func() {
-		if world.dir, world.err = os.MkdirTemp("", "kube-"); world.err != nil {
-			return
-		}
+		world.dir = os.Getenv(dirEnv)
 		for _, family := range topology.Families() {
 			var mine []cluster.Plan
 			for _, p := range all {
@@ -129,9 +127,6 @@ func cells(t *testing.T) []*cluster.Cell {
 func stopSites() {
 	for _, site := range world.sites {
 		site.Stop()
-	}
-	if world.dir != "" {
-		_ = os.RemoveAll(world.dir)
 	}
 }
 
@@ -184,7 +179,7 @@ func count(t *testing.T, cell *cluster.Cell) cluster.Counts {
 // client dialed, and hold as many as the client has open.
 func sameCounts(ctx context.Context, t *testing.T, cell *cluster.Cell, before cluster.Counts) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	for {
 		wrong := difference(cell.Plan, before, count(t, cell))
