@@ -1,6 +1,34 @@
 //! How many bytes the flows of this process may hold back, unless the operator says.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE};
+
+/// The budget of all flows, handed out as they come: each gets a fixed part of what is left, so that the sum stays
+/// within the budget until everybody gets the least.
+pub(super) struct Grants {
+    budget: u64,
+    given: AtomicU64,
+}
+
+impl Grants {
+    pub(super) fn new(budget: u64) -> Grants {
+        Grants { budget, given: AtomicU64::new(0) }
+    }
+
+    /// Bytes that a new flow may hold back in each direction.
+    pub(super) fn take(&self) -> u64 {
+        let left = self.budget.saturating_sub(self.given.load(Ordering::Relaxed));
+        let grant = (left / GRANT_SHARE).clamp(GRANT_LEAST, GRANT_MOST);
+        self.given.fetch_add(grant, Ordering::Relaxed);
+        grant
+    }
+
+    pub(super) fn give_back(&self, grant: u64) {
+        self.given.fetch_sub(grant, Ordering::Relaxed);
+    }
+}
 
 /// A quarter of the container's memory limit, else a sixteenth of the machine; upstream's manifests give an agent
 /// 30 Mi.
@@ -51,6 +79,16 @@ mod tests {
     fn reads_the_machine_s_memory() {
         assert_eq!(total_memory("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
         assert_eq!(total_memory("nothing"), None);
+    }
+
+    #[test]
+    fn sixty_four_flows_share_eight_mebibytes() {
+        let grants = Grants::new(8 << 20);
+        let given: Vec<u64> = (0..64).map(|_| grants.take()).collect();
+        assert!(given.iter().all(|grant| *grant >= GRANT_LEAST));
+        assert!(given.iter().sum::<u64>() < 12 << 20, "{given:?}");
+        given.iter().for_each(|grant| grants.give_back(*grant));
+        assert_eq!(grants.given.into_inner(), 0);
     }
 
     #[test]

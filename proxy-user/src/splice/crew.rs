@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::SpliceError;
+use super::budget::Grants;
 use super::control::Control;
 use super::inbox::Inbox;
 use super::pair::Pair;
@@ -28,6 +29,7 @@ pub(super) struct Crew {
     /// None where the kernel's map was not proven or not allowed.
     pub(super) map: Option<Arc<KernelMap>>,
     pub(super) stats: Stats,
+    pub(super) grants: Grants,
     pub(super) calm_after: Duration,
 }
 
@@ -67,8 +69,9 @@ impl Crew {
         self.inbox(control.owner()).look(control);
     }
 
-    /// A flow is over.
-    pub(super) fn left(&self) {
+    /// A flow with this grant is over.
+    pub(super) fn left(&self, grant: u64) {
+        self.grants.give_back(grant);
         self.stats.flows.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -85,7 +88,7 @@ impl Threads {
     /// Starts `count` quick and as many bulk threads.
     pub(super) fn start(
         count: usize,
-        pipes: Pool,
+        budget: u64,
         map: Option<Arc<KernelMap>>,
         calm_after: Duration,
     ) -> Result<Threads, SpliceError> {
@@ -93,7 +96,8 @@ impl Threads {
         let crew = Arc::new(Crew {
             inboxes,
             next: AtomicUsize::new(0),
-            pipes,
+            pipes: Pool::new(budget),
+            grants: Grants::new(budget),
             map,
             stats: Stats::default(),
             calm_after,

@@ -36,6 +36,8 @@ struct Parting {
 pub(super) struct Pair {
     ends: [Plain; 2],
     tracks: [Track; 2],
+    /// Bytes that may be held back in each direction.
+    grant: u64,
     broken: [bool; 2],
     begun: bool,
     /// The kernel miscounted: the flow ends as failed.
@@ -52,6 +54,7 @@ impl Pair {
     pub(super) fn new(
         ends: [Plain; 2],
         tracks: [Track; 2],
+        grant: u64,
         meter: Arc<Meter>,
         control: Arc<Control>,
         report: oneshot::Sender<Ending>,
@@ -59,6 +62,7 @@ impl Pair {
         Pair {
             ends,
             tracks,
+            grant,
             broken: [false; 2],
             begun: false,
             violated: false,
@@ -72,6 +76,10 @@ impl Pair {
 
     pub(super) fn end(&self, side: usize) -> &Plain {
         &self.ends[side]
+    }
+
+    pub(super) fn grant(&self) -> u64 {
+        self.grant
     }
 
     pub(super) fn control(&self) -> &Arc<Control> {
@@ -105,7 +113,10 @@ impl Pair {
     fn track(&mut self, t: usize) -> (&mut Track, Link<'_>) {
         let [left, right] = &self.ends;
         let (from, to) = if t == 0 { (left, right) } else { (right, left) };
-        (&mut self.tracks[t], Link { from, to, meter: &self.meter, control: &self.control })
+        (
+            &mut self.tracks[t],
+            Link { from, to, grant: self.grant, meter: &self.meter, control: &self.control },
+        )
     }
 
     /// What epoll should tell about one side. Readiness of a redirected direction is the kernel's business: it

@@ -77,6 +77,12 @@ pub(super) const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Directions that can be in the map at a time: two for each flow that the descriptors of a process allow.
 pub(super) const DIRECTIONS: u32 = 20_000;
 
+/// A flow gets a sixteenth of what is left of the budget, half of it for what may wait unsent at a destination. The
+/// least keeps one flow moving on any link; with the most nothing is bounded below [`UNSENT_MOST`].
+pub(super) const GRANT_SHARE: u64 = 16;
+pub(super) const GRANT_LEAST: u64 = 64 << 10;
+pub(super) const GRANT_MOST: u64 = 2 * UNSENT_MOST as u64;
+
 /// Bytes that may wait unsent at a TCP destination, beside what is in flight (the congestion window's business).
 /// The kernel's own bound is its send buffer, 4 MiB, all of which a stalled reader holds: two hops held 15 MiB per
 /// stalled flow without this and 7 MiB with it (HAProxy: 12), at the same throughput and CPU.

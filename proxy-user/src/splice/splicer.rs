@@ -13,7 +13,6 @@ use super::half::Half;
 use super::join::Join;
 use super::kernel::Sockmap;
 use super::pair::Pair;
-use super::pipe::Pool;
 use super::policy::DIRECTIONS;
 use super::sockmap::KernelMap;
 use super::stats::{Fallback, Snapshot};
@@ -46,7 +45,7 @@ impl Splicer {
             EngineChoice::Auto | EngineChoice::Sockmap => load(budget, config.flow_buffer_max),
             EngineChoice::Splice | EngineChoice::Copy => None,
         };
-        let threads = Arc::new(Threads::start(count, Pool::new(budget), map, config.calm_after)?);
+        let threads = Arc::new(Threads::start(count, budget, map, config.calm_after)?);
         let splicer = Splicer { threads, engine: Arc::default(), splice: config.proven.splice };
         splicer.set_engine(config.engine);
         Ok(splicer)
@@ -98,18 +97,19 @@ impl Splicer {
     fn join_plain(&self, ends: [Plain; 2], tracks: [Track; 2], meter: Arc<Meter>) -> Join {
         let (report, ending) = oneshot::channel();
         let control = Arc::new(Control::default());
+        let crew = self.threads.crew();
+        let grant = crew.grants.take();
         for end in &ends {
             // A socket whose peer is gone refuses these; reading it says so in order.
-            let _ = end.prepare();
+            let _ = end.prepare(grant);
         }
-        let pair = Pair::new(ends, tracks, meter.clone(), control.clone(), report);
-        let crew = self.threads.crew();
+        let pair = Pair::new(ends, tracks, grant, meter.clone(), control.clone(), report);
         crew.stats.add(&crew.stats.flows, 1);
         if let Err(pair) = crew.hand(crew.next(), Box::new(pair)) {
             // Thousands of new flows wait for the thread: refuse this one rather than queue without bound.
             crew.stats.fell_back(Fallback::Refused);
             pair.close(&crew.pipes, &crew.stats);
-            crew.left();
+            crew.left(grant);
         }
         Join::on_thread(ending, control, self.threads.clone(), meter)
     }

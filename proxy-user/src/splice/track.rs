@@ -53,6 +53,7 @@ pub(super) struct Track {
 pub(super) struct Link<'a> {
     pub(super) from: &'a Plain,
     pub(super) to: &'a Plain,
+    pub(super) grant: u64,
     pub(super) meter: &'a Meter,
     pub(super) control: &'a Arc<Control>,
 }
@@ -109,7 +110,7 @@ impl Track {
                 Act::Rest => return (Pause::Idle(self.wakes(turn.now)), None),
                 Act::Recv | Act::Fill if quantum == 0 => return (Pause::Hungry, None),
                 Act::Recv => self.recv(link, turn, &mut quantum),
-                Act::Fill => self.fill(link.from, turn.now, &mut quantum).map(|()| None),
+                Act::Fill => self.fill(link, turn.now, &mut quantum).map(|()| None),
                 Act::Drain => self.drain(link).map(|()| None),
                 Act::Send => self.send(link).map(|()| None),
                 Act::TakePipe => self.take_pipe(turn).map(|()| None),
@@ -272,10 +273,12 @@ impl Track {
         }
     }
 
-    fn fill(&mut self, from: &Plain, now: Instant, quantum: &mut usize) -> Result<(), Lost> {
+    fn fill(&mut self, link: &Link<'_>, now: Instant, quantum: &mut usize) -> Result<(), Lost> {
         let Some(pipe) = &self.pipe else { return self.step(Event::PipeGiven) };
         // The pipe is empty here, so EAGAIN speaks of the source.
-        match splice(from, &pipe.write, *quantum) {
+        // What a pipe holds is held back as well.
+        let most = (*quantum).min(link.grant as usize);
+        match splice(link.from, &pipe.write, most) {
             Ok(0) => self.step(Event::Eof),
             Ok(bytes) => {
                 *quantum -= bytes;

@@ -130,8 +130,9 @@ impl Worker {
         }
         for seat in self.seats.drain() {
             seat.pair.control().cancel();
+            let grant = seat.pair.grant();
             seat.pair.close(&self.crew.pipes, &self.crew.stats);
-            self.crew.left();
+            self.crew.left(grant);
         }
     }
 
@@ -269,7 +270,7 @@ impl Worker {
         match next {
             Next::Over => {
                 let seat = self.seats.remove(key);
-                self.crew.left();
+                self.crew.left(seat.pair.grant());
                 seat.pair.close(&self.crew.pipes, &self.crew.stats);
             }
             _ if moves => self.move_away(key),
