@@ -31,7 +31,8 @@ pub(crate) fn visit(walk: *const Walk) {
     let state = unsafe { addr_of_mut!((*slot).state) };
     let now = unsafe { read_volatile(state) };
     let wants = unsafe { read_volatile(addr_of_mut!((*slot).leave)) } != 0;
-    // While passing, bytes may be in the kernel's hands that later ones would overtake.
+    // Not while passing: a recv of passed bytes moves the socket's copied_seq only as long as the socket has a
+    // verdict, and without that the kernel takes later bytes for a gap ("recvmsg seq # bug").
     if !wants || now & PASS != 0 {
         return;
     }
