@@ -28,8 +28,11 @@ fn through(input: &[u8], cuts: &[usize]) -> (Vec<u8>, bool) {
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// A header list with its stream, and whether it ends the stream.
+type List = (u32, bool, Fields);
+
 /// What a server makes of it: header lists by stream, and every other frame.
-fn read_back(bytes: &[u8]) -> (Vec<(u32, bool, Fields)>, Vec<Vec<u8>>) {
+fn read_back(bytes: &[u8]) -> (Vec<List>, Vec<Vec<u8>>) {
     assert_eq!(&bytes[..PREFACE], HELLO);
     let (mut rest, mut lists, mut others) = (&bytes[PREFACE..], Vec::new(), Vec::new());
     let mut open: Option<(Head, Vec<u8>)> = None;

@@ -35,11 +35,14 @@ pub struct Field<'a> {
     pub sensitive: bool,
 }
 
+/// Name and value.
+type Entry = (Box<[u8]>, Box<[u8]>);
+
 /// The decoder of one connection. After an error its table is no longer that of the peer.
 #[derive(Debug)]
 pub struct Decoder {
     /// Newest first.
-    table: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    table: VecDeque<Entry>,
     size: usize,
     limit: usize,
 }
