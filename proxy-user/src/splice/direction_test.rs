@@ -69,10 +69,6 @@ struct World {
     shut: bool,
 }
 
-fn total(runs: &[Run]) -> u64 {
-    runs.iter().map(|(from, to)| to - from).sum()
-}
-
 /// Cuts up to `most` bytes off the front.
 fn cut(runs: &mut Vec<Run>, most: usize) -> Option<Run> {
     let (from, to) = *runs.first()?;
