@@ -17,7 +17,7 @@ use proxy_user::server::options::{Mode, Options};
 
 /// What a cell is to be like.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub frontend: Frontend,
     /// The frontend on TCP with client certificates, instead of a Unix socket.
     pub tls: bool,
@@ -30,7 +30,7 @@ impl Default for Plan {
     }
 }
 
-pub struct Cell {
+pub(crate) struct Cell {
     // Dropped in this order: agents would complain of a server that is gone.
     agents: Vec<RunningAgent>,
     pub server: RunningServer,
@@ -39,12 +39,12 @@ pub struct Cell {
 
 impl Cell {
     /// Starts a server and one agent, and waits until they know each other.
-    pub async fn start(plan: Plan) -> anyhow::Result<Cell> {
+    pub(crate) async fn start(plan: Plan) -> anyhow::Result<Cell> {
         Cell::with(plan, |_| {}).await
     }
 
     /// As [`Cell::start`]; `change` has a last look at the server's options.
-    pub async fn with(plan: Plan, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
+    pub(crate) async fn with(plan: Plan, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
         let mut cell = Cell::serve(plan, change)?;
         cell.start_agent(plan, |_| {})?;
         cell.server.has_agents(1).await?;
@@ -52,7 +52,7 @@ impl Cell {
     }
 
     /// A server without an agent.
-    pub fn server(plan: Plan) -> anyhow::Result<Cell> {
+    pub(crate) fn server(plan: Plan) -> anyhow::Result<Cell> {
         Cell::serve(plan, |_| {})
     }
 
@@ -75,7 +75,7 @@ impl Cell {
     }
 
     /// One agent more; `change` has a last look at its options.
-    pub fn start_agent(
+    pub(crate) fn start_agent(
         &mut self,
         plan: Plan,
         change: impl FnOnce(&mut agent::options::Options),
@@ -87,12 +87,12 @@ impl Cell {
         Ok(())
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.server.socket().to_owned()
     }
 
     /// The TCP port of the frontend.
-    pub fn frontend(&self) -> SocketAddr {
+    pub(crate) fn frontend(&self) -> SocketAddr {
         match &self.server.bound.frontend {
             BoundFrontend::Tcp(address) => *address,
             BoundFrontend::Uds(path) => panic!("the frontend is at {}", path.display()),
@@ -100,34 +100,34 @@ impl Cell {
     }
 
     /// A client's certificate that both ports of the server accept.
-    pub fn client(&self) -> Pair {
+    pub(crate) fn client(&self) -> Pair {
         Pair { cert: self.ground.path("client.crt"), key: self.ground.path("client.key") }
     }
 
     /// TLS towards the server.
-    pub fn tls(&self, identity: Option<&Pair>, alpn: &[u8]) -> ClientEndpoint {
+    pub(crate) fn tls(&self, identity: Option<&Pair>, alpn: &[u8]) -> ClientEndpoint {
         tls(&self.ground.certs.ca(), identity, alpn)
     }
 
     /// The sum of the server's series whose name ends so and that carry these labels.
-    pub fn server_count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn server_count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         count(self.server.dialer.metrics.registry(), name, labels)
     }
 
     /// The same of the agents'.
-    pub fn agent_count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn agent_count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.agents.iter().map(|agent| count(agent.metrics.registry(), name, labels)).sum()
     }
 
     /// Until a sum of the server's series has this value.
-    pub async fn server_counts(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+    pub(crate) async fn server_counts(&self, name: &str, labels: &[(&str, &str)], value: f64) {
         until(&format!("{name}{labels:?} is {value}"), || self.server_count(name, labels) == value)
             .await
             .unwrap();
     }
 }
 
-pub fn tls(ca: &Path, identity: Option<&Pair>, alpn: &[u8]) -> ClientEndpoint {
+pub(crate) fn tls(ca: &Path, identity: Option<&Pair>, alpn: &[u8]) -> ClientEndpoint {
     let identity = identity.map(|pair| (pair.cert.clone(), pair.key.clone()));
     ClientTls { ca: ca.to_owned(), identity, alpn: vec![alpn.to_vec()] }.watch().unwrap()
 }
@@ -146,4 +146,4 @@ fn lanes(lanes: Lanes) -> (LanesMode, LaneSecurity) {
 }
 
 /// Nothing here takes this long unless it hangs.
-pub const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);

@@ -30,7 +30,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     for route in routes.iter().filter(|route| route.name != "direct") {
         println!("  {} runs", route.name);
     }
-    let lines = vec![
+    let lines = [
         bulk(&context, &routes, Kind::Down, "download")?,
         bulk(&context, &routes, Kind::Up, "upload")?,
         round_trips(&context, &routes)?,

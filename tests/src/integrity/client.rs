@@ -49,11 +49,11 @@ pub(super) fn one_flow(way: &Way, target: &CheckedTarget, plan: &Plan) -> (u64, 
     let aborted = plan.aborts();
     // The kernel tells an abort once, to whoever asks first.
     let told = sending.is_err();
-    if let Err(error) = sending {
-        if !aborted || is_timeout(&error) {
-            let of = plan.up.bytes;
-            faults.extend(fault(plan, "client sending", Fault::Broken { at: sent, of, why: words(&error) }));
-        }
+    if let Err(error) = sending
+        && (!aborted || is_timeout(&error))
+    {
+        let of = plan.up.bytes;
+        faults.extend(fault(plan, "client sending", Fault::Broken { at: sent, of, why: words(&error) }));
     }
     // What a client that aborts still reads is nobody's business but the contents.
     let own_abort = plan.up.abort_at.is_some();

@@ -113,14 +113,14 @@ fn run(mut conn: Conn, plan: &Plan, strict: bool) -> (u64, Vec<Fault>) {
     // The kernel tells an abort once, to whoever asks first.
     let strict = strict && !own_abort && sending.is_ok();
     let mut faults: Vec<Fault> = judge(&plan.up, aborted, strict, came, how).into_iter().collect();
-    if let Err(error) = sending {
-        if !aborted || is_timeout(&error) {
-            faults.push(Fault::Broken {
-                at: sent,
-                of: plan.down.bytes,
-                why: format!("sending: {}", words(&error)),
-            });
-        }
+    if let Err(error) = sending
+        && (!aborted || is_timeout(&error))
+    {
+        faults.push(Fault::Broken {
+            at: sent,
+            of: plan.down.bytes,
+            why: format!("sending: {}", words(&error)),
+        });
     }
     (came, faults)
 }

@@ -252,12 +252,12 @@ impl Parser {
             let Some(prefix) = self.message.first_chunk::<5>() else { continue };
             let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
             let body = &self.message[5..];
-            if body.starts_with(&[0x08, 0x04]) {
-                if let Some(payload) = data_payload(body) {
-                    self.payload = payload;
-                    self.message.clear();
-                    return (at + 1, Some(Event::Other));
-                }
+            if body.starts_with(&[0x08, 0x04])
+                && let Some(payload) = data_payload(body)
+            {
+                self.payload = payload;
+                self.message.clear();
+                return (at + 1, Some(Event::Other));
             }
             if body.len() == length {
                 let event = packet(body);
@@ -321,8 +321,8 @@ fn control(frame: &[u8]) -> Event {
     let payload = &frame[HEAD..];
     match (frame[3], frame[4]) {
         (4, 0) => {
-            let windows = payload.chunks_exact(6).filter(|setting| setting[..2] == [0, 4]);
-            Event::Settings(windows.last().map(|s| u32::from_be_bytes([s[2], s[3], s[4], s[5]])))
+            let mut windows = payload.chunks_exact(6).filter(|setting| setting[..2] == [0, 4]);
+            Event::Settings(windows.next_back().map(|s| u32::from_be_bytes([s[2], s[3], s[4], s[5]])))
         }
         (6, 0) => payload.first_chunk().map_or(Event::Other, |payload| Event::Ping(*payload)),
         (8, _) => match payload.first_chunk() {
