@@ -71,6 +71,9 @@ pub struct Options {
     /// Mark the figures as indicative: others use this machine at the same time.
     #[arg(long)]
     noisy: bool,
+    /// Show the gates, but fail only over what could not be measured or broke.
+    #[arg(long)]
+    show_only: bool,
 }
 
 #[derive(Args)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{build, lint, setup, sh};
+use crate::{bench, lint, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -26,7 +26,11 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { name: "setup", shows: "what the build and the tests need is installed", run: prepare },
     Step { name: "lint", shows: "format, clippy, bans, licences, sources, advisories", run: lint::run },
-    Step { name: "build", shows: "the eBPF object, both binaries, the tools of the tests", run: build_all },
+    Step {
+        name: "build",
+        shows: "the eBPF object, both binaries, the tools of the tests",
+        run: bench::build,
+    },
     Step { name: "lower", shows: "builds and passes without the in-kernel engine", run: lower_engines },
     Step { name: "unit", shows: "logic beside the code", run: unit },
     Step { name: "behaviour", shows: "real sockets, processes, kernels", run: behaviour },
@@ -34,6 +38,11 @@ const STEPS: &[Step] = &[
         name: "kubernetes",
         shows: "the API server's own code, kubectl, a kubelet's streaming",
         run: kubernetes,
+    },
+    Step {
+        name: "figures",
+        shows: "the bench in short; every byte checked over engines and a bad link",
+        run: figures,
     },
 ];
 
@@ -82,15 +91,6 @@ fn prepare() -> Result<()> {
     setup::run(&setup::Options { build_only: false })
 }
 
-fn build_all() -> Result<()> {
-    build::ebpf(false)?;
-    build::binaries("release")?;
-    sh::run(
-        "build the tools of the tests",
-        &mut cargo(&["build", "--release", "-p", "proxy-tests", "--bins"]),
-    )
-}
-
 fn lower_engines() -> Result<()> {
     let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--quiet"];
     sh::run("test without the in-kernel engine", &mut cargo(&args))
@@ -115,6 +115,12 @@ fn kubernetes() -> Result<()> {
     go.args(["test", "-count=1", "-timeout=25m", "./..."]);
     go.env("KONDUIT_SERVER", release.join("proxy-server")).env("KONDUIT_AGENT", release.join("proxy-agent"));
     sh::run("test the Kubernetes path", &mut go)
+}
+
+/// Gates are for `cargo xtask bench` on a quiet machine; here a figure must be had, by the path that was asked for.
+fn figures() -> Result<()> {
+    bench::program(&["run", "--quick", "--show-only", "--only", "throughput,roundtrip,loaded,encrypted"])?;
+    bench::program(&["integrity", "--minutes", "1.5"])
 }
 
 fn cargo(args: &[&str]) -> Command {
