@@ -17,26 +17,39 @@ impl KernelLog {
         Ok(KernelLog { kmsg })
     }
 
-    /// The lines since the last call that tell of a fault.
+    /// The faults since the last call, each with the program it happened in, equal ones counted.
     pub fn new_warnings(&mut self) -> Result<Vec<String>> {
-        let (mut found, mut record) = (Vec::new(), [0; 8192]);
+        let mut found: Vec<(String, usize)> = Vec::new();
+        let (mut record, mut program) = ([0; 8192], String::new());
         loop {
-            match self.kmsg.read(&mut record) {
-                Ok(0) => return Ok(found),
-                Ok(n) => {
-                    let text = String::from_utf8_lossy(&record[..n]);
-                    let line = text.split_once(';').map_or("", |(_, rest)| rest.lines().next().unwrap_or(""));
-                    if is_warning(line) {
-                        found.push(line.to_owned());
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(found),
+            let line = match self.kmsg.read(&mut record) {
+                Ok(n @ 1..) => text_of(&record[..n]),
+                Ok(_) => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // Records that were overwritten before we read them.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
                 Err(error) => return Err(error),
+            };
+            if let Some((_, rest)) = line.split_once("Comm: ") {
+                program = rest.split(' ').next().unwrap_or_default().to_owned();
+            }
+            if is_warning(&line) {
+                // The processor and the process differ from time to time; the place is what counts.
+                let place = line.split_once(" at ").map_or(line.as_str(), |(_, place)| place);
+                match found.iter_mut().find(|(other, _)| other == place) {
+                    Some((_, times)) => *times += 1,
+                    None => found.push((place.to_owned(), 1)),
+                }
             }
         }
+        let words = |(place, times)| format!("{place}, {times} times, last in {program}");
+        Ok(found.into_iter().map(words).collect())
     }
+}
+
+fn text_of(record: &[u8]) -> String {
+    let text = String::from_utf8_lossy(record);
+    text.split_once(';').and_then(|(_, rest)| rest.lines().next()).unwrap_or_default().to_owned()
 }
 
 fn is_warning(line: &str) -> bool {
