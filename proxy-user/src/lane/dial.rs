@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 
 use tokio::select;
+use tokio::time::timeout;
 
 use super::carrier::Lane;
 use super::message::{TalkError, hear, pb, say};
@@ -124,8 +125,11 @@ impl StreamLanes {
                     return Ok(Dialled::Lane(end, path));
                 }
                 Some(Err(error)) => return Err(error),
-                // The agent sees the same and answers on the control stream.
-                None => on_mux.await,
+                // The agent sees the same and answers on the control stream, unless it said a failure already.
+                None => match timeout(self.pool.shared.config.answer, on_mux).await {
+                    Ok(answered) => answered,
+                    Err(_) => Err(DialError::new(DialReason::AgentTimeout, "timed out waiting for backend dial")),
+                },
             },
             answered = &mut on_mux => answered,
         };

@@ -193,8 +193,11 @@ impl Stream {
             Err(_) => false,
         };
         let slot = self.shared.slot();
-        if let (true, Some(slot)) = (told, slot) {
+        if told {
+            // Its answer is said: a reset could destroy it.
             lane.disengage();
+        }
+        if let (true, Some(slot)) = (told, slot) {
             let stream = self.clone();
             let ended = self.ended.clone();
             tokio::spawn(ended.run_until_cancelled_owned(async move { stream.serve(lane, slot).await }));

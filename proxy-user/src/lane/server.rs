@@ -127,7 +127,7 @@ impl ServerLanes {
         Ok(StreamLanes { pool, number: ticket.stream, ticket })
     }
 
-    /// Whether connections from this address are worth a TLS handshake.
+    /// Whether lanes from this address are heard, once their TLS handshake is done.
     pub fn admits(&self, from: IpAddr) -> bool {
         self.shared.book.admits(from, Instant::now())
     }

@@ -71,6 +71,11 @@ fn as_abort(error: io::Error) -> io::Error {
 }
 
 impl FlowStream for LaneStream {
+    fn unacknowledged(&self) -> u64 {
+        let socket = self.wire.as_ref().map(|wire| wire.get_ref().0.get_ref());
+        socket.and_then(|socket| sockopt::unsent(socket).ok()).map_or(0, u64::from)
+    }
+
     fn abort(&mut self) {
         if let Some(wire) = self.wire.take() {
             reset(&wire);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -128,9 +128,20 @@ impl Flow {
         now.saturating_duration_since(self.progressed) >= STALLED
     }
 
-    /// Nobody took a byte for a while: the first to go when the whole buffer is full.
-    pub(super) fn idle(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.progressed).as_millis() >= 100
+    /// How long nobody has taken a byte.
+    pub(super) fn idle_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.progressed)
+    }
+
+    /// Forgets what waits to be read and aborts; the reader learns it even when the peer had closed cleanly.
+    /// Says how much was forgotten.
+    pub(super) fn give_up(&mut self) -> u64 {
+        let bytes = self.discard();
+        self.step(Event::Abort);
+        self.read_end = Some(ReadEnd::Reset);
+        wake(&mut self.reader);
+        wake(&mut self.unwritable);
+        bytes
     }
 
     // Towards the peer.

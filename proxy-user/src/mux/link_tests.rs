@@ -194,3 +194,40 @@ async fn a_flow_that_nobody_reads_is_given_up() {
     assert!(unread.read_to_end(&mut Vec::new()).await.is_err());
     assert!(dialer.inner.config.pool.queued() <= limits.total);
 }
+
+/// Towards upstream: a reader that trickles is never idle, and the whole buffer is bounded all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trickling_reader_does_not_lift_the_bound() {
+    let limits = Limits { flow: 256 << 10, total: 1 << 20 };
+    let (dialer, acceptor) = links(Dialect::Upstream, limits);
+    let (mut trickle, mut flood) = flow(&dialer, &acceptor);
+    let flood = tokio::spawn(async move { while flood.write_all(&[7; 32768]).await.is_ok() {} });
+    let most = limits.total + MAX_DATA as u64;
+    let ended = tokio::time::timeout(SOON, async {
+        let mut buffer = vec![0; 1024];
+        while trickle.read(&mut buffer).await.is_ok() {
+            assert!(dialer.inner.config.pool.queued() <= most, "{}", dialer.inner.config.pool.queued());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    ended.await.unwrap();
+    drop(trickle);
+    tokio::time::timeout(SOON, flood).await.unwrap().unwrap();
+}
+
+/// Bytes were thrown away, so the end is an abort, although the peer had closed cleanly behind them.
+#[tokio::test]
+async fn a_flow_given_up_behind_a_clean_close_does_not_read_as_clean() {
+    let (dialer, acceptor) = links(Dialect::Upstream, Limits::default());
+    let (mut unread, mut there) = flow(&dialer, &acceptor);
+    there.write_all(&[7; 65536]).await.unwrap();
+    there.shutdown().await.unwrap();
+    let closed = tokio::time::timeout(SOON, async {
+        while dialer.inner.book().flows.values().any(|flow| flow.state.is_writing()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    closed.await.unwrap();
+    assert!(dialer.inner.config.pool.give_up_largest(Duration::ZERO));
+    assert!(unread.read_to_end(&mut Vec::new()).await.is_err());
+}

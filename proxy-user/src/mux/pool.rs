@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::brake::Limits;
 use super::link::Inner;
-use super::state::{Dialect, Event};
+use super::state::Dialect;
 use crate::wire::ids::ConnId;
 
 /// Shared by every link of a process.
@@ -45,8 +45,9 @@ impl Pool {
         self.queued() > self.limits.total
     }
 
-    /// Ends the largest flow that nobody reads, on whichever link it is; false when every flow moves.
-    pub(super) fn give_up_largest(&self) -> bool {
+    /// Ends the largest flow from which nobody took a byte for `idle`, on whichever link it is; false when there is
+    /// none.
+    pub(super) fn give_up_largest(&self, idle: Duration) -> bool {
         let links: Vec<Arc<Inner>> = {
             let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
             links.iter().filter_map(Weak::upgrade).collect()
@@ -57,7 +58,8 @@ impl Pool {
             .filter(|link| link.config.dialect == Dialect::Upstream)
             .filter_map(|link| {
                 let book = link.book();
-                let idle = book.flows.iter().filter(|(_, flow)| flow.queued > 0 && flow.idle(now));
+                let idle =
+                    book.flows.iter().filter(|(_, flow)| flow.queued > 0 && flow.idle_for(now) >= idle);
                 idle.map(|(conn, flow)| (flow.queued, *conn)).max().map(|(queued, conn)| (queued, conn, link))
             })
             .max_by_key(|(queued, ..)| *queued);
@@ -76,8 +78,7 @@ impl Inner {
     pub(super) fn give_up(&self, conn: ConnId) {
         let mut book = self.book();
         if let Some(flow) = book.flows.get_mut(&conn) {
-            self.config.pool.sub(flow.discard());
-            flow.step(Event::Abort);
+            self.config.pool.sub(flow.give_up());
             book.settle(conn);
         }
         drop(book);

@@ -16,6 +16,8 @@ use crate::wire::pb;
 
 /// How often flows that nobody reads are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Flows that stood still for so long are the first to go when the whole buffer is full.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// Why a link ended.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -172,8 +174,12 @@ impl Inner {
 
     /// A flow is at its bound: waits until it has drained a little, as long as the brake allows.
     async fn hold(&self, conn: ConnId, brake: &mut Brake) {
-        while self.config.pool.is_over() && self.config.pool.give_up_largest() {}
-        let Some(allowance) = brake.allowance(Instant::now()) else { return };
+        while self.config.pool.is_over() && self.config.pool.give_up_largest(IDLE) {}
+        let Some(allowance) = brake.allowance(Instant::now()) else {
+            // No pause is left and nobody stands still: the bound holds all the same.
+            while self.config.pool.is_over() && self.config.pool.give_up_largest(Duration::ZERO) {}
+            return;
+        };
         let began = Instant::now();
         let drained = tokio::time::timeout(allowance, async {
             loop {

@@ -14,10 +14,11 @@ pub(super) const COPY_QUANTUM: usize = 64 << 10;
 /// How long a Unix peer may take to read the greeting before bytes of the flow follow it.
 pub(super) const GREETING_WAIT: Duration = Duration::from_millis(50);
 
-/// How long bytes in front of an abort may take to be acknowledged, counted from the last progress.
+/// How long bytes in front of an abort may wait for a taker since the last progress, and then, in all, to be
+/// acknowledged.
 pub(super) const ABORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Commands that wait for one engine thread; beyond it a new flow is copied on tokio.
+/// Commands that wait for one engine thread; beyond it a new flow is refused.
 pub(super) const INBOX_BOUND: usize = 4096;
 
 /// Buffers of the copy on tokio: small for a round trip, grown while they come back full. One TLS record is

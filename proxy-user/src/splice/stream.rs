@@ -60,8 +60,14 @@ pub(super) async fn join(
             return ending(finish, finish);
         }
     };
-    let mut copy =
-        Copy { ends: [left, right], halves: [up, down], broken: [false; 2], stall: None, clean: false };
+    let mut copy = Copy {
+        ends: [left, right],
+        halves: [up, down],
+        broken: [false; 2],
+        stall: None,
+        clean: false,
+        cut: false,
+    };
     let cancelled = poll_fn(|context| {
         if cancel.poll(context) { Poll::Ready(true) } else { copy.poll(context, &meter).map(|()| false) }
     })
@@ -69,7 +75,7 @@ pub(super) async fn join(
     let finish = |half: &Half| half.finish().unwrap_or(Finish::Cancelled);
     let (up, down) = (finish(&copy.halves[0]), finish(&copy.halves[1]));
     copy.clean = up == Finish::Clean && down == Finish::Clean;
-    if !copy.clean && !cancelled {
+    if (!copy.clean || copy.cut) && !cancelled {
         copy.part().await;
     }
     drop(copy);
@@ -84,6 +90,8 @@ struct Copy {
     stall: Option<(Pin<Box<tokio::time::Sleep>>, u64)>,
     /// Whatever does not end cleanly, a dropped join included, is an abort for both peers.
     clean: bool,
+    /// A direction was ended because the other one is over: its source goes on, so its close may be a reset.
+    cut: bool,
 }
 
 impl Drop for Copy {
@@ -118,6 +126,7 @@ impl Copy {
             let over = self.halves[side].finish().is_some() && self.halves[1 - side].finish().is_none();
             if over && self.ends[side].poll_unwritable(context).is_ready() {
                 self.halves[1 - side].end_with_the_other();
+                self.cut = true;
             }
         }
         if self.halves.iter().all(|half| half.finish().is_some()) {

@@ -25,7 +25,7 @@ use crate::net::tls::{Identity, ServerEndpoint};
 use crate::wire::packet::MAX_PACKET;
 use crate::wire::pb::agent_service_server::AgentServiceServer;
 
-/// TLS and, for a control stream, the HTTP/2 preface.
+/// TLS, and then, for a control stream, the first byte of HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Handshakes under way at a time; the rest waits in the kernel's backlog.
 const HANDSHAKES: usize = 4096;
@@ -117,6 +117,12 @@ async fn sort(
         return;
     }
     let Accepted { mut stream, remote, tls, .. } = accepted;
+    // What follows the handshake is still in the socket, since it is read record by record: a peer that says
+    // nothing must not hold a connection for ever.
+    let first = tokio::time::timeout(HANDSHAKE, stream.get_ref().0.get_ref().peek(&mut [0])).await;
+    if !matches!(first, Ok(Ok(1))) {
+        return;
+    }
     stream.get_mut().0.pass_through();
     // Upstream's peers have it too: a dead peer is noticed in 20 s. A socket that is gone already says so when read.
     let _ = sockopt::set_user_timeout(stream.get_ref().0.get_ref(), SILENCE);

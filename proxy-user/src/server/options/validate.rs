@@ -1,6 +1,7 @@
 //! What upstream's server refuses, all of it at once, and what this version cannot do yet.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Options;
 use crate::net::cipher::TlsPolicy;
@@ -15,9 +16,23 @@ pub(super) fn finish(options: &mut Options, unread: BTreeMap<String, String>) ->
     agents(options, &mut found);
     flows(options, &mut found);
     warn(options);
+    for time in [&mut options.keepalive_time, &mut options.frontend_keepalive_time] {
+        *time = keepalive(*time);
+    }
+    if options.lanes.ping.is_zero() {
+        found.push(("lane-ping", "lane ping must be greater than 0".to_owned()));
+    }
     let meaning = found.into_iter().filter(|(flag, _)| !unread.contains_key(*flag));
     let meaning: Vec<String> = meaning.map(|(flag, gist)| mistake(flag, gist)).collect();
     unread.into_values().chain(meaning).collect()
+}
+
+/// As grpc-go: 0 means its default, and nothing is pinged more often than each second.
+fn keepalive(asked: Duration) -> Duration {
+    match asked {
+        Duration::ZERO => Duration::from_secs(2 * 3600),
+        asked => asked.max(Duration::from_secs(1)),
+    }
 }
 
 fn files(o: &Options, found: &mut Vec<(&'static str, String)>) {
@@ -141,6 +156,10 @@ fn flows(o: &Options, found: &mut Vec<(&'static str, String)>) {
 fn warn(o: &mut Options) {
     if let Ok(policy) = TlsPolicy::parse(&o.tls_min_version, &o.cipher_suites) {
         o.warnings.extend(policy.notes);
+    }
+    if o.cluster_ca_cert.is_empty() {
+        let text = "--cluster-ca-cert is not set: whoever reaches the agent port can register as an agent.";
+        o.warnings.push(text.to_owned());
     }
     if o.enable_contention_profiling {
         let text = "--enable-contention-profiling has no effect: there is no lock profile of this program.";
