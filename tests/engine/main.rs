@@ -5,6 +5,7 @@
 mod abort;
 mod adapt;
 mod bench;
+mod budget;
 mod copy;
 mod integrity;
 mod pattern;

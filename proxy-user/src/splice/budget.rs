@@ -3,7 +3,41 @@
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE};
+use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, UNSENT_MOST};
+
+/// What one flow may hold back in a direction: half of it received, an eighth in userspace or a pipe, a quarter
+/// unsent; the kernel's last segment takes the rest. A grant of [`GRANT_MOST`] leaves the kernel's autotuning alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grant(u64);
+
+impl Grant {
+    /// Of a flow that no budget bounds.
+    pub(super) const MOST: Grant = Grant(GRANT_MOST);
+
+    fn bounded(self) -> Option<u64> {
+        (self.0 < GRANT_MOST).then_some(self.0)
+    }
+
+    /// Bytes of the receive buffer; none: as the kernel sees fit.
+    pub(super) fn receive_buffer(self) -> Option<usize> {
+        self.bounded().map(|bytes| bytes as usize / 2)
+    }
+
+    /// Bytes on their way through a pipe or a buffer of ours.
+    pub(super) fn in_hand(self) -> usize {
+        self.bounded().map_or(usize::MAX, |bytes| bytes as usize / 8)
+    }
+
+    /// Bytes that wait at the destination beside what is in flight.
+    pub(super) fn unsent(self) -> u32 {
+        self.bounded().map_or(UNSENT_MOST, |bytes| bytes as u32 / 4)
+    }
+
+    /// The same where the kernel itself redirects.
+    pub(super) fn redirected(self) -> u32 {
+        self.bounded().map_or(u32::MAX, |bytes| bytes as u32 / 2)
+    }
+}
 
 /// The budget of all flows, handed out as they come: each gets a fixed part of what is left, so that the sum stays
 /// within the budget until everybody gets the least.
@@ -17,16 +51,16 @@ impl Grants {
         Grants { budget, given: AtomicU64::new(0) }
     }
 
-    /// Bytes that a new flow may hold back in each direction.
-    pub(super) fn take(&self) -> u64 {
+    /// What a new flow may hold back in each direction.
+    pub(super) fn take(&self) -> Grant {
         let left = self.budget.saturating_sub(self.given.load(Ordering::Relaxed));
         let grant = (left / GRANT_SHARE).clamp(GRANT_LEAST, GRANT_MOST);
         self.given.fetch_add(grant, Ordering::Relaxed);
-        grant
+        Grant(grant)
     }
 
-    pub(super) fn give_back(&self, grant: u64) {
-        self.given.fetch_sub(grant, Ordering::Relaxed);
+    pub(super) fn give_back(&self, grant: Grant) {
+        self.given.fetch_sub(grant.0, Ordering::Relaxed);
     }
 }
 
@@ -84,11 +118,20 @@ mod tests {
     #[test]
     fn sixty_four_flows_share_eight_mebibytes() {
         let grants = Grants::new(8 << 20);
-        let given: Vec<u64> = (0..64).map(|_| grants.take()).collect();
-        assert!(given.iter().all(|grant| *grant >= GRANT_LEAST));
-        assert!(given.iter().sum::<u64>() < 12 << 20, "{given:?}");
+        let given: Vec<Grant> = (0..64).map(|_| grants.take()).collect();
+        assert!(given.iter().all(|grant| grant.0 >= GRANT_LEAST));
+        assert!(given.iter().map(|grant| grant.0).sum::<u64>() < 10 << 20, "{given:?}");
         given.iter().for_each(|grant| grants.give_back(*grant));
         assert_eq!(grants.given.into_inner(), 0);
+    }
+
+    #[test]
+    fn the_parts_of_a_grant_fit_into_it() {
+        let least = Grant(GRANT_LEAST);
+        let parts = least.receive_buffer().unwrap() + least.in_hand() + least.unsent() as usize;
+        assert!(parts as u64 <= GRANT_LEAST, "{parts}");
+        assert_eq!(least.receive_buffer(), Some(64 << 10));
+        assert_eq!((Grant::MOST.receive_buffer(), Grant::MOST.unsent()), (None, UNSENT_MOST));
     }
 
     #[test]

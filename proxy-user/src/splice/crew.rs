@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::SpliceError;
-use super::budget::Grants;
+use super::budget::{Grant, Grants};
 use super::control::Control;
 use super::inbox::Inbox;
 use super::pair::Pair;
@@ -70,7 +70,7 @@ impl Crew {
     }
 
     /// A flow with this grant is over.
-    pub(super) fn left(&self, grant: u64) {
+    pub(super) fn left(&self, grant: Grant) {
         self.grants.give_back(grant);
         self.stats.flows.fetch_sub(1, Ordering::Relaxed);
     }

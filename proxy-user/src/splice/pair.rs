@@ -7,6 +7,7 @@ use rustix::event::epoll::EventFlags;
 use tokio::sync::oneshot;
 
 use super::Plain;
+use super::budget::Grant;
 use super::control::Control;
 use super::direction::Event;
 use super::pipe::Pool;
@@ -36,8 +37,7 @@ struct Parting {
 pub(super) struct Pair {
     ends: [Plain; 2],
     tracks: [Track; 2],
-    /// Bytes that may be held back in each direction.
-    grant: u64,
+    grant: Grant,
     broken: [bool; 2],
     begun: bool,
     /// The kernel miscounted: the flow ends as failed.
@@ -54,7 +54,7 @@ impl Pair {
     pub(super) fn new(
         ends: [Plain; 2],
         tracks: [Track; 2],
-        grant: u64,
+        grant: Grant,
         meter: Arc<Meter>,
         control: Arc<Control>,
         report: oneshot::Sender<Ending>,
@@ -78,7 +78,7 @@ impl Pair {
         &self.ends[side]
     }
 
-    pub(super) fn grant(&self) -> u64 {
+    pub(super) fn grant(&self) -> Grant {
         self.grant
     }
 

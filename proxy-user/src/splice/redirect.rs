@@ -55,6 +55,7 @@ impl Track {
             link.from,
             link.to,
             link.control,
+            link.grant,
             self.origin.map(|origin| origin + self.taken),
         ) {
             Ok(in_map) => {

@@ -11,8 +11,9 @@ use rustix::pipe::SpliceFlags;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::Plain;
+use super::budget::Grant;
 use super::kernel::sock::unacknowledged;
-use super::policy::{GRANT_MOST, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES, UNSENT_MOST};
+use super::policy::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
 use crate::flow::Finish;
 
 impl AsFd for Plain {
@@ -32,9 +33,8 @@ impl Plain {
     /// No delay and the design's keepalive on a TCP socket. Never `TCP_USER_TIMEOUT`: it also ends a flow whose
     /// reader merely pauses.
     ///
-    /// `grant`: bytes that the flow may hold back. Only one below the most bounds the receive buffer, for that ends
-    /// the kernel's autotuning.
-    pub(super) fn prepare(&self, grant: u64) -> io::Result<()> {
+    /// `grant` bounds the receive buffer only where it must, for that ends the kernel's autotuning.
+    pub(super) fn prepare(&self, grant: Grant) -> io::Result<()> {
         self.set_nonblocking()?;
         if let Plain::Tcp(socket) = self {
             let socket = SockRef::from(socket);
@@ -45,10 +45,10 @@ impl Plain {
                     .with_interval(KEEPALIVE_INTERVAL)
                     .with_retries(KEEPALIVE_RETRIES),
             )?;
-            socket.set_tcp_notsent_lowat(UNSENT_MOST.min((grant / 2) as u32))?;
-            if grant < GRANT_MOST {
+            socket.set_tcp_notsent_lowat(grant.unsent())?;
+            if let Some(bytes) = grant.receive_buffer() {
                 // The kernel doubles it.
-                socket.set_recv_buffer_size(grant as usize / 2)?;
+                socket.set_recv_buffer_size(bytes / 2)?;
             }
         }
         Ok(())

@@ -8,9 +8,10 @@ use std::time::Instant;
 use socket2::SockRef;
 
 use super::Plain;
+use super::budget::Grant;
 use super::control::Control;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
-use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_MOST};
+use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST};
 use super::stats::{Fallback, Stats};
 
 /// Loaded programs, shared by all engine threads.
@@ -100,6 +101,7 @@ impl KernelMap {
 pub(super) struct InMap {
     mapped: Mapped,
     map: Arc<KernelMap>,
+    grant: Grant,
     /// Redirected bytes that are in the flow's meter.
     counted: u64,
     /// The source's `bytes_received` that went another way before; none for a Unix source.
@@ -137,9 +139,10 @@ impl InMap {
         from: &Plain,
         to: &Plain,
         control: &Arc<Control>,
+        grant: Grant,
         received_before: Option<u64>,
     ) -> Result<InMap, MapRefused> {
-        let limit = map.limit();
+        let limit = map.limit().min(grant.redirected());
         let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
         let mapped = match from {
             Plain::Tcp(socket) => {
@@ -149,7 +152,7 @@ impl InMap {
             Plain::Unix(socket) => map.sockmap.map_unix(socket, to)?,
         };
         map.owners().insert(mapped.slot(), control.clone());
-        Ok(InMap { mapped, map: map.clone(), counted: 0, received_before, enqueued_before })
+        Ok(InMap { mapped, map: map.clone(), grant, counted: 0, received_before, enqueued_before })
     }
 
     pub(super) fn mapped(&self) -> &Mapped {
@@ -166,7 +169,7 @@ impl InMap {
 
     /// Wants to leave; with a higher limit it is more often in redirect, from where it can.
     pub(super) fn ask_to_leave(&self) {
-        self.mapped.set_limit(self.map.limit().saturating_mul(2));
+        self.mapped.set_limit(self.limit().saturating_mul(2));
         self.mapped.ask_to_leave();
     }
 
@@ -177,12 +180,16 @@ impl InMap {
     /// The destination goes on with a mover in userspace.
     pub(super) fn narrow(&self, to: &Plain) {
         if let Plain::Tcp(socket) = to {
-            let _ = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MOST);
+            let _ = SockRef::from(socket).set_tcp_notsent_lowat(self.grant.unsent());
         }
     }
 
+    fn limit(&self) -> u32 {
+        self.map.limit().min(self.grant.redirected())
+    }
+
     pub(super) fn follow_budget(&self) {
-        self.mapped.set_limit(self.map.limit());
+        self.mapped.set_limit(self.limit());
     }
 
     /// More counted than received is a segment delivered twice. Once nothing moves any more, the destination's

@@ -9,8 +9,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::budget::Grant;
 use super::kernel::sock::unacknowledged;
-use super::policy::GRANT_MOST;
 use super::{EndIo, FlowStream, Plain};
 
 pub(super) enum TokioEnd {
@@ -62,7 +62,7 @@ impl TokioEnd {
         match io {
             EndIo::Plain(plain) => {
                 // A socket whose peer is gone refuses these; reading it says so in order.
-                let _ = plain.prepare(GRANT_MOST);
+                let _ = plain.prepare(Grant::MOST);
                 match plain {
                     Plain::Tcp(socket) => TcpStream::from_std(socket).map(TokioEnd::Tcp),
                     Plain::Unix(socket) => UnixStream::from_std(socket).map(TokioEnd::Unix),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
 
+use super::budget::Grant;
 use super::control::Control;
 use super::direction::{Act, Direction, Event, Mover};
 use super::kernel::sock::readable;
@@ -53,7 +54,7 @@ pub(super) struct Track {
 pub(super) struct Link<'a> {
     pub(super) from: &'a Plain,
     pub(super) to: &'a Plain,
-    pub(super) grant: u64,
+    pub(super) grant: Grant,
     pub(super) meter: &'a Meter,
     pub(super) control: &'a Arc<Control>,
 }
@@ -199,7 +200,7 @@ impl Track {
         turn: &mut Turn<'_>,
         quantum: &mut usize,
     ) -> Result<Option<Instant>, Lost> {
-        let room = (*quantum).min(turn.scratch.len());
+        let room = (*quantum).min(turn.scratch.len()).min(link.grant.in_hand());
         let bytes = match link.from.recv(&mut turn.scratch[..room]) {
             Ok(0) => return self.ended(Event::Eof, turn.now),
             Ok(bytes) => bytes,
@@ -276,8 +277,7 @@ impl Track {
     fn fill(&mut self, link: &Link<'_>, now: Instant, quantum: &mut usize) -> Result<(), Lost> {
         let Some(pipe) = &self.pipe else { return self.step(Event::PipeGiven) };
         // The pipe is empty here, so EAGAIN speaks of the source.
-        // What a pipe holds is held back as well.
-        let most = (*quantum).min(link.grant as usize);
+        let most = (*quantum).min(link.grant.in_hand());
         match splice(link.from, &pipe.write, most) {
             Ok(0) => self.step(Event::Eof),
             Ok(bytes) => {

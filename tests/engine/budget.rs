@@ -1,0 +1,91 @@
+//! However many flows stall, what they hold back follows the budget; and each of them goes on when it is read.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use proxy_tests::memory::pipe_bytes;
+use proxy_user::splice::{End, EndIo, EngineChoice, Plain, SpliceConfig};
+
+use crate::bench::{Bench, Flow, Kind, Outer};
+
+const FLOWS: usize = 64;
+const BUDGET: u64 = 8 << 20;
+
+/// A flow that nobody reads, with a target that sends without end.
+struct Stalled {
+    flow: Flow,
+    /// The engine's sockets.
+    inner: [TcpStream; 2],
+    sent: u64,
+}
+
+impl Stalled {
+    fn open(bench: &Bench) -> Stalled {
+        let (client, target) = (bench.end(Kind::Tcp), bench.end(Kind::Tcp));
+        if let Outer::Tcp(socket) = &target.0 {
+            socket.set_nonblocking(true).unwrap();
+        }
+        let inner = [twin(&client.1), twin(&target.1)];
+        Stalled { flow: bench.join(client, target), inner, sent: 0 }
+    }
+
+    /// Sends until nothing more is taken; whether anything was.
+    fn press(&mut self) -> bool {
+        let before = self.sent;
+        while let Ok(bytes) = self.flow.target.write(&[0; 64 << 10]) {
+            self.sent += bytes as u64;
+        }
+        self.sent > before
+    }
+}
+
+#[test]
+fn stalled_flows_share_the_budget() {
+    let bench = Bench::with(SpliceConfig { buffer_budget: Some(BUDGET), ..SpliceConfig::default() });
+    for engine in [EngineChoice::Auto, EngineChoice::Splice, EngineChoice::Copy] {
+        bench.splicer.set_engine(engine);
+        let mut flows: Vec<_> = (0..FLOWS).map(|_| Stalled::open(&bench)).collect();
+        let mut quiet = 0;
+        while quiet < 5 {
+            let pressed = flows.iter_mut().filter_map(|flow| flow.press().then_some(())).count();
+            quiet = if pressed == 0 { quiet + 1 } else { 0 };
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let sockets: u64 = flows.iter().flat_map(|flow| &flow.inner).map(memory_of).sum();
+        let held = sockets + pipe_bytes(std::process::id());
+        assert!(held < BUDGET * 3 / 2, "{engine}: {held} bytes are held, {sockets} in sockets");
+        for mut flow in flows {
+            let read = (&mut flow.flow.client).take(flow.sent).read_to_end(&mut Vec::new()).unwrap();
+            assert_eq!(read as u64, flow.sent, "{engine}");
+        }
+    }
+}
+
+/// The socket of an end, once more.
+fn twin(end: &End) -> TcpStream {
+    match &end.io {
+        EndIo::Plain(Plain::Tcp(socket)) => socket.try_clone().unwrap(),
+        _ => panic!("a TCP socket"),
+    }
+}
+
+/// What is received, taken in advance, queued to send and in the backlog, as `ss -m` counts it.
+fn memory_of(socket: &TcpStream) -> u64 {
+    let [received, _, _, _, advance, queued, _, backlog, _] = info(socket).map(u64::from);
+    received + advance + queued + backlog
+}
+
+fn info(socket: &TcpStream) -> [u32; 9] {
+    const SO_MEMINFO: libc::c_int = 55;
+    let mut info = [0u32; 9];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    let fd = socket.as_raw_fd();
+    #[allow(unsafe_code)]
+    // SAFETY: the kernel writes at most `length` bytes to the array.
+    let failed =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_MEMINFO, info.as_mut_ptr().cast(), &raw mut length) };
+    assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    info
+}
