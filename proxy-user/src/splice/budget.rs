@@ -11,9 +11,6 @@ use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, UNSENT_MOST};
 pub(super) struct Grant(u64);
 
 impl Grant {
-    /// Of a flow that no budget bounds.
-    pub(super) const MOST: Grant = Grant(GRANT_MOST);
-
     fn bounded(self) -> Option<u64> {
         (self.0 < GRANT_MOST).then_some(self.0)
     }
@@ -131,7 +128,8 @@ mod tests {
         let parts = least.receive_buffer().unwrap() + least.in_hand() + least.unsent() as usize;
         assert!(parts as u64 <= GRANT_LEAST, "{parts}");
         assert_eq!(least.receive_buffer(), Some(64 << 10));
-        assert_eq!((Grant::MOST.receive_buffer(), Grant::MOST.unsent()), (None, UNSENT_MOST));
+        let most = Grant(GRANT_MOST);
+        assert_eq!((most.receive_buffer(), most.unsent()), (None, UNSENT_MOST));
     }
 
     #[test]

@@ -81,6 +81,24 @@ impl Crew {
     }
 }
 
+/// The grant of a flow that is copied on tokio; dropping it gives the grant back.
+pub(super) struct Share {
+    threads: Arc<Threads>,
+    pub(super) grant: Grant,
+}
+
+impl Share {
+    pub(super) fn take(threads: &Arc<Threads>) -> Share {
+        Share { grant: threads.crew().grants.take(), threads: threads.clone() }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.threads.crew().grants.give_back(self.grant);
+    }
+}
+
 /// Keeps the threads running; they stop with its last holder (a splicer or a join).
 pub(super) struct Threads(Arc<Crew>);
 

@@ -41,6 +41,8 @@ pub(super) struct Half {
     /// The size of the next buffer: doubled when one was filled, halved when the source went quiet with less
     /// than a quarter of it used.
     size: usize,
+    /// No buffer is larger.
+    most: usize,
     /// The most that lay in the buffer since the source was quiet.
     used: usize,
     unflushed: bool,
@@ -49,7 +51,7 @@ pub(super) struct Half {
 }
 
 impl Half {
-    pub(super) fn new(side: flow::Direction, greeting: Bytes, early: Bytes) -> Half {
+    pub(super) fn new(side: flow::Direction, greeting: Bytes, early: Bytes, most: usize) -> Half {
         Half {
             side,
             phase: Phase::Greet(greeting),
@@ -57,6 +59,7 @@ impl Half {
             buffer: BytesMut::new(),
             written: 0,
             size: STREAM_BUFFER_FIRST,
+            most: most.clamp(STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST),
             used: 0,
             unflushed: false,
             source: None,
@@ -213,7 +216,7 @@ impl Half {
             return false;
         }
         self.used = self.size;
-        self.size = (self.size * 2).min(STREAM_BUFFER_MOST);
+        self.size = (self.size * 2).min(self.most);
         false
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::budget;
 use super::control::Control;
-use super::crew::Threads;
+use super::crew::{Share, Threads};
 use super::half::Half;
 use super::join::Join;
 use super::kernel::Sockmap;
@@ -85,10 +85,12 @@ impl Splicer {
             }
             (client, target) => {
                 let cancel = Arc::new(StreamCancel::default());
-                let up = Half::new(Direction::Up, right.greeting, left.early);
-                let down = Half::new(Direction::Down, left.greeting, right.early);
+                let share = Share::take(&self.threads);
+                let most = share.grant.in_hand();
+                let up = Half::new(Direction::Up, right.greeting, left.early, most);
+                let down = Half::new(Direction::Down, left.greeting, right.early, most);
                 let ends = [Unjoined::new(client), Unjoined::new(target)];
-                let copy = stream::join(ends, [up, down], meter.clone(), cancel.clone());
+                let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone());
                 Join::on_tokio(Box::pin(copy) as Pin<Box<_>>, cancel, meter)
             }
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
+use super::crew::Share;
 use super::half::{Half, Lost};
 use super::policy::ABORT_WAIT;
 use super::tokio_end::{TokioEnd, Unjoined};
@@ -43,6 +44,7 @@ impl StreamCancel {
 pub(super) async fn join(
     ends: [Unjoined; 2],
     [up, down]: [Half; 2],
+    share: Share,
     meter: Arc<Meter>,
     cancel: Arc<StreamCancel>,
 ) -> Ending {
@@ -53,7 +55,7 @@ pub(super) async fn join(
         down_bytes: meter.total(Direction::Down),
     };
     let [left, right] = ends;
-    let (left, right) = match (left.begin(), right.begin()) {
+    let (left, right) = match (left.begin(share.grant), right.begin(share.grant)) {
         (Ok(left), Ok(right)) => (left, right),
         (Err(error), _) | (_, Err(error)) => {
             let finish = finish_of(&error);
@@ -79,6 +81,7 @@ pub(super) async fn join(
         copy.part().await;
     }
     drop(copy);
+    drop(share);
     ending(up, down)
 }
 

@@ -28,9 +28,9 @@ impl Unjoined {
     }
 
     /// Gives a plain socket back to tokio.
-    pub(super) fn begin(mut self) -> io::Result<TokioEnd> {
+    pub(super) fn begin(mut self, grant: Grant) -> io::Result<TokioEnd> {
         match self.0.take() {
-            Some(io) => TokioEnd::new(io),
+            Some(io) => TokioEnd::new(io, grant),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -58,11 +58,11 @@ macro_rules! on_end {
 }
 
 impl TokioEnd {
-    fn new(io: EndIo) -> io::Result<TokioEnd> {
+    fn new(io: EndIo, grant: Grant) -> io::Result<TokioEnd> {
         match io {
             EndIo::Plain(plain) => {
                 // A socket whose peer is gone refuses these; reading it says so in order.
-                let _ = plain.prepare(Grant::MOST);
+                let _ = plain.prepare(grant);
                 match plain {
                     Plain::Tcp(socket) => TcpStream::from_std(socket).map(TokioEnd::Tcp),
                     Plain::Unix(socket) => UnixStream::from_std(socket).map(TokioEnd::Unix),
