@@ -78,10 +78,10 @@ pub(super) const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Directions that can be in the map at a time: two for each flow that the descriptors of a process allow.
 pub(super) const DIRECTIONS: u32 = 20_000;
 
-/// A flow gets so small a part of what is left of the budget: half of the budget is there for the first 22 flows,
-/// the rest for those who come later. The least is a receive buffer of 64 KiB, a segment that the kernel offloads,
-/// and as much for everything behind it: below that a flow moves by single segments. With the most nothing is
-/// bounded below [`UNSENT_MOST`].
+/// A flow gets a thirty-second of what is left of the budget: of 8 MiB the first gets 256 KiB, the 23rd and all
+/// after it the least. That is a receive buffer of 64 KiB (one segment as the kernel offloads it) and as much for
+/// everything behind it; with less a flow would move by single segments. With the most nothing is bounded below
+/// [`UNSENT_MOST`].
 pub(super) const GRANT_SHARE: u64 = 32;
 pub(super) const GRANT_LEAST: u64 = 128 << 10;
 pub(super) const GRANT_MOST: u64 = 2 * UNSENT_MOST as u64;
