@@ -139,8 +139,9 @@ fn count(registry: &prometheus::Registry, name: &str, labels: &[(&str, &str)]) -
 
 fn lanes(lanes: Lanes) -> (LanesMode, LaneSecurity) {
     match lanes {
-        Lanes::Raw => (LanesMode::Auto, LaneSecurity::Raw),
-        Lanes::Encrypt => (LanesMode::Auto, LaneSecurity::Encrypt),
+        Lanes::Raw => (LanesMode::Always, LaneSecurity::Raw),
+        Lanes::Encrypt => (LanesMode::Always, LaneSecurity::Encrypt),
+        Lanes::Auto => (LanesMode::Auto, LaneSecurity::Raw),
         Lanes::Mux => (LanesMode::Off, LaneSecurity::Encrypt),
     }
 }

@@ -68,7 +68,7 @@ impl Starter<'_> {
         Ok(route.holding(relay))
     }
 
-    /// Our server and agent. `how` is the lanes' form (raw, encrypt, mux), then perhaps an engine: `raw-splice`.
+    /// Our server and agent. `how` is the lanes' form (raw, encrypt, auto, mux), then perhaps an engine: `raw-splice`.
     pub fn start_konduit(&self, name: &str, how: &str, agent_flags: &[&str]) -> anyhow::Result<Route> {
         self.start_konduit_on(Frontend::Connect, name, how, agent_flags)
     }
@@ -84,8 +84,9 @@ impl Starter<'_> {
         let lanes = match words.next() {
             Some("raw") => Lanes::Raw,
             Some("encrypt") => Lanes::Encrypt,
+            Some("auto") => Lanes::Auto,
             Some("mux") => Lanes::Mux,
-            _ => anyhow::bail!("lanes are raw, encrypt or mux"),
+            _ => anyhow::bail!("lanes are raw, encrypt, auto or mux"),
         };
         let engine =
             words.next().filter(|word| EngineChoice::ALL.iter().any(|choice| choice.name() == *word));
@@ -105,7 +106,7 @@ impl Starter<'_> {
         let route = Route {
             pids: pair.pids(),
             pages: vec![("server", pair.server_pages), ("agent", pair.agent_pages)],
-            path: Some(lanes.path()),
+            path: lanes.path(),
             ..Route::new(name, way)
         };
         Ok(route.holding(pair))

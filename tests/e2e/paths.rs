@@ -14,8 +14,8 @@ pub(crate) async fn cell(path: Path) -> anyhow::Result<Cell> {
 pub(crate) async fn cell_with(path: Path, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
     let (mode, security) = match path {
         Path::Mux => (LanesMode::Off, LaneSecurity::Encrypt),
-        Path::LaneEncrypt => (LanesMode::Auto, LaneSecurity::Encrypt),
-        Path::LaneRaw => (LanesMode::Auto, LaneSecurity::Raw),
+        Path::LaneEncrypt => (LanesMode::Always, LaneSecurity::Encrypt),
+        Path::LaneRaw => (LanesMode::Always, LaneSecurity::Raw),
     };
     Cell::start(|server, agent| {
         for lanes in [&mut server.lanes, &mut agent.lanes] {

@@ -18,24 +18,28 @@ use crate::{ports, scrape};
 pub enum Lanes {
     Raw,
     Encrypt,
+    /// Clear lanes, or packets where dials come faster than lanes are worth opening.
+    Auto,
     /// Lanes off: packets on the control stream.
     Mux,
 }
 
 impl Lanes {
-    /// The path label that flows must be counted under.
-    pub fn path(self) -> &'static str {
+    /// The path label that flows must be counted under, where it is not the server's choice.
+    pub fn path(self) -> Option<&'static str> {
         match self {
-            Lanes::Raw => "lane-raw",
-            Lanes::Encrypt => "lane-encrypt",
-            Lanes::Mux => "mux",
+            Lanes::Raw => Some("lane-raw"),
+            Lanes::Encrypt => Some("lane-encrypt"),
+            Lanes::Auto => None,
+            Lanes::Mux => Some("mux"),
         }
     }
 
     fn flags(self) -> &'static [&'static str] {
         match self {
-            Lanes::Raw => &["--lanes=auto", "--lane-security=raw"],
-            Lanes::Encrypt => &["--lanes=auto", "--lane-security=encrypt"],
+            Lanes::Raw => &["--lanes=always", "--lane-security=raw"],
+            Lanes::Encrypt => &["--lanes=always", "--lane-security=encrypt"],
+            Lanes::Auto => &["--lanes=auto", "--lane-security=raw"],
             Lanes::Mux => &["--lanes=off"],
         }
     }

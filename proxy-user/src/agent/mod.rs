@@ -70,7 +70,7 @@ impl Agent {
         let splicer = start::splicer(&options.splice, abilities)?;
         let route = Route::new(&options)?;
         let lanes = match options.lanes.mode {
-            LanesMode::Auto => Some(lanes(&options)?),
+            LanesMode::Always | LanesMode::Auto => Some(lanes(&options)?),
             LanesMode::Off => None,
         };
         let targets = Targets {

@@ -33,7 +33,7 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
     if let Some(lanes) = agent.lanes().cloned() {
         let counted = lanes.clone();
         metrics.konduit.show_agent_lanes(move || counted.stats())?;
-        listeners.keep(live.each(move |now| lanes.allow(now.lanes == LanesMode::Auto)));
+        listeners.keep(live.each(move |now| lanes.allow(now.lanes != LanesMode::Off)));
     }
     let phase = PhaseTeller::default();
     let (mut trigger, watch) = drain::channel();

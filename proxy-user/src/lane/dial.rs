@@ -57,6 +57,10 @@ impl StreamLanes {
             return on_mux(0).await.map(Dialled::Mux);
         }
         let counters = &self.pool.shared.counters;
+        if !self.pool.affords() {
+            counters.mux_paced();
+            return on_mux(0).await.map(Dialled::Mux);
+        }
         let number = self.pool.shared.number();
         for attempt in 1..=ATTEMPTS {
             let Some(mut lane) = self.pool.take() else { break };

@@ -13,10 +13,18 @@ use super::carrier::Lane;
 use super::demand::Demand;
 use super::message::{TalkError, hear, pb, say};
 use super::server::{Ask, Shared};
+use crate::flow::Pace;
 
 /// Lanes asked for that did not come within this long are asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 const PONG_TIMEOUT: Duration = Duration::from_secs(5);
+/// While warm lanes are left, the next ones are asked for this much later: their handshakes would take the CPU, at
+/// both ends, from the dial that is under way.
+const ASK_LATER: Duration = Duration::from_millis(2);
+/// Dials that may use lanes while lanes are paced: so many at once, then so many in a second. A lane costs a TLS
+/// handshake, twice the work of a short flow on the mux; so many take a twentieth of a machine with two CPUs.
+const PACED_BURST: u32 = 100;
+const PACED_PER_SECOND: u32 = 100;
 
 pub(super) struct Pool {
     pub(super) shared: Arc<Shared>,
@@ -35,6 +43,9 @@ struct State {
     due: Option<Instant>,
     demand: Demand,
     target: usize,
+    /// Lanes to ask for later; they count as asked.
+    later: usize,
+    pace: Pace,
     waiting: HashMap<u64, oneshot::Sender<Lane>>,
 }
 
@@ -49,6 +60,8 @@ impl Pool {
             due: None,
             demand: Demand::new(now),
             target: 0,
+            later: 0,
+            pace: Pace::new(PACED_BURST, PACED_PER_SECOND, now),
             waiting: HashMap::new(),
         };
         Pool { shared, ended: CancellationToken::new(), ask, state: Mutex::new(state) }
@@ -70,8 +83,14 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A warm lane for a dial, if there is one. Counts the dial as demand and asks for what is missing.
-    pub(super) fn take(&self) -> Option<Lane> {
+    /// Whether one more dial may use a lane now.
+    pub(super) fn affords(&self) -> bool {
+        !self.shared.paced.load(Ordering::Relaxed) || self.state().pace.take(Instant::now())
+    }
+
+    /// A warm lane for a dial, if there is one. Counts the dial as demand and asks for what is missing. Must be
+    /// called inside a tokio runtime.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Lane> {
         let now = Instant::now();
         let mut state = self.state();
         state.demand.dialled(now);
@@ -89,9 +108,22 @@ impl Pool {
             dead.push(lane);
         };
         let more = self.lacking(&mut state, now);
+        let at_once = state.idle.is_empty();
+        let due = !at_once && more > 0 && state.later == 0;
+        state.later += if at_once { 0 } else { more };
         drop(state);
-        self.ask(more);
+        if at_once {
+            self.ask(more);
+        } else if due {
+            tokio::spawn(self.ended.clone().run_until_cancelled_owned(self.clone().ask_later()));
+        }
         taken
+    }
+
+    async fn ask_later(self: Arc<Self>) {
+        tokio::time::sleep(ASK_LATER).await;
+        let lanes = std::mem::take(&mut self.state().later);
+        self.ask(lanes);
     }
 
     /// A lane after a dial on it failed, or after a ping.

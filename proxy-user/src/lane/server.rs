@@ -83,6 +83,7 @@ pub(super) struct Shared {
     pub(super) targets: AtomicUsize,
     next_dial: AtomicU64,
     pub(super) off: AtomicBool,
+    pub(super) paced: AtomicBool,
 }
 
 /// The lanes of one control stream; dropping it ends them: the ticket opens nothing any more, warm lanes close,
@@ -110,6 +111,7 @@ impl ServerLanes {
             waiting: AtomicUsize::new(0),
             targets: AtomicUsize::new(0),
             off: AtomicBool::new(false),
+            paced: AtomicBool::new(false),
             next_dial: AtomicU64::new(1 + (u64::from(u32::from_le_bytes(start)) << 24)),
         });
         let stop = CancellationToken::new();
@@ -135,6 +137,11 @@ impl ServerLanes {
     /// Whether new dials may use lanes; established flows and warm lanes are left alone.
     pub fn allow(&self, allowed: bool) {
         self.shared.off.store(!allowed, Ordering::Relaxed);
+    }
+
+    /// Whether dials that come faster than lanes are worth opening go to the mux at once.
+    pub fn pace(&self, paced: bool) {
+        self.shared.paced.store(paced, Ordering::Relaxed);
     }
 
     pub fn stats(&self) -> ServerLaneStats {

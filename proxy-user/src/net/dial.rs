@@ -25,6 +25,10 @@ pub struct Refused {
 /// # Errors
 /// The first address's error, once all have failed.
 pub async fn connect(addresses: Vec<SocketAddr>) -> Result<Option<TcpStream>, Refused> {
+    if let [address] = addresses[..] {
+        // The common case, without a task for it.
+        return one(address).await.map(Some).map_err(|source| Refused { address, source });
+    }
     let mut waiting = interleave(addresses);
     let mut trying = JoinSet::new();
     let mut first: Option<Refused> = None;

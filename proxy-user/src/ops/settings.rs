@@ -44,7 +44,7 @@ impl Layer {
 /// A setting that is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
-    #[error("{0:?} is no setting; write engine=auto|sockmap|splice|copy or lanes=auto|off")]
+    #[error("{0:?} is no setting; write engine=auto|sockmap|splice|copy or lanes=always|auto|off")]
     Unknown(String),
     #[error("{name}: {why}")]
     Value { name: &'static str, why: String },
@@ -90,6 +90,7 @@ fn engine_rank(engine: EngineChoice) -> u8 {
 
 fn lanes_rank(lanes: LanesMode) -> u8 {
     match lanes {
+        LanesMode::Always => 2,
         LanesMode::Auto => 1,
         LanesMode::Off => 0,
     }
@@ -131,7 +132,7 @@ impl Live {
     pub fn new(engine: EngineChoice, lanes: LanesMode, metrics: KonduitMetrics) -> Live {
         let state = State {
             engine: [engine, EngineChoice::Auto, EngineChoice::Auto],
-            lanes: [lanes, LanesMode::Auto, LanesMode::Auto],
+            lanes: [lanes, LanesMode::Always, LanesMode::Always],
         };
         let live = Live {
             tell: Arc::new(watch::Sender::new(state.in_force())),
@@ -176,7 +177,13 @@ impl Live {
                     }
                     state.engine[Layer::Operator as usize] = engine;
                 }
-                Setting::Lanes(lanes) => state.lanes[Layer::Operator as usize] = lanes,
+                Setting::Lanes(lanes) => {
+                    let flag = state.lanes[0];
+                    if lanes == LanesMode::Always && lanes_rank(lanes) > lanes_rank(flag) {
+                        return Err(raised("lanes", lanes.show(), flag.show()));
+                    }
+                    state.lanes[Layer::Operator as usize] = lanes;
+                }
             }
             Ok(())
         })
@@ -189,7 +196,7 @@ impl Live {
         let settings = lines.map(Setting::parse).collect::<Result<Vec<_>, _>>()?;
         self.change(|state| {
             let layer = Layer::File as usize;
-            (state.engine[layer], state.lanes[layer]) = (EngineChoice::Auto, LanesMode::Auto);
+            (state.engine[layer], state.lanes[layer]) = (EngineChoice::Auto, LanesMode::Always);
             for setting in settings {
                 match setting {
                     Setting::Engine(engine) => state.engine[layer] = engine,
@@ -311,6 +318,23 @@ mod tests {
         assert!(matches!(live.set("engine=sockmap"), Err(SettingError::Raised { .. })));
         live.file("engine=sockmap").unwrap();
         assert_eq!(live.now().engine, EngineChoice::Splice);
+        assert!(matches!(live.set("lanes=always"), Err(SettingError::Raised { .. })));
+        live.file("lanes=always").unwrap();
+        assert_eq!(live.now().lanes, LanesMode::Auto);
+    }
+
+    #[test]
+    fn lanes_that_the_flag_wants_always_can_be_lowered_and_taken_back() {
+        let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
+        let live = Live::new(EngineChoice::Auto, LanesMode::Always, metrics.konduit.clone());
+        assert_eq!(live.now().lanes, LanesMode::Always);
+        live.set("lanes=auto").unwrap();
+        live.file("lanes=off").unwrap();
+        assert_eq!(live.now().lanes, LanesMode::Off);
+        live.file("").unwrap();
+        assert_eq!(live.to_string(), "engine=auto (flag), lanes=auto (operator)");
+        live.set("lanes=always").unwrap();
+        assert_eq!(live.now().lanes, LanesMode::Always);
     }
 
     #[test]

@@ -36,7 +36,10 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
     if let Some(lanes) = server.lanes().cloned() {
         let counted = lanes.clone();
         metrics.konduit.show_server_lanes(move || counted.stats())?;
-        listeners.keep(live.each(move |now| lanes.allow(now.lanes == LanesMode::Auto)));
+        listeners.keep(live.each(move |now| {
+            lanes.pace(now.lanes == LanesMode::Auto);
+            lanes.allow(now.lanes != LanesMode::Off);
+        }));
     }
     let phase = PhaseTeller::default();
     let (mut trigger, watch) = drain::channel();

@@ -72,7 +72,7 @@ pub(crate) fn security(security: LaneSecurity) -> Security {
 
 pub(super) fn agents_port(options: &Options) -> Result<(TcpListener, ServerEndpoint), StartError> {
     let alpn = match options.lanes.mode {
-        LanesMode::Auto => vec![ALPN_LANE.to_vec(), ALPN_H2.to_vec()],
+        LanesMode::Always | LanesMode::Auto => vec![ALPN_LANE.to_vec(), ALPN_H2.to_vec()],
         LanesMode::Off => vec![ALPN_H2.to_vec()],
     };
     let tls = ServerTls {
@@ -96,7 +96,9 @@ pub(super) fn lanes(options: &Options) -> Result<Option<ServerLanes>, StartError
     let fds = options.lanes.max.map_or_else(file_descriptors, |max| max as usize * 4);
     let mut config = ServerLaneConfig::new(options.server_id.as_str(), security(options.lanes.security), fds);
     config.ping = options.lanes.ping;
-    Ok(Some(ServerLanes::start(config)?))
+    let lanes = ServerLanes::start(config)?;
+    lanes.pace(options.lanes.mode == LanesMode::Auto);
+    Ok(Some(lanes))
 }
 
 /// Raises the soft limit to the hard one and says what it is.

@@ -169,8 +169,15 @@ impl Track {
 
     /// Maps a Unix source before anything invites its peer to speak; early bytes go first.
     pub(super) fn enter_early(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> Result<(), Lost> {
-        let wanted = matches!(self.engine, EngineChoice::Auto | EngineChoice::Sockmap);
-        if !wanted || !link.from.is_unix() || link.to.is_unix() || turn.map.is_none() {
+        if !link.from.is_unix() || link.to.is_unix() {
+            return Ok(());
+        }
+        let wanted = match (self.engine, turn.map) {
+            (EngineChoice::Sockmap, Some(_)) => true,
+            (EngineChoice::Auto, Some(map)) => map.affords_early(turn.now),
+            _ => false,
+        };
+        if !wanted {
             return Ok(());
         }
         while self.direction.next() == Act::Send {

@@ -80,6 +80,7 @@ fn every_flag_takes_good_values_and_refuses_wrong_ones() {
         &[
             ("server-count-source", "max", "max", Some("min")),
             ("lanes", "off", "off", Some("on")),
+            ("lanes", "always", "always", Some("")),
             ("lane-security", "raw", "raw", Some("none")),
         ],
     );

@@ -98,6 +98,31 @@ async fn idle_lanes_are_pinged_and_dead_ones_found() {
 }
 
 #[tokio::test]
+async fn dials_that_come_faster_than_lanes_are_worth_go_to_the_mux_at_once() {
+    let mut patient = AgentLaneConfig::new(Security::Raw, 4096);
+    patient.wait = SOON;
+    let world = World::with(ServerLaneConfig::new("server-a", Security::Raw, 4096), patient).await;
+    world.server.lanes.pace(true);
+    let stream = Arc::new(world.stream());
+    let mut dials = tokio::task::JoinSet::new();
+    for _ in 0..160 {
+        let stream = stream.clone();
+        dials.spawn(async move { matches!(stream.dial("echo:1").await.unwrap(), Dialled::Mux(_)) });
+    }
+    let mut on_mux = 0;
+    while let Some(dial) = dials.join_next().await {
+        on_mux += u64::from(dial.unwrap());
+    }
+    let stats = world.server.lanes.stats();
+    assert!((1..=60).contains(&on_mux), "a hundred at once may use lanes: {stats:?}");
+    assert_eq!((stats.mux_paced, stats.on_new + stats.on_warm), (on_mux, 160 - on_mux), "{stats:?}");
+    world.server.lanes.pace(false);
+    for _ in 0..3 {
+        drop(stream.on_lane("echo:1").await);
+    }
+}
+
+#[tokio::test]
 async fn bounds_hold() {
     let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
     config.waiting_per_stream = 3;

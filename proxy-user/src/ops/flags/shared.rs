@@ -8,11 +8,18 @@ pub use crate::splice::EngineChoice;
 /// `--lanes`: whether flows may have a TCP connection of their own between server and agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LanesMode {
+    /// Every flow asks for one.
+    Always,
+    /// As `Always`, but dials that come faster than lanes are worth opening go to the mux at once.
     #[default]
     Auto,
     Off,
 }
-choice!(LanesMode, "mode", "{:?} is unknown; lanes are 'auto' or 'off'", { "auto" => LanesMode::Auto, "off" => LanesMode::Off });
+choice!(LanesMode, "mode", "{:?} is unknown; lanes are 'auto', 'always' or 'off'", {
+    "auto" => LanesMode::Auto,
+    "always" => LanesMode::Always,
+    "off" => LanesMode::Off,
+});
 
 /// `--lane-security`: what becomes of a lane's TLS after the join. Both ends must allow a mode; the stricter wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -169,7 +176,10 @@ macro_rules! konduit_flags {
         vec![
             flag!(LANE_GROUP, "lanes", lanes.mode,
                 "auto: flows get a TCP connection of their own where both ends are Konduit, so that a stalled flow \
-                 stalls nobody else; off: every flow travels as packets on the control stream, as upstream's do."),
+                 stalls nobody else; of more than 100 dials a second to one agent the others travel as packets on \
+                 the control stream, which short flows are better off with. always: however many dials there are \
+                 (the server decides; the same as auto on an agent). off: every flow travels as packets, as \
+                 upstream's do."),
             flag!(LANE_GROUP, "lane-security", lanes.security,
                 "encrypt: the flow's bytes stay inside TLS 1.3; raw: both ends leave TLS after the authenticated \
                  hello, so that the kernel can move the bytes. Set raw at both ends, and only where the network \

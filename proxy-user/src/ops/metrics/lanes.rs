@@ -57,7 +57,11 @@ pub(super) fn register_server(
         TO_MUX.1,
         &["reason"],
         read(|stats| {
-            named([("too_many_waiting", stats.mux_busy), ("answered_by_agent", stats.mux_by_agent)])
+            named([
+                ("too_many_waiting", stats.mux_busy),
+                ("many_dials", stats.mux_paced),
+                ("answered_by_agent", stats.mux_by_agent),
+            ])
         }),
     )?))?;
     registry.register(Box::new(Snapshot::counter(

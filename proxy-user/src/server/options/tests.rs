@@ -98,6 +98,7 @@ fn every_flag_takes_good_values_and_refuses_wrong_ones() {
             ("mode", "http-connect", "http-connect", Some("tcp")),
             ("proxy-strategies", "destHost,default", "\"destHost,default\"", Some("nearest")),
             ("lanes", "off", "off", Some("on")),
+            ("lanes", "always", "always", Some("")),
             ("lane-security", "raw", "raw", Some("none")),
         ],
     );

@@ -115,7 +115,7 @@ func (c *Cell) laneArgs(ours bool) []string {
 		return []string{"--lanes=off"}
 	default:
 		// A busy machine must not turn a late lane into a flow on the mux.
-		return []string{"--lanes=auto", "--lane-security=" + c.Plan.Lanes, "--lane-wait=5s"}
+		return []string{"--lanes=always", "--lane-security=" + c.Plan.Lanes, "--lane-wait=5s"}
 	}
 }
 
