@@ -165,7 +165,7 @@ impl Live {
         }
     }
 
-    /// The operator's word, such as `engine=splice`. `auto` takes the operator's earlier word back.
+    /// The operator's word, such as `engine=splice`. `auto`, for lanes the value of the flag, takes an earlier word back.
     pub fn set(&self, text: &str) -> Result<(), SettingError> {
         let setting = Setting::parse(text)?;
         self.change(|state| {

@@ -51,7 +51,7 @@ fn usage(program: &str) -> String {
          {program} flows    the live flows: target, peer, path, engine, bytes, rate, age\n  \
          {program} doctor   what this machine can do, what is in force, and what would change that\n  \
          {program} set engine=auto|sockmap|splice|copy lanes=always|auto|off\n                     \
-         lowers what new flows may use; auto takes it back\n\n\
+         lowers what new flows may use; engine=auto, or the value of --lanes, takes it back\n\n\
          Flags:\n      --operator-socket string   the running process's socket\n"
     )
 }
