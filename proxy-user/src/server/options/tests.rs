@@ -118,7 +118,9 @@ fn the_defaults_are_upstreams() {
     );
     assert_eq!((options.lanes.mode, options.lanes.security), (LanesMode::Auto, LaneSecurity::Encrypt));
     assert_eq!(uuid::Uuid::parse_str(&options.server_id).map(|id| id.get_version_num()), Ok(4));
-    assert!(options.warnings.is_empty());
+    // Upstream's default too, but nobody should learn it from an intruder.
+    let open = "--cluster-ca-cert is not set: whoever reaches the agent port can register as an agent.";
+    assert_eq!(options.warnings, [open]);
 }
 
 #[test]
@@ -312,4 +314,11 @@ fn the_manifests_flags_are_understood() {
         Err(error) => assert!(error.mistakes.iter().all(|text| text.contains("no such file")), "{error}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn pings_are_never_a_busy_loop() {
+    let options = Line::new().options(&["--keepalive-time=0s", "--frontend-keepalive-time=1ms"]);
+    assert_eq!(options.keepalive_time, Duration::from_secs(7200));
+    assert_eq!(options.frontend_keepalive_time, Duration::from_secs(1));
 }
