@@ -152,7 +152,10 @@ fn the_operator_sees_flows_and_lowers_settings() -> anyhow::Result<()> {
             "{text}"
         );
         let doctor = String::from_utf8(program(name, &["doctor", &socket])?.stdout)?;
-        assert!(doctor.contains("In force for new flows: engine=auto (flag), lanes=always (flag)"), "{doctor}");
+        assert!(
+            doctor.contains("In force for new flows: engine=auto (flag), lanes=always (flag)"),
+            "{doctor}"
+        );
         let set = program(name, &["set", "engine=copy", "lanes=off", &socket])?;
         assert_eq!(
             String::from_utf8(set.stdout)?,
