@@ -8,8 +8,7 @@ use super::message::{TalkError, hear, pb, say};
 use super::{Refusal, Ticket};
 use pb::lane_message::What;
 
-/// Version of everything said on a lane; also in the metadata of the control stream.
-pub const LANE_VERSION: u32 = 1;
+pub use crate::wire::metadata::LANE_VERSION;
 /// The ALPN name of a lane.
 pub const ALPN_LANE: &[u8] = b"konduit-lane/1";
 /// How long either side waits for the other's next word of the hello.

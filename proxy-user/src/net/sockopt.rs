@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 /// After how long without traffic the first probe goes out, how often it is repeated, and how many may go
-/// unanswered: Go's defaults, so that a dead peer is noticed after 150 s.
+/// unanswered: Go's defaults, so that a dead peer is noticed after 150 s, and no balancer or NAT forgets a flow.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 9;

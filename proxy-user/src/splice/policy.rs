@@ -2,11 +2,6 @@
 
 use std::time::Duration;
 
-/// Keeps balancers and NAT from forgetting a flow, and finds a dead peer after 15 + 9 × 15 s.
-pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-pub(super) const KEEPALIVE_RETRIES: u32 = 9;
-
 /// Bytes one direction may copy before others get their turn. 8 × 64 KiB had a round trip p99 of 8-40 ms beside
 /// four bulk flows, 1 × 64 KiB 4 ms, with the same throughput.
 pub(super) const COPY_QUANTUM: usize = 64 << 10;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::SpliceFlags;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 
 use super::Plain;
 use super::budget::Grant;
 use super::kernel::sock::unacknowledged;
-use super::policy::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
 use crate::flow::Finish;
+use crate::net::sockopt;
 
 impl AsFd for Plain {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -37,14 +37,8 @@ impl Plain {
     pub(super) fn prepare(&self, grant: Grant) -> io::Result<()> {
         self.set_nonblocking()?;
         if let Plain::Tcp(socket) = self {
+            sockopt::tune(socket)?;
             let socket = SockRef::from(socket);
-            socket.set_tcp_nodelay(true)?;
-            socket.set_tcp_keepalive(
-                &TcpKeepalive::new()
-                    .with_time(KEEPALIVE_IDLE)
-                    .with_interval(KEEPALIVE_INTERVAL)
-                    .with_retries(KEEPALIVE_RETRIES),
-            )?;
             socket.set_tcp_notsent_lowat(grant.unsent())?;
             if let Some(bytes) = grant.receive_buffer() {
                 // The kernel doubles it.

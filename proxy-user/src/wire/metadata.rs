@@ -21,7 +21,7 @@ const LANE_TICKET: HeaderName = HeaderName::from_static("konduit-lane-ticket");
 
 /// The version of our mux packets.
 pub const MUX_VERSION: u32 = 1;
-/// The version of lanes.
+/// The version of everything said on a lane.
 pub const LANE_VERSION: u32 = 1;
 
 /// What an agent sends when it opens a control stream.

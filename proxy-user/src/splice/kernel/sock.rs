@@ -7,6 +7,8 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
+use crate::net::sockopt;
+
 /// The part of `struct tcp_info` that the engine uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpInfo {
@@ -67,7 +69,7 @@ pub fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
 /// # Errors
 /// The errno of `ioctl(SIOCOUTQ)`.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
-    queue(&socket, libc::TIOCOUTQ)
+    sockopt::unsent(&socket)
 }
 
 /// Bytes that can be read now.
@@ -129,8 +131,7 @@ pub fn force_send_buffer(socket: impl AsFd, bytes: u32) -> io::Result<()> {
 /// # Errors
 /// The errno of `setsockopt(SO_LINGER)`.
 pub fn abort_on_close(socket: impl AsFd) -> io::Result<()> {
-    let value = libc::linger { l_onoff: 1, l_linger: 0 };
-    set(&socket, libc::SOL_SOCKET, libc::SO_LINGER, &value)
+    sockopt::reset_on_close(&socket)
 }
 
 /// `struct tcp_info` up to and including `tcpi_delivery_rate`.
