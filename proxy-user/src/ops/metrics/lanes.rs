@@ -7,12 +7,15 @@ use prometheus::{Error, Registry};
 use super::snapshot::{Rows, Snapshot};
 use crate::lane::counters::{AgentLaneStats, LANDED, MUX, REFUSED, ServerLaneStats};
 
-const EVENTS: (&str, &str) = ("konduit_lanes_total", "What happened on lanes, by event.");
-const LANES: (&str, &str) = ("konduit_lanes", "Lanes and dials that wait for one, by state.");
-const TO_MUX: (&str, &str) =
+/// Name and HELP.
+type Family = (&'static str, &'static str);
+
+const EVENTS: Family = ("konduit_lanes_total", "What happened on lanes, by event.");
+const LANES: Family = ("konduit_lanes", "Lanes and dials that wait for one, by state.");
+const TO_MUX: Family =
     ("konduit_mux_fallbacks_total", "Flows that travel as packets although a lane was wanted, by reason.");
-const REFUSALS: (&str, &str) = ("konduit_lanes_refused_total", "Lanes refused in their hello, by reason.");
-const LANDINGS: (&str, &str) = (
+const REFUSALS: Family = ("konduit_lanes_refused_total", "Lanes refused in their hello, by reason.");
+const LANDINGS: Family = (
     "konduit_lanes_landed_total",
     "Where opened lanes landed: the server they were for, and the one reached.",
 );
@@ -22,54 +25,31 @@ pub(super) fn register_server(
     registry: &Registry,
     stats: impl Fn() -> ServerLaneStats + Clone + Send + Sync + 'static,
 ) -> Result<(), Error> {
-    let read = |rows: fn(ServerLaneStats) -> Rows| {
-        let stats = stats.clone();
-        move || rows(stats())
-    };
-    registry.register(Box::new(Snapshot::counter(
-        EVENTS.0,
-        EVENTS.1,
-        &["event"],
-        read(|stats| {
-            named([
-                ("kept", stats.kept),
-                ("handshake_resumed", stats.resumed),
-                ("handshake_full", stats.full),
-                ("hello_failed", stats.hello_failed),
-                ("asked", stats.asked),
-                ("flow_on_warm", stats.on_warm),
-                ("flow_on_new", stats.on_new),
-                ("lost_in_dial", stats.lost_in_dial),
-                ("found_dead", stats.found_dead),
-                ("retired", stats.retired),
-                ("surplus", stats.surplus),
-            ])
-        }),
-    )?))?;
-    registry.register(Box::new(Snapshot::gauge(
-        LANES.0,
-        LANES.1,
-        &["state"],
-        read(|stats| named([("idle", stats.idle), ("waited_for", stats.waiting)])),
-    )?))?;
-    registry.register(Box::new(Snapshot::counter(
-        TO_MUX.0,
-        TO_MUX.1,
-        &["reason"],
-        read(|stats| {
-            named([
-                ("too_many_waiting", stats.mux_busy),
-                ("many_dials", stats.mux_paced),
-                ("answered_by_agent", stats.mux_by_agent),
-            ])
-        }),
-    )?))?;
-    registry.register(Box::new(Snapshot::counter(
-        REFUSALS.0,
-        REFUSALS.1,
-        &["reason"],
-        read(|stats| labelled(&stats.labelled, REFUSED)),
-    )?))
+    let show = Show { registry, stats };
+    show.counter(EVENTS, &["event"], |stats| {
+        named([
+            ("kept", stats.kept),
+            ("handshake_resumed", stats.resumed),
+            ("handshake_full", stats.full),
+            ("hello_failed", stats.hello_failed),
+            ("asked", stats.asked),
+            ("flow_on_warm", stats.on_warm),
+            ("flow_on_new", stats.on_new),
+            ("lost_in_dial", stats.lost_in_dial),
+            ("found_dead", stats.found_dead),
+            ("retired", stats.retired),
+            ("surplus", stats.surplus),
+        ])
+    })?;
+    show.gauge(LANES, &["state"], |stats| named([("idle", stats.idle), ("waited_for", stats.waiting)]))?;
+    show.counter(TO_MUX, &["reason"], |stats| {
+        named([
+            ("too_many_waiting", stats.mux_busy),
+            ("many_dials", stats.mux_paced),
+            ("answered_by_agent", stats.mux_by_agent),
+        ])
+    })?;
+    show.counter(REFUSALS, &["reason"], |stats| labelled(&stats.labelled, REFUSED))
 }
 
 /// Shows an agent's lane counters.
@@ -77,50 +57,52 @@ pub(super) fn register_agent(
     registry: &Registry,
     stats: impl Fn() -> AgentLaneStats + Clone + Send + Sync + 'static,
 ) -> Result<(), Error> {
-    let read = |rows: fn(AgentLaneStats) -> Rows| {
-        let stats = stats.clone();
-        move || rows(stats())
-    };
-    registry.register(Box::new(Snapshot::counter(
-        EVENTS.0,
-        EVENTS.1,
-        &["event"],
-        read(|stats| {
-            named([
-                ("opened", stats.opened),
-                ("failed", stats.failed),
-                ("handshake_resumed", stats.resumed),
-                ("handshake_full", stats.full),
-                ("over_ceiling", stats.over_ceiling),
-                ("dial_repeated", stats.repeated),
-                ("dial_abandoned", stats.abandoned),
-            ])
-        }),
-    )?))?;
-    registry.register(Box::new(Snapshot::gauge(
-        LANES.0,
-        LANES.1,
-        &["state"],
-        read(|stats| named([("idle", stats.idle)])),
-    )?))?;
-    registry.register(Box::new(Snapshot::counter(
-        TO_MUX.0,
-        TO_MUX.1,
-        &["reason"],
-        read(|stats| labelled(&stats.labelled, MUX)),
-    )?))?;
-    registry.register(Box::new(Snapshot::counter(
-        REFUSALS.0,
-        REFUSALS.1,
-        &["reason"],
-        read(|stats| labelled(&stats.labelled, REFUSED)),
-    )?))?;
-    registry.register(Box::new(Snapshot::counter(
-        LANDINGS.0,
-        LANDINGS.1,
-        &["wanted", "reached", "hit"],
-        read(|stats| labelled(&stats.labelled, LANDED).into_iter().map(split).collect()),
-    )?))
+    let show = Show { registry, stats };
+    show.counter(EVENTS, &["event"], |stats| {
+        named([
+            ("opened", stats.opened),
+            ("failed", stats.failed),
+            ("handshake_resumed", stats.resumed),
+            ("handshake_full", stats.full),
+            ("over_ceiling", stats.over_ceiling),
+            ("dial_repeated", stats.repeated),
+            ("dial_abandoned", stats.abandoned),
+        ])
+    })?;
+    show.gauge(LANES, &["state"], |stats| named([("idle", stats.idle)]))?;
+    show.counter(TO_MUX, &["reason"], |stats| labelled(&stats.labelled, MUX))?;
+    show.counter(REFUSALS, &["reason"], |stats| labelled(&stats.labelled, REFUSED))?;
+    show.counter(LANDINGS, &["wanted", "reached", "hit"], |stats| {
+        labelled(&stats.labelled, LANDED).into_iter().map(split).collect()
+    })
+}
+
+/// Registers families whose rows are read from one source at each scrape.
+struct Show<'a, F> {
+    registry: &'a Registry,
+    stats: F,
+}
+
+impl<S: 'static, F: Fn() -> S + Clone + Send + Sync + 'static> Show<'_, F> {
+    fn counter(
+        &self,
+        (name, help): Family,
+        labels: &'static [&'static str],
+        rows: fn(S) -> Rows,
+    ) -> Result<(), Error> {
+        let stats = self.stats.clone();
+        self.registry.register(Box::new(Snapshot::counter(name, help, labels, move || rows(stats()))?))
+    }
+
+    fn gauge(
+        &self,
+        (name, help): Family,
+        labels: &'static [&'static str],
+        rows: fn(S) -> Rows,
+    ) -> Result<(), Error> {
+        let stats = self.stats.clone();
+        self.registry.register(Box::new(Snapshot::gauge(name, help, labels, move || rows(stats()))?))
+    }
 }
 
 fn named<const N: usize>(counts: [(&str, u64); N]) -> Rows {
