@@ -1,5 +1,6 @@
 //! The small HTTP/1 server behind health, admin and the operator socket.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Upstream's limit for reading a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Connections at once on one listener; the next one waits in the kernel's queue.
+/// Connections at once on one listener; for the next one the oldest is closed, so that connections that say nothing
+/// never keep a prober waiting.
 const CONNECTIONS: usize = 256;
 
 /// What is known of a request. Bodies are not read.
@@ -114,19 +115,21 @@ where
     A: Fn() -> F,
     F: Future<Output = S>,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let stream = tokio::select! {
             stream = accept() => stream,
             Some(_) = connections.join_next() => continue,
         };
+        oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
         let pages = pages.clone();
-        connections.spawn(async move {
-            let _place = place;
-            connection(stream, pages).await;
-        });
+        oldest_first.push_back(connections.spawn(async move { connection(stream, pages).await }));
     }
 }
 

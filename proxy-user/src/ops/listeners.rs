@@ -83,7 +83,11 @@ impl Listeners {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use prometheus::Registry;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::ops::health::Health;
@@ -97,15 +101,32 @@ mod tests {
         listeners.health("127.0.0.1", 0, Health::agent(|| true, Registry::new()));
         assert_eq!(listeners.admin, None);
         let health = listeners.health.unwrap();
-        let answer = tokio::task::spawn_blocking(move || {
-            use std::io::{Read, Write};
-            let mut stream = std::net::TcpStream::connect(health).unwrap();
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-            let mut text = String::new();
-            stream.read_to_string(&mut text).unwrap();
-            text
-        });
-        let answer = answer.await.unwrap();
+        let answer = ask(health).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
+    }
+
+    /// A liveness probe that times out restarts the process, and with it goes every flow.
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_no_prober_out() {
+        let mut listeners = Listeners::new();
+        listeners.health("127.0.0.1", 0, Health::agent(|| true, Registry::new()));
+        let health = listeners.health.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..600 {
+            let mut stream = TcpStream::connect(health).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHo").await.unwrap();
+            silent.push(stream);
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(5), ask(health)).await;
+        assert!(answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 OK\r\n")));
+    }
+
+    async fn ask(health: SocketAddr) -> String {
+        let mut stream = TcpStream::connect(health).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
     }
 }
