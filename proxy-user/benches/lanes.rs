@@ -179,7 +179,7 @@ impl Pair {
         });
         match dialled.await.expect("a lane") {
             Dialled::Lane(end, _) => io(end),
-            Dialled::Mux(()) => unreachable!("nothing answers on the mux"),
+            Dialled::Mux(..) => unreachable!("nothing answers on the mux"),
         }
     }
 }

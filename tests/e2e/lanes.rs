@@ -1,12 +1,14 @@
 //! What is peculiar to lanes: who may open one, what both ends must agree on, how they keep up.
 
 use proxy_tests::runner::{Cell, Ground, RunningServer, SOON, until};
+use proxy_tests::scrape::Page;
 use proxy_tests::targets::Target;
 use proxy_user::flow::{Outcome, Path};
 use proxy_user::lane::ALPN_LANE;
 use proxy_user::net::connect::Connector;
 use proxy_user::net::tls::ClientTls;
 use proxy_user::ops::flags::{LaneSecurity, LanesMode};
+use proxy_user::ops::metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::paths::{all_took, cell};
@@ -37,7 +39,12 @@ async fn either_end_can_do_without_lanes() {
             let lanes = if server_off { &mut server.lanes } else { &mut agent.lanes };
             lanes.mode = LanesMode::Off;
         });
-        flows_take(&cell.await.unwrap(), Path::Mux).await;
+        let cell = cell.await.unwrap();
+        flows_take(&cell, Path::Mux).await;
+        let why = if server_off { "lanes_off" } else { "peer_without_lanes" };
+        let text = metrics::encode(cell.server.dialer.metrics.registry()).unwrap();
+        let counted = Page::parse(&String::from_utf8_lossy(&text)).by("mux_fallbacks_total", "reason");
+        assert_eq!((counted[why], counted.values().sum()), (3.0, 3.0), "{counted:?}");
     }
 }
 

@@ -55,12 +55,6 @@ counters! {
         on_warm,
         /// Flows on a lane that was opened for their dial.
         on_new,
-        /// Dials that went to the mux at once: as many were waiting for a lane as may.
-        mux_busy,
-        /// Dials that went to the mux at once: they come faster than lanes are worth opening.
-        mux_paced,
-        /// Dials that the agent answered on the mux although a lane was asked for; its own counters say why.
-        mux_by_agent,
         /// Lanes that did not acknowledge a dial in time, or ended under it; the dial went on elsewhere.
         lost_in_dial,
         /// Idle lanes found dead by a ping or when they were to be used.
@@ -168,18 +162,6 @@ impl ServerCounters {
 
     pub(super) fn surplus(&self) {
         self.surplus.bump();
-    }
-
-    pub(super) fn mux_busy(&self) {
-        self.mux_busy.bump();
-    }
-
-    pub(super) fn mux_paced(&self) {
-        self.mux_paced.bump();
-    }
-
-    pub(super) fn mux_by_agent(&self) {
-        self.mux_by_agent.bump();
     }
 }
 

@@ -21,8 +21,43 @@ const ATTEMPTS: u32 = 2;
 /// Where a dial ended up.
 pub enum Dialled<M> {
     Lane(End, Path),
-    /// What the dial over the control stream gave.
-    Mux(M),
+    /// What the dial over the control stream gave, and why it went there.
+    Mux(M, Fallback),
+}
+
+/// Why a flow travels as packets and not on a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// This server has its lanes off, by flag or for now.
+    LanesOff,
+    /// The agent offered no lanes: an upstream one, or one with its lanes off.
+    PeerWithoutLanes,
+    /// As many dials wait for a lane as may.
+    TooManyWaiting,
+    /// Dials come faster than lanes are worth opening.
+    ManyDials,
+    /// The agent was asked to answer on a lane and did not; its own counters say why.
+    AnsweredByAgent,
+}
+
+impl Fallback {
+    pub const ALL: [Fallback; 5] = [
+        Fallback::LanesOff,
+        Fallback::PeerWithoutLanes,
+        Fallback::TooManyWaiting,
+        Fallback::ManyDials,
+        Fallback::AnsweredByAgent,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Fallback::LanesOff => "lanes_off",
+            Fallback::PeerWithoutLanes => "peer_without_lanes",
+            Fallback::TooManyWaiting => "too_many_waiting",
+            Fallback::ManyDials => "many_dials",
+            Fallback::AnsweredByAgent => "answered_by_agent",
+        }
+    }
 }
 
 /// How a dial on a warm lane ended, short of success.
@@ -54,13 +89,12 @@ impl StreamLanes {
         F: Future<Output = Result<M, DialError>>,
     {
         if self.pool.shared.off.load(Ordering::Relaxed) {
-            return on_mux(0).await.map(Dialled::Mux);
+            return on_mux(0).await.map(|answer| Dialled::Mux(answer, Fallback::LanesOff));
+        }
+        if !self.pool.affords() {
+            return on_mux(0).await.map(|answer| Dialled::Mux(answer, Fallback::ManyDials));
         }
         let counters = &self.pool.shared.counters;
-        if !self.pool.affords() {
-            counters.mux_paced();
-            return on_mux(0).await.map(Dialled::Mux);
-        }
         let number = self.pool.shared.number();
         for attempt in 1..=ATTEMPTS {
             let Some(mut lane) = self.pool.take() else { break };
@@ -84,8 +118,7 @@ impl StreamLanes {
             counters.lost_in_dial();
         }
         let Some(waiting) = self.pool.wait(number) else {
-            counters.mux_busy();
-            return on_mux(0).await.map(Dialled::Mux);
+            return on_mux(0).await.map(|answer| Dialled::Mux(answer, Fallback::TooManyWaiting));
         };
         self.over_control(number, waiting, on_mux(number)).await
     }
@@ -137,10 +170,7 @@ impl StreamLanes {
             },
             answered = &mut on_mux => answered,
         };
-        if by_mux.is_ok() {
-            counters.mux_by_agent();
-        }
-        by_mux.map(Dialled::Mux)
+        by_mux.map(|answer| Dialled::Mux(answer, Fallback::AnsweredByAgent))
     }
 }
 

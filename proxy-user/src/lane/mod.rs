@@ -28,7 +28,7 @@ mod tests;
 pub mod ticket;
 
 pub use carrier::Wire;
-pub use dial::Dialled;
+pub use dial::{Dialled, Fallback};
 pub use hello::{ALPN_LANE, LANE_VERSION, Security};
 pub use open::{AgentLaneConfig, AgentLanes, AgentStream};
 pub use route::LaneRoute;

@@ -307,7 +307,7 @@ impl Stream {
     pub(super) async fn on_lane(&self, address: &str) -> (Io, Path) {
         match self.dial(address).await.unwrap() {
             Dialled::Lane(end, path) => (Io::of(end), path),
-            Dialled::Mux(_) => panic!("the flow went to the mux"),
+            Dialled::Mux(..) => panic!("the flow went to the mux"),
         }
     }
 }

@@ -12,8 +12,8 @@ type Family = (&'static str, &'static str);
 
 const EVENTS: Family = ("konduit_lanes_total", "What happened on lanes, by event.");
 const LANES: Family = ("konduit_lanes", "Lanes and dials that wait for one, by state.");
-const TO_MUX: Family =
-    ("konduit_mux_fallbacks_total", "Flows that travel as packets although a lane was wanted, by reason.");
+pub(super) const TO_MUX: Family =
+    ("konduit_mux_fallbacks_total", "Flows that travel as packets and not on a lane, by reason.");
 const REFUSALS: Family = ("konduit_lanes_refused_total", "Lanes refused in their hello, by reason.");
 const LANDINGS: Family = (
     "konduit_lanes_landed_total",
@@ -42,13 +42,6 @@ pub(super) fn register_server(
         ])
     })?;
     show.gauge(LANES, &["state"], |stats| named([("idle", stats.idle), ("waited_for", stats.waiting)]))?;
-    show.counter(TO_MUX, &["reason"], |stats| {
-        named([
-            ("too_many_waiting", stats.mux_busy),
-            ("many_dials", stats.mux_paced),
-            ("answered_by_agent", stats.mux_by_agent),
-        ])
-    })?;
     show.counter(REFUSALS, &["reason"], |stats| labelled(&stats.labelled, REFUSED))
 }
 

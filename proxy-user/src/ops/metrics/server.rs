@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
+use super::lanes::TO_MUX;
 use super::make::Maker;
 use super::{GaugeGuard, KonduitMetrics, Segment, process};
 use crate::flow::FlowTable;
+use crate::lane::Fallback;
 
 const LATENCY: [f64; 9] = [0.000001, 0.00001, 0.0001, 0.005, 0.025, 0.1, 0.5, 2.5, 12.5];
 const LIFETIME: [f64; 12] = [1., 5., 15., 30., 60., 300., 900., 1800., 3600., 14400., 43200., 86400.];
@@ -83,6 +85,7 @@ pub struct ServerMetrics {
     dial_failures: IntCounterVec,
     packets: IntCounterVec,
     stream_errors: IntCounterVec,
+    fallbacks: IntCounterVec,
     culled_leases: IntCounter,
     lease_delete_latency: HistogramVec,
     lease_deletes: IntCounterVec,
@@ -162,6 +165,7 @@ impl ServerMetrics {
                 "gRPC stream errors, by segment, gRPC code and packet type.",
                 &["segment", "code", "packet_type"],
             )?,
+            fallbacks: Maker { registry: &registry, prefix: "" }.counter_vec(TO_MUX.0, TO_MUX.1, &["reason"])?,
             culled_leases: make.counter("culled_leases_count", "Expired leases that were deleted.")?,
             lease_delete_latency: make.histogram_vec(
                 "lease_delete_latency_seconds",
@@ -189,6 +193,9 @@ impl ServerMetrics {
         };
         process::register(&registry)?;
         metrics.ready_backend_connections.with_label_values::<&str>(&[]).set(0);
+        for why in Fallback::ALL {
+            metrics.fallbacks.with_label_values(&[why.name()]);
+        }
         Ok(metrics)
     }
 
@@ -203,6 +210,11 @@ impl ServerMetrics {
 
     pub fn dial_failed(&self, reason: DialFailure) {
         self.dial_failures.with_label_values(&[reason.name()]).inc();
+    }
+
+    /// A flow begins that travels as packets.
+    pub fn fell_back(&self, why: Fallback) {
+        self.fallbacks.with_label_values(&[why.name()]).inc();
     }
 
     /// A packet or chunk was written to a frontend.

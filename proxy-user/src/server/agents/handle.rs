@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::flow::{DialError, DialReason, Path};
-use crate::lane::{Dialled, StreamLanes};
+use crate::lane::{Dialled, Fallback, StreamLanes};
 use crate::mux::{Link, MuxStream};
 use crate::ops::metrics::{DialFailure, ServerMetrics};
 use crate::splice::End;
@@ -28,6 +28,8 @@ pub struct AgentHandle {
     /// Dials and flows of this stream, lanes included.
     load: AtomicUsize,
     lanes: OnceLock<StreamLanes>,
+    /// Why there are none, where there are none.
+    without: Fallback,
     pending: Mutex<Pending>,
 }
 
@@ -48,6 +50,7 @@ impl AgentHandle {
         number: u64,
         link: Link,
         metrics: ServerMetrics,
+        without: Fallback,
     ) -> AgentHandle {
         AgentHandle {
             id,
@@ -58,6 +61,7 @@ impl AgentHandle {
             draining: AtomicBool::new(false),
             load: AtomicUsize::new(0),
             lanes: OnceLock::new(),
+            without,
             pending: Mutex::default(),
         }
     }
@@ -102,7 +106,7 @@ impl AgentHandle {
         let dialled = async {
             match self.lanes.get() {
                 Some(lanes) => lanes.dial(protocol, address, on_mux).await,
-                None => on_mux(0).await.map(Dialled::Mux),
+                None => on_mux(0).await.map(|answer| Dialled::Mux(answer, self.without)),
             }
         };
         let dialled = match timeout {
@@ -116,7 +120,10 @@ impl AgentHandle {
         std::mem::forget(asked);
         match dialled? {
             Dialled::Lane(end, path) => Ok((end, path)),
-            Dialled::Mux(stream) => Ok((End::stream(stream), Path::Mux)),
+            Dialled::Mux(stream, why) => {
+                self.metrics.fell_back(why);
+                Ok((End::stream(stream), Path::Mux))
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::handle::AgentHandle;
 use super::listen::Peer;
 use super::registry::Registry;
-use crate::lane::ServerLanes;
+use crate::lane::{Fallback, ServerLanes};
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
 use crate::ops::metrics::{Segment, ServerMetrics, Service as Method};
 use crate::wire::ids::ServerId;
@@ -51,7 +51,10 @@ impl pb::agent_service_server::AgentService for Service {
         });
         let number = self.registry.number();
         let metrics = self.metrics.clone();
-        let handle = AgentHandle::new(hello.agent.clone(), hello.identifiers, number, link.clone(), metrics);
+        let without = if self.lanes.is_none() { Fallback::LanesOff } else { Fallback::PeerWithoutLanes };
+        let link_too = link.clone();
+        let handle =
+            AgentHandle::new(hello.agent.clone(), hello.identifiers, number, link_too, metrics, without);
         let handle = Arc::new(handle);
         let ticket = match &self.lanes {
             Some(lanes) if hello.lanes => Some(negotiate(lanes, &peer, &handle)?),
