@@ -5,10 +5,11 @@
 //! bytes and says how it ended.
 //!
 //! Dependencies point one way: `wire <- flow <- splice, mux, lane <- server, agent <- bin`;
-//! [`net`] and [`ops`] are leaves that any of them may use.
+//! [`net`], [`ops`] and [`kube`] are leaves that any of them may use.
 
 pub mod agent;
 pub mod flow;
+pub mod kube;
 pub mod lane;
 pub mod mux;
 pub mod net;

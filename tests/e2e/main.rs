@@ -6,6 +6,7 @@ mod bulk;
 mod dial;
 mod frontends;
 mod half_close;
+mod kube_auth;
 mod lanes;
 mod loss;
 mod operate;

@@ -1,9 +1,11 @@
 //! What Konduit's tests and benches share: load generators, peers to compare with, ways to look at the machine.
 
+pub mod apiserver;
 pub mod calls;
 pub mod certs;
 pub mod child;
 pub mod cpu;
+pub mod field;
 pub mod haproxy;
 pub mod integrity;
 pub mod kernel_log;

@@ -1,6 +1,6 @@
 //! How often something costly may happen: a burst at once, then at a steady rate.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -11,9 +11,9 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(burst: u32, per_second: u32, now: Instant) -> Pace {
+    pub(crate) fn new(burst: u32, per_second: impl Into<f64>, now: Instant) -> Pace {
         let burst = f64::from(burst);
-        Pace { burst, per_second: f64::from(per_second), left: burst, at: now }
+        Pace { burst, per_second: per_second.into(), left: burst, at: now }
     }
 
     /// Whether it may happen once more; then it counts.
@@ -27,12 +27,15 @@ impl Pace {
         }
         may
     }
+
+    /// How long after the last [`Pace::take`] the next may succeed.
+    pub(crate) fn pause(&self) -> Duration {
+        Duration::try_from_secs_f64((1.0 - self.left) / self.per_second).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -46,5 +49,6 @@ mod tests {
         // A clock that was read earlier neither gives nor takes.
         assert_eq!(taken(&mut pace, start), 0);
         assert_eq!(taken(&mut pace, start + Duration::from_secs(60)), 3);
+        assert!((0.099..0.101).contains(&pace.pause().as_secs_f64()), "{:?}", pace.pause());
     }
 }

@@ -1,6 +1,7 @@
 //! proxy-server: frontends, agents, and the dial between them.
 
 pub mod agents;
+pub mod auth;
 pub mod dial;
 pub mod frontend;
 pub mod operate;
@@ -22,6 +23,7 @@ use self::dial::Dialer;
 use self::options::Options;
 pub use self::start::StartError;
 use crate::flow::FlowTable;
+use crate::kube::Kube;
 use crate::lane::ServerLanes;
 use crate::net::listener::TcpListener;
 use crate::net::tls::ServerEndpoint;
@@ -50,6 +52,7 @@ pub struct Server {
     frontend: frontend::Frontend,
     service: Service,
     dialer: Dialer,
+    kube: Option<Kube>,
 }
 
 impl Server {
@@ -58,7 +61,6 @@ impl Server {
     /// # Errors
     /// The first thing that cannot be had.
     pub fn bind(options: Options, abilities: &Abilities) -> Result<Server, StartError> {
-        start::check(&options)?;
         let flows = FlowTable::new();
         let metrics = ServerMetrics::new(&flows)?;
         let splicer = start::splicer(&options.splice, abilities)?;
@@ -68,6 +70,8 @@ impl Server {
         let strategies = options.proxy_strategies.0.clone();
         let registry = Registry::new(strategies.clone(), metrics.clone());
         let bound = Bound { agents: agents.0.local_addr(), frontend: frontend.bound() };
+        let kube = start::kube(&options);
+        let authenticator = kube.as_ref().and_then(|kube| start::authenticator(&options, kube));
         let service = Service {
             server: options.server_id.as_str().into(),
             count: u32::try_from(options.server_count).unwrap_or(0),
@@ -75,6 +79,7 @@ impl Server {
             metrics: metrics.clone(),
             pool: start::pool(&options.mux),
             lanes,
+            authenticator,
         };
         let dialer = Dialer {
             registry,
@@ -85,7 +90,7 @@ impl Server {
             most_flows: start::most_flows(),
             metrics,
         };
-        Ok(Server { bound, options, agents, frontend, service, dialer })
+        Ok(Server { bound, options, agents, frontend, service, dialer, kube })
     }
 
     pub fn bound(&self) -> &Bound {
@@ -101,13 +106,18 @@ impl Server {
         self.service.lanes.as_ref()
     }
 
+    /// `None`: nothing asks the Kubernetes API.
+    pub fn kube(&self) -> Option<&Kube> {
+        self.kube.as_ref()
+    }
+
     pub fn registry(&self) -> &Arc<Registry> {
         &self.dialer.registry
     }
 
     /// Serves until `stop`. Frontends accept until `drain` begins; their flows go on until it cuts them.
     pub async fn run(self, drain: DrainWatch, stop: CancellationToken) {
-        let Server { options, agents: (listener, tls), frontend, service, dialer, bound } = self;
+        let Server { options, agents: (listener, tls), frontend, service, dialer, bound, .. } = self;
         tracing::info!(agents = %bound.agents, frontend = ?bound.frontend, server = options.server_id, "Serving");
         let agents = listen::serve(listener, tls, service, options.keepalive_time, stop);
         let frontend = frontend.serve(dialer, options.frontend_keepalive_time, drain);

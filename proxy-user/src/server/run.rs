@@ -27,6 +27,9 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let abilities = proof::prove_aside().await;
     let server = Server::bind(options.clone(), &abilities)?;
+    if let Some(kube) = server.kube() {
+        kube.check().await?;
+    }
     let dialer = server.dialer();
     dialer.metrics.konduit.show_counter(log.lost())?;
     let (metrics, flows, splicer) = (dialer.metrics.clone(), dialer.flows.clone(), dialer.splicer.clone());

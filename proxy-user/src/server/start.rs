@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::auth::Authenticator;
 use super::options::Options;
+use crate::kube::{Kube, KubeConfig, KubeError};
 use crate::lane::{ALPN_LANE, Security, ServerLaneConfig, ServerLanes};
 use crate::mux::{Pool, brake::Limits};
 use crate::net::cipher::{PolicyError, TlsPolicy};
@@ -16,8 +18,8 @@ use crate::splice::{SpliceConfig, SpliceError, Splicer};
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{flag} cannot be honoured by this version: {why}")]
-    NotHere { flag: &'static str, why: &'static str },
+    #[error(transparent)]
+    Kube(#[from] KubeError),
     #[error("failed to run the agent server: {0}")]
     Agents(ListenError),
     #[error("failed to run the frontend server: {0}")]
@@ -36,17 +38,20 @@ pub enum StartError {
     Random(#[from] getrandom::Error),
 }
 
-/// Refuses flags whose promise nobody would keep.
-pub(super) fn check(options: &Options) -> Result<(), StartError> {
-    if !options.agent_namespace.is_empty() {
-        let why = "agents are not authenticated by TokenReview yet; use --cluster-ca-cert";
-        return Err(StartError::NotHere { flag: "--agent-namespace", why });
-    }
-    if options.enable_lease_controller {
-        let why = "leases are not published yet; use --server-count";
-        return Err(StartError::NotHere { flag: "--enable-lease-controller", why });
-    }
-    Ok(())
+/// The client is made only where something asks, as upstream's.
+pub(super) fn kube(options: &Options) -> Option<Kube> {
+    let asked = !options.agent_namespace.is_empty() || options.enable_lease_controller;
+    asked.then(|| {
+        Kube::new(&KubeConfig {
+            kubeconfig: options.kubeconfig.clone(),
+            qps: options.kubeconfig_qps,
+            burst: options.kubeconfig_burst,
+        })
+    })
+}
+
+pub(super) fn authenticator(options: &Options, kube: &Kube) -> Option<Authenticator> {
+    (!options.agent_namespace.is_empty()).then(|| Authenticator::new(options, kube))
 }
 
 pub(crate) fn splicer(options: &EngineOptions, abilities: &Abilities) -> Result<Splicer, SpliceError> {

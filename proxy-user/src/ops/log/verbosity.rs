@@ -35,6 +35,8 @@ impl Verbosity {
 fn needed(target: &str, level: Level) -> i32 {
     let ours = target.starts_with("proxy_");
     match level {
+        // Each failed request, which whoever made it tells with what it was for.
+        Level::ERROR if target.starts_with("kube_client") => 5,
         Level::ERROR | Level::WARN | Level::INFO => i32::MIN,
         Level::DEBUG if ours => 4,
         Level::TRACE if ours => 5,

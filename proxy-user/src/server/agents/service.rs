@@ -13,6 +13,7 @@ use super::registry::Registry;
 use crate::lane::{Fallback, ServerLanes};
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
 use crate::ops::metrics::{Segment, ServerMetrics, Service as Method};
+use crate::server::auth::Authenticator;
 use crate::wire::ids::ServerId;
 use crate::wire::metadata::{AgentHello, Secret, ServerHello};
 use crate::wire::packet::Packet;
@@ -29,6 +30,8 @@ pub struct Service {
     pub pool: Arc<Pool>,
     /// `None`: `--lanes=off`.
     pub lanes: Option<ServerLanes>,
+    /// `None`: agents need no token.
+    pub authenticator: Option<Authenticator>,
 }
 
 type Outbound = Pin<Box<dyn Stream<Item = Result<pb::Packet, Status>> + Send>>;
@@ -43,6 +46,12 @@ impl pb::agent_service_server::AgentService for Service {
             tracing::warn!(%error, from = %peer, "Refused a control stream");
             Status::unknown(error.to_string())
         })?;
+        if let Some(authenticator) = &self.authenticator
+            && let Err(error) = authenticator.check(request.metadata().as_ref()).await
+        {
+            tracing::warn!(agent = %hello.agent, from = %peer, %error, "Refused an agent");
+            return Err(Status::from(&error));
+        }
         let (link, outlet) = Link::new(LinkConfig {
             role: Role::Dialer,
             dialect: if hello.mux { Dialect::Ours } else { Dialect::Upstream },

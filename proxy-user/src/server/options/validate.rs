@@ -115,9 +115,6 @@ fn agents(o: &Options, found: &mut Vec<(&'static str, String)>) {
                 found.push((flag, format!("--{flag} cannot be empty when agent authentication is enabled")));
             }
         }
-        let gist = "agent tokens cannot be checked by this version, so it does not start; use --cluster-ca-cert \
-                    (client certificates) instead of --agent-namespace";
-        found.push(("agent-namespace", gist.to_owned()));
     }
     if o.enable_lease_controller {
         let gist = "server leases cannot be published by this version, so it does not start; use --server-count \
@@ -157,7 +154,7 @@ fn warn(o: &mut Options) {
     if let Ok(policy) = TlsPolicy::parse(&o.tls_min_version, &o.cipher_suites) {
         o.warnings.extend(policy.notes);
     }
-    if o.cluster_ca_cert.is_empty() {
+    if o.cluster_ca_cert.is_empty() && o.agent_namespace.is_empty() {
         let text = "--cluster-ca-cert is not set: whoever reaches the agent port can register as an agent.";
         o.warnings.push(text.to_owned());
     }

@@ -1,0 +1,161 @@
+//! A stand-in of the Kubernetes API server, in this process: HTTPS, tokens and leases, and every way to be unwell.
+
+mod leases;
+mod serve;
+mod tokens;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::certs::Certs;
+use leases::Leases;
+use tokens::Tokens;
+
+/// How it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mood {
+    #[default]
+    Well,
+    /// Each answer comes this late.
+    Slow(Duration),
+    /// Each answer is this HTTP status.
+    Refuses(u16),
+    /// Takes requests and never answers.
+    Hangs,
+    /// Ends every connection before TLS.
+    Absent,
+}
+
+/// One running stand-in; ends when dropped.
+pub struct ApiServer {
+    pub address: SocketAddr,
+    directory: PathBuf,
+    certs: Certs,
+    state: &'static State,
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// Leaked: a stand-in lives about as long as its test process.
+#[derive(Default)]
+struct State {
+    mood: Mutex<Mood>,
+    /// The bearer token that callers must show, unless they have a certificate.
+    credential: Mutex<String>,
+    tokens: Mutex<Tokens>,
+    leases: Leases,
+    /// Method, path and query of every request.
+    asked: Mutex<Vec<String>>,
+}
+
+/// How callers show who they are, in a kubeconfig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    Token,
+    TokenFile,
+    Certificate,
+}
+
+impl ApiServer {
+    /// Serves on a free port; its files are in `directory/apiserver`.
+    pub fn start(directory: &Path) -> anyhow::Result<ApiServer> {
+        let directory = directory.join("apiserver");
+        fs::create_dir_all(&directory)?;
+        let certs = Certs::new(&directory, "kubernetes")?;
+        let pair = certs.server("apiserver", &["127.0.0.1"])?;
+        certs.client("caller", "system:konnectivity-server", None)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let state: &'static State = Box::leak(Box::default());
+        *lock(&state.credential) = "first".into();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        runtime.spawn(serve::serve(listener, serve::tls(&pair, &certs.ca())?, state));
+        Ok(ApiServer { address, directory, certs, state, _runtime: runtime })
+    }
+
+    pub fn is(&self, mood: Mood) {
+        *lock(&self.state.mood) = mood;
+    }
+
+    /// Callers must show this token from now on; token files are rewritten.
+    pub fn expect_credential(&self, token: &str) -> anyhow::Result<()> {
+        *lock(&self.state.credential) = token.into();
+        Ok(fs::write(self.directory.join("token"), token)?)
+    }
+
+    /// What a TokenReview says of `token`, for `audience`.
+    pub fn knows(&self, token: &str, username: &str, audience: &str) {
+        lock(&self.state.tokens).add(token, username, audience);
+    }
+
+    /// Requests so far whose line (`GET /apis/…?…`) contains `words`.
+    pub fn asked(&self, words: &str) -> usize {
+        lock(&self.state.asked).iter().filter(|line| line.contains(words)).count()
+    }
+
+    /// The leases there are, as JSON.
+    pub fn leases(&self) -> Vec<Value> {
+        self.state.leases.all()
+    }
+
+    /// Puts a lease there that was renewed `ago` and lasts 30 s, in `kube-system`.
+    pub fn lease(&self, name: &str, labels: &Value, ago: Duration) {
+        self.state.leases.put(name, labels, ago);
+    }
+
+    pub fn drop_lease(&self, name: &str) {
+        self.state.leases.remove(name);
+    }
+
+    /// Makes the next `count` updates fail: somebody else was faster.
+    pub fn conflicts(&self, count: usize) {
+        self.state.leases.conflict(count);
+    }
+
+    /// A kubeconfig for this server.
+    pub fn kubeconfig(&self, caller: Caller) -> anyhow::Result<PathBuf> {
+        let path = self.directory.join(format!("{caller:?}.kubeconfig"));
+        fs::write(self.directory.join("token"), lock(&self.state.credential).as_bytes())?;
+        let user = match caller {
+            Caller::Token => json!({ "token": *lock(&self.state.credential) }),
+            // Relative: as seen from the kubeconfig's directory.
+            Caller::TokenFile => json!({ "tokenFile": self.directory.join("token") }),
+            Caller::Certificate => json!({
+                "client-certificate": "caller.crt",
+                "client-key": "caller.key",
+            }),
+        };
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "here", "cluster": {
+                "server": format!("https://{}", self.address),
+                "certificate-authority": self.certs.ca(),
+            }}],
+            "users": [{ "name": "caller", "user": user }],
+            "contexts": [{ "name": "this", "context": { "cluster": "here", "user": "caller" }}],
+            "current-context": "this",
+        });
+        // JSON is YAML.
+        fs::write(&path, config.to_string()).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An API error, as the API server tells it.
+fn failure(code: u16, reason: &str, message: &str) -> (u16, Value) {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "code": code, "reason": reason, "message": message,
+    });
+    (code, status)
+}
