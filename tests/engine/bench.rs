@@ -194,6 +194,11 @@ impl proxy_user::splice::FlowStream for Opaque {
         if self.closing { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     }
 
+    fn poll_broken(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        let broken = proxy_user::net::sockopt::hung_up(&self.socket).broken;
+        if broken { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    }
+
     fn unacknowledged(&self) -> u64 {
         unacknowledged(&self.socket)
     }

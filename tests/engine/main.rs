@@ -7,5 +7,6 @@ mod adapt;
 mod bench;
 mod budget;
 mod copy;
+mod gone;
 mod integrity;
 mod pattern;

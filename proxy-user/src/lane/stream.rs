@@ -71,6 +71,13 @@ fn as_abort(error: io::Error) -> io::Error {
 }
 
 impl FlowStream for LaneStream {
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        match &self.wire {
+            Some(wire) if !sockopt::hung_up(wire.get_ref().0.get_ref()).broken => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    }
+
     fn unacknowledged(&self) -> u64 {
         let socket = self.wire.as_ref().map(|wire| wire.get_ref().0.get_ref());
         socket.and_then(|socket| sockopt::unsent(socket).ok()).map_or(0, u64::from)

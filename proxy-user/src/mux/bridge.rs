@@ -103,6 +103,13 @@ impl FlowStream for MuxStream {
         self.with(|flow| flow.step(Event::Abort));
     }
 
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        match self.with(|flow| flow.is_reset()) {
+            Some(false) => Poll::Pending,
+            Some(true) | None => Poll::Ready(()),
+        }
+    }
+
     fn poll_unwritable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ready = self.with(|flow| {
             if flow.is_unwritable() {

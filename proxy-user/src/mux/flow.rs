@@ -124,6 +124,11 @@ impl Flow {
         self.inbox.is_empty() && self.read_end.is_some() && !self.state.is_writing()
     }
 
+    /// The peer aborted, or the stream was lost, whether or not that was read.
+    pub(super) fn is_reset(&self) -> bool {
+        self.read_end == Some(ReadEnd::Reset)
+    }
+
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.progressed) >= STALLED
     }

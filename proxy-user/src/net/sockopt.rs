@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{SockRef, TcpKeepalive};
 
 /// After how long without traffic the first probe goes out, how often it is repeated, and how many may go
@@ -35,6 +36,23 @@ pub fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Result<()>
     SockRef::from(socket).set_tcp_user_timeout(Some(timeout))
 }
 
+/// What became of a connection that nobody reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HungUp {
+    /// Reset, or given up by the kernel.
+    pub broken: bool,
+    /// Both directions are closed. Of a Unix socket whose own direction is open: its peer is gone.
+    pub closed: bool,
+}
+
+pub fn hung_up(socket: &impl AsFd) -> HungUp {
+    // The kernel reports both, asked or not; at once, since the timeout is zero.
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let told = rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok();
+    let flags = if told { fds[0].revents() } else { PollFlags::empty() };
+    HungUp { broken: flags.contains(PollFlags::ERR), closed: flags.contains(PollFlags::HUP) }
+}
+
 /// Bytes in the send queue: for TCP not acknowledged yet, for a Unix socket not read yet by the peer.
 pub fn unsent(socket: &impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
@@ -62,6 +80,25 @@ mod tests {
         assert!(unsent(&left).unwrap() > 0);
         right.read_exact(&mut [0; 100]).unwrap();
         assert_eq!(unsent(&left).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_nobody_reads_is_known_to_be_closed_or_broken() {
+        let (left, mut right) = UnixStream::pair().unwrap();
+        right.write_all(b"unread").unwrap();
+        right.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(hung_up(&left), HungUp { broken: false, closed: false });
+        drop(right);
+        assert_eq!(hung_up(&left), HungUp { broken: false, closed: true });
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut right, _) = listener.accept().unwrap();
+        right.write_all(b"unread").unwrap();
+        assert!(!hung_up(&left).broken);
+        reset_on_close(&right).unwrap();
+        drop(right);
+        assert!(hung_up(&left).broken);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::SpliceError;
-use super::policy::CALM_AFTER;
+use super::policy::{CALM_AFTER, ORPHAN_AFTER};
 
 /// `--engine`: the highest engine that new flows may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +73,9 @@ pub struct SpliceConfig {
     /// How long a direction must have been small or rare before `auto` gives it to the kernel. Read at the start
     /// only.
     pub calm_after: Duration,
+    /// How long a flow goes on without a byte moved after its client closed a Unix socket altogether. Read at the
+    /// start only.
+    pub orphan_after: Duration,
     /// What the self-test proved; the rest is not used, whatever `engine` says. Read at the start only.
     pub proven: Proven,
 }
@@ -98,6 +101,7 @@ impl Default for SpliceConfig {
             buffer_budget: None,
             threads: 0,
             calm_after: CALM_AFTER,
+            orphan_after: ORPHAN_AFTER,
             proven: Proven::default(),
         }
     }

@@ -31,6 +31,7 @@ pub(super) struct Crew {
     pub(super) stats: Stats,
     pub(super) grants: Grants,
     pub(super) calm_after: Duration,
+    pub(super) orphan_after: Duration,
 }
 
 impl Crew {
@@ -91,6 +92,10 @@ impl Share {
     pub(super) fn take(threads: &Arc<Threads>) -> Share {
         Share { grant: threads.crew().grants.take(), threads: threads.clone() }
     }
+
+    pub(super) fn orphan_after(&self) -> Duration {
+        self.threads.crew().orphan_after
+    }
 }
 
 impl Drop for Share {
@@ -108,7 +113,7 @@ impl Threads {
         count: usize,
         budget: u64,
         map: Option<Arc<KernelMap>>,
-        calm_after: Duration,
+        [calm_after, orphan_after]: [Duration; 2],
     ) -> Result<Threads, SpliceError> {
         let inboxes = (0..count.max(1) * 2).map(|_| Inbox::new()).collect::<Result<Vec<_>, _>>()?;
         let crew = Arc::new(Crew {
@@ -119,6 +124,7 @@ impl Threads {
             map,
             stats: Stats::default(),
             calm_after,
+            orphan_after,
         });
         let threads = Threads(crew.clone());
         for index in 0..crew.inboxes.len() {

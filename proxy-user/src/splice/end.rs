@@ -30,6 +30,12 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
         Poll::Pending
     }
 
+    /// Ready once the connection below is broken, although what came before it was not read yet. Asked now and then
+    /// while nobody reads, so it need not wake.
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
     /// Bytes written to this end that its peer has not acknowledged yet (`SIOCOUTQ` of the socket below), 0 if
     /// that cannot be known. An abort of the other end is held back, 1 s at most, until this is 0.
     fn unacknowledged(&self) -> u64 {

@@ -74,6 +74,15 @@ impl Half {
         }
     }
 
+    /// It has bytes that the destination does not take.
+    pub(super) fn is_held_up(&self) -> bool {
+        match self.phase {
+            Phase::Move => self.written < self.buffer.len(),
+            Phase::Done(_) => false,
+            _ => true,
+        }
+    }
+
     /// The source is dead: what it still gives is read, then its end is an abort.
     pub(super) fn source_failing(&mut self) {
         self.failing = true;

@@ -43,7 +43,9 @@ pub(super) struct Pair {
     /// The kernel miscounted: the flow ends as failed.
     violated: bool,
     parting: Option<Parting>,
-    /// Bytes behind a failed source that the destination does not take: until when, and the count then.
+    /// The client on a Unix socket closed both directions.
+    orphaned: bool,
+    /// Nothing moves that must: since when, and the count then.
     stall: Option<(Instant, u64)>,
     meter: Arc<Meter>,
     control: Arc<Control>,
@@ -67,6 +69,7 @@ impl Pair {
             begun: false,
             violated: false,
             parting: None,
+            orphaned: false,
             stall: None,
             meter,
             control,
@@ -94,6 +97,10 @@ impl Pair {
         }
         if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
             self.tracks[side].direction.step(Event::SourceEnding);
+        }
+        // Also told of a peer that closed its side after ours was shut; that flow is over.
+        if flags.contains(EventFlags::HUP) && matches!(self.ends[side], Plain::Unix(_)) {
+            self.orphaned = true;
         }
         if flags.contains(EventFlags::IN) {
             self.tracks[side].direction.step(Event::Readable);
@@ -193,7 +200,7 @@ impl Pair {
             (Some(Finish::Clean), Some(Finish::Clean)) => Next::Over,
             (Some(_), Some(_)) => self.part(turn.now),
             _ if hungry => Next::Hungry,
-            _ => Next::Idle(earlier(wake, self.watch_stall(turn.now))),
+            _ => Next::Idle(earlier(wake, self.watch_stall(turn))),
         }
     }
 
@@ -240,22 +247,26 @@ impl Pair {
         Next::Idle(Some(now + parting.again))
     }
 
-    /// A failed source whose last bytes nobody takes holds the flow for [`ABORT_WAIT`] without progress only.
-    fn watch_stall(&mut self, now: Instant) -> Option<Instant> {
+    /// A failed source whose last bytes nobody takes holds the flow for [`ABORT_WAIT`] without progress only, a
+    /// client that is gone for a little longer.
+    fn watch_stall(&mut self, turn: &Turn<'_>) -> Option<Instant> {
         let failing = |track: &Track| track.finish().is_none() && track.direction.is_failing();
-        let track = self.tracks.iter_mut().find(|track| failing(track))?;
+        let wait = match self.tracks.iter().any(failing) {
+            true => ABORT_WAIT,
+            false if self.orphaned => turn.crew.orphan_after,
+            false => return None,
+        };
         let moved = self.meter.total(Direction::Up) + self.meter.total(Direction::Down);
-        match self.stall {
-            Some((until, before)) if before == moved && now >= until => {
-                track.direction.step(Event::DestinationBroke(Finish::Aborted));
-                Some(now)
-            }
-            Some((until, before)) if before == moved => Some(until),
-            _ => {
-                self.stall = Some((now + ABORT_WAIT, moved));
-                Some(now + ABORT_WAIT)
-            }
+        let since = match self.stall {
+            Some((since, before)) if before == moved => since,
+            _ => turn.now,
+        };
+        self.stall = Some((since, moved));
+        if turn.now < since + wait {
+            return Some(since + wait);
         }
+        self.fail(Finish::Aborted);
+        Some(turn.now)
     }
 
     /// A direction is bulk by its rate: the flow belongs on a bulk thread.

@@ -13,6 +13,15 @@ pub(super) const GREETING_WAIT: Duration = Duration::from_millis(50);
 /// acknowledged.
 pub(super) const ABORT_WAIT: Duration = Duration::from_secs(1);
 
+/// A client on a Unix socket that closed both directions takes no byte any more, and a target that neither ends nor
+/// sends would hold the flow for ever. Ended after so long without a byte moved: what the kernel gives a TCP socket
+/// whose owner closed it (tcp_fin_timeout).
+pub(super) const ORPHAN_AFTER: Duration = Duration::from_secs(60);
+
+/// How often the copy on tokio looks after the peers of a flow in which one direction waits or is over: it reads
+/// nothing then that would tell of a dead one.
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);
+
 /// Commands that wait for one engine thread; beyond it a new flow is refused.
 pub(super) const INBOX_BOUND: usize = 4096;
 

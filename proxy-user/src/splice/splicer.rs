@@ -45,7 +45,7 @@ impl Splicer {
             EngineChoice::Auto | EngineChoice::Sockmap => load(budget, config.flow_buffer_max),
             EngineChoice::Splice | EngineChoice::Copy => None,
         };
-        let threads = Arc::new(Threads::start(count, budget, map, config.calm_after)?);
+        let threads = Arc::new(Threads::start(count, budget, map, [config.calm_after, config.orphan_after])?);
         let splicer = Splicer { threads, engine: Arc::default(), splice: config.proven.splice };
         splicer.set_engine(config.engine);
         Ok(splicer)

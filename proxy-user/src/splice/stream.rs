@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::crew::Share;
 use super::half::{Half, Lost};
-use super::policy::ABORT_WAIT;
+use super::policy::{ABORT_WAIT, LOOK_AFTER};
 use super::tokio_end::{TokioEnd, Unjoined};
 use crate::flow::{Direction, Ending, Finish, Meter};
 
@@ -66,6 +66,8 @@ pub(super) async fn join(
         ends: [left, right],
         halves: [up, down],
         broken: [false; 2],
+        look: None,
+        orphan_after: share.orphan_after(),
         stall: None,
         clean: false,
         cut: false,
@@ -89,12 +91,21 @@ struct Copy {
     ends: [TokioEnd; 2],
     halves: [Half; 2],
     broken: [bool; 2],
+    look: Option<Look>,
+    orphan_after: Duration,
     /// A failed source whose bytes nobody takes: until when, and the count then.
     stall: Option<(Pin<Box<tokio::time::Sleep>>, u64)>,
     /// Whatever does not end cleanly, a dropped join included, is an abort for both peers.
     clean: bool,
     /// A direction was ended because the other one is over: its source goes on, so its close may be a reset.
     cut: bool,
+}
+
+/// When the peers are looked after next, and since when the count is what it is.
+struct Look {
+    timer: Pin<Box<tokio::time::Sleep>>,
+    since: Instant,
+    moved: u64,
 }
 
 impl Drop for Copy {
@@ -118,11 +129,7 @@ impl Copy {
                     Some(Lost::Destination) => 1 - t,
                     None => continue,
                 };
-                if !std::mem::replace(&mut self.broken[lost], true) {
-                    self.halves[lost].source_failing();
-                    self.halves[1 - lost].destination_broke(Finish::Aborted);
-                    again = true;
-                }
+                again |= self.side_broke(lost);
             }
         }
         for side in 0..2 {
@@ -135,9 +142,56 @@ impl Copy {
         if self.halves.iter().all(|half| half.finish().is_some()) {
             return Poll::Ready(());
         }
-        ready!(self.poll_stall(context, meter));
+        if self.poll_peers(context, meter).is_pending() {
+            ready!(self.poll_stall(context, meter));
+        }
         self.halves.iter_mut().for_each(|half| half.destination_broke(Finish::Aborted));
         Poll::Ready(())
+    }
+
+    /// A side is dead; false when that was known.
+    fn side_broke(&mut self, side: usize) -> bool {
+        if std::mem::replace(&mut self.broken[side], true) {
+            return false;
+        }
+        self.halves[side].source_failing();
+        self.halves[1 - side].destination_broke(Finish::Aborted);
+        true
+    }
+
+    /// Looks after the peers while a direction is held up or over. Ready when the client is gone for good and
+    /// nothing moves any more.
+    fn poll_peers(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<()> {
+        let busy = self.halves.iter().all(|half| half.finish().is_none() && !half.is_held_up());
+        if busy {
+            return Poll::Pending;
+        }
+        let moved = meter.total(Direction::Up) + meter.total(Direction::Down);
+        let every = LOOK_AFTER.min(self.orphan_after);
+        let look = self.look.get_or_insert_with(|| Look {
+            timer: Box::pin(tokio::time::sleep(every)),
+            since: Instant::now(),
+            moved,
+        });
+        while look.timer.as_mut().poll_elapsed(context).is_ready() {
+            let now = Instant::now();
+            look.timer.as_mut().reset(now + every);
+            if look.moved != moved {
+                (look.since, look.moved) = (now, moved);
+                continue;
+            }
+            if self.ends.iter().any(TokioEnd::is_orphaned) && now >= look.since + self.orphan_after {
+                return Poll::Ready(());
+            }
+            let broken = [0, 1].map(|side| self.ends[side].poll_broken(context).is_ready());
+            for side in (0..2).filter(|side| broken[*side]) {
+                if self.side_broke(side) {
+                    context.waker().wake_by_ref();
+                }
+            }
+            return Poll::Pending;
+        }
+        Poll::Pending
     }
 
     /// Ready when a side is dead and its last bytes found no taker for [`ABORT_WAIT`].

@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::budget::Grant;
 use super::kernel::sock::unacknowledged;
 use super::{EndIo, FlowStream, Plain};
+use crate::net::sockopt;
 
 pub(super) enum TokioEnd {
     Tcp(TcpStream),
@@ -108,6 +109,21 @@ impl TokioEnd {
             TokioEnd::Tcp(_) | TokioEnd::Unix(_) => Poll::Pending,
             TokioEnd::Stream(stream) => stream.poll_unwritable(context),
         }
+    }
+
+    /// Ready once the connection is broken, read or not.
+    pub(super) fn poll_broken(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let broken = match self {
+            TokioEnd::Tcp(socket) => sockopt::hung_up(socket).broken,
+            TokioEnd::Unix(socket) => sockopt::hung_up(socket).broken,
+            TokioEnd::Stream(stream) => return stream.poll_broken(context),
+        };
+        if broken { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The peer closed both directions of a Unix socket. TCP does not tell that from a half-close.
+    pub(super) fn is_orphaned(&self) -> bool {
+        matches!(self, TokioEnd::Unix(socket) if sockopt::hung_up(socket).closed)
     }
 
     pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,13 +5,13 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use crate::lane::LaneStream;
 use crate::lane::record::RecordExact;
+use crate::net::sockopt;
 use crate::server::dial::{Dial, Dialer, Via};
 use crate::splice::End;
 use crate::wire::connect::{ESTABLISHED, Head, MAX_HEAD, dial_failed, refused};
@@ -34,10 +34,7 @@ pub trait Client: AsyncRead + AsyncWrite + Unpin + Send + Sized {
 
 impl Client for UnixStream {
     fn is_gone(&self) -> bool {
-        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
-        // The kernel reports HUP whether asked or not; at once, since the timeout is zero.
-        matches!(rustix::event::poll(&mut fds, Some(&Timespec::default())), Ok(1..))
-            && fds[0].revents().contains(PollFlags::HUP)
+        sockopt::hung_up(self).closed
     }
 
     fn into_end(self) -> io::Result<End> {

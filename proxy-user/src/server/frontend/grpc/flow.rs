@@ -166,6 +166,14 @@ impl FlowStream for PacketFlow {
         self.client = Client::Gone;
     }
 
+    fn poll_broken(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self.client {
+            Client::Open => self.sender.poll_reset(context),
+            Client::Closed => Poll::Pending,
+            Client::Gone => Poll::Ready(()),
+        }
+    }
+
     fn poll_unwritable(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self.client {
             Client::Open if matches!(self.ours, Ours::Open) => self.sender.poll_reset(context),

@@ -1,0 +1,82 @@
+//! Peers that are gone, and others that never notice.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use proxy_user::flow::Finish;
+use proxy_user::splice::{EngineChoice, SpliceConfig};
+
+use crate::bench::{Bench, Kind, Outer};
+
+const ORPHAN_AFTER: Duration = Duration::from_millis(300);
+
+fn bench(engine: EngineChoice) -> Bench {
+    Bench::with(SpliceConfig { engine, orphan_after: ORPHAN_AFTER, ..SpliceConfig::default() })
+}
+
+fn fill(outer: &mut Outer) {
+    outer.set_timeout(Duration::from_millis(200));
+    let chunk = [0; 64 << 10];
+    while outer.write(&chunk).is_ok_and(|bytes| bytes > 0) {}
+}
+
+#[test]
+fn a_client_that_closed_a_unix_socket_is_not_waited_for_for_ever() {
+    for engine in EngineChoice::ALL {
+        let bench = bench(engine);
+        for right in [Kind::Tcp, Kind::Stream] {
+            for stalled in [false, true] {
+                let mut flow = bench.flow(Kind::Unix, right);
+                if stalled {
+                    fill(&mut flow.client);
+                }
+                let since = Instant::now();
+                drop(flow.client);
+                if !stalled {
+                    assert_eq!(flow.target.read(&mut [0]).unwrap(), 0, "its end is no abort");
+                    assert!(since.elapsed() < ORPHAN_AFTER);
+                }
+                let ending = bench.ending(flow.ending);
+                assert_eq!(ending.down, Finish::Aborted, "{engine} {right:?} {stalled}");
+                assert!(since.elapsed() >= ORPHAN_AFTER, "{engine} {right:?} {stalled}");
+                if !stalled {
+                    assert_eq!(ending.up, Finish::Clean);
+                    assert!(flow.target.write(&[0]).and_then(|_| flow.target.read(&mut [0])).is_err());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_only_sends_no_more_is_waited_for() {
+    for engine in EngineChoice::ALL {
+        let bench = bench(engine);
+        for right in [Kind::Tcp, Kind::Stream] {
+            let mut flow = bench.flow(Kind::Unix, right);
+            flow.client.finish();
+            std::thread::sleep(ORPHAN_AFTER * 3);
+            flow.target.send_pattern(1, 1000);
+            flow.target.finish();
+            assert_eq!(flow.client.read_pattern(1).0, 1000, "{engine} {right:?}");
+            assert!(bench.ending(flow.ending).is_clean());
+        }
+    }
+}
+
+/// The copy on tokio reads nothing from a source whose reader stalls, so nothing tells it that the source died.
+#[test]
+fn a_dead_source_behind_a_stalled_reader_ends_the_flow() {
+    let bench = bench(EngineChoice::Auto);
+    for (left, right) in [(Kind::Stream, Kind::Tcp), (Kind::Tcp, Kind::Stream), (Kind::Stream, Kind::Stream)]
+    {
+        let mut flow = bench.flow(left, right);
+        fill(&mut flow.client);
+        let since = Instant::now();
+        flow.client.reset();
+        let ending = bench.ending(flow.ending);
+        assert_eq!(ending.up, Finish::Aborted, "{left:?} {right:?}");
+        assert!(since.elapsed() < Duration::from_secs(10), "{left:?} {right:?}: {:?}", since.elapsed());
+        drop(flow.target);
+    }
+}
