@@ -20,3 +20,4 @@ pub mod runner;
 pub mod scrape;
 pub mod ssh;
 pub mod targets;
+pub mod upstream;

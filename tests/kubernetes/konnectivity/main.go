@@ -25,11 +25,12 @@ func main() {
 	dark := flag.String("dark", "", "address behind the agent that never answers")
 	kind := flag.String("tunnel", "single", "single or reusable")
 	name := flag.String("case", "basic", "what to do")
+	authority := flag.String("authority", "", "what to call the server instead of its percent-encoded path")
 	limit := flag.Duration("limit", 30*time.Second, "when to give up")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), *limit)
 	defer cancel()
-	dial, err := open(ctx, *kind, *socket)
+	dial, err := open(ctx, *kind, *socket, *authority)
 	if err == nil {
 		err = scenario{dial: dial, echo: *echo, dark: *dark}.run(ctx, *name)
 	}
@@ -39,13 +40,16 @@ func main() {
 	}
 }
 
-func open(ctx context.Context, kind, socket string) (dialer, error) {
+func open(ctx context.Context, kind, socket, authority string) (dialer, error) {
 	options := []grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
 		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	}
+	if authority != "" {
+		options = append(options, grpc.WithAuthority(authority))
 	}
 	if kind == "reusable" {
 		tunnel, err := client.CreateGRPCTunnel(ctx, socket, options...)

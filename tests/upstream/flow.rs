@@ -1,0 +1,156 @@
+//! A client's flow through either frontend.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use proxy_tests::calls::{Call, Client};
+use proxy_tests::konduit::Frontend;
+use proxy_tests::runner::SOON;
+use proxy_user::wire::ids::{ConnId, DialId};
+use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+const CHUNK: usize = 32 << 10;
+
+/// The next dial's id.
+static DIAL: AtomicI64 = AtomicI64::new(1);
+
+pub(crate) enum Flow {
+    Connect(UnixStream),
+    Grpc(Call, ConnId),
+}
+
+/// A dial that nobody has answered yet.
+pub(crate) enum Dialling {
+    Connect(UnixStream),
+    Grpc(Call, DialId),
+}
+
+impl Dialling {
+    pub(crate) async fn begin(frontend: Frontend, socket: &Path, target: &str) -> anyhow::Result<Dialling> {
+        let mut stream = UnixStream::connect(socket).await?;
+        Ok(match frontend {
+            Frontend::Connect => {
+                let head = format!("CONNECT {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                Dialling::Connect(stream)
+            }
+            Frontend::Grpc => {
+                let dial = DialId(DIAL.fetch_add(1, Ordering::Relaxed));
+                let mut call = Client::new(stream).await.call("/ProxyService/Proxy", &[]).await;
+                call.say(Packet::DialRequest(DialRequest {
+                    dial,
+                    protocol: "tcp".into(),
+                    address: target.into(),
+                    lane_dial: 0,
+                }));
+                Dialling::Grpc(call, dial)
+            }
+        })
+    }
+
+    /// Gives up as kube-apiserver does: DIAL_CLS where there is such a thing, then the connection is closed.
+    pub(crate) async fn cancel(self) {
+        if let Dialling::Grpc(mut call, dial) = self {
+            call.say(Packet::CloseDial { dial });
+            // It has to be on its way before the connection goes.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// # Errors
+    /// What the client was told.
+    pub(crate) async fn answered(self) -> anyhow::Result<Flow> {
+        match self {
+            Dialling::Connect(mut stream) => {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let byte = tokio::time::timeout(SOON, stream.read_u8()).await;
+                    head.push(byte.context("no answer to a CONNECT")??);
+                }
+                if head == b"HTTP/1.1 200 Connection Established\r\n\r\n" {
+                    return Ok(Flow::Connect(stream));
+                }
+                stream.read_to_end(&mut head).await?;
+                bail!("{}", String::from_utf8_lossy(&head))
+            }
+            Dialling::Grpc(mut call, _) => match call.hear().await {
+                Some(Packet::DialResponse(DialResponse { outcome: Ok(Answer::Here(conn)), .. })) => {
+                    Ok(Flow::Grpc(call, conn))
+                }
+                Some(Packet::DialResponse(DialResponse { outcome: Err(error), .. })) => {
+                    bail!("{}", error.text)
+                }
+                other => bail!("an answer to a dial: {other:?}"),
+            },
+        }
+    }
+}
+
+impl Flow {
+    pub(crate) async fn dial(frontend: Frontend, socket: &Path, target: &str) -> anyhow::Result<Flow> {
+        Dialling::begin(frontend, socket, target).await?.answered().await
+    }
+
+    /// Sends bytes to an echo and reads them back, all of them compared.
+    pub(crate) async fn exchange(&mut self, length: usize, seed: u64) -> anyhow::Result<()> {
+        let sent = pattern(length, seed);
+        let mut got = Vec::with_capacity(length);
+        match self {
+            Flow::Connect(stream) => {
+                let (read, mut write) = stream.split();
+                let mut read = read.take(length as u64);
+                let all =
+                    async { tokio::try_join!(write.write_all(&sent), read.read_to_end(&mut got)).map(drop) };
+                all.await?;
+            }
+            Flow::Grpc(call, conn) => {
+                for start in (0..length).step_by(CHUNK) {
+                    let data = sent.slice(start..length.min(start + CHUNK));
+                    call.say(Packet::Data { conn: *conn, data });
+                }
+                while got.len() < length {
+                    match call.hear().await {
+                        Some(Packet::Data { conn: of, data }) if of == *conn => got.extend_from_slice(&data),
+                        other => bail!("{other:?} after {} of {length} bytes", got.len()),
+                    }
+                }
+            }
+        }
+        ensure!(got.len() == length, "{} of {length} bytes came back", got.len());
+        ensure!(got == sent, "{length} bytes came back changed");
+        Ok(())
+    }
+
+    /// Until the other side has ended it.
+    pub(crate) async fn ended(self) -> anyhow::Result<()> {
+        match self {
+            Flow::Connect(mut stream) => {
+                // An end or an abort.
+                let mut rest = Vec::new();
+                let read = tokio::time::timeout(SOON, stream.read_to_end(&mut rest)).await;
+                drop(read.context("the flow goes on")?);
+            }
+            Flow::Grpc(mut call, conn) => match call.hear().await {
+                None => {}
+                Some(Packet::CloseResponse { conn: of, .. }) if of == conn => {}
+                other => bail!("{other:?} instead of an end"),
+            },
+        }
+        Ok(())
+    }
+}
+
+fn pattern(length: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(length).collect()
+}
