@@ -1,7 +1,9 @@
 //! The real binaries beside a stand-in of the API server, which they reach by a kubeconfig.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -97,6 +99,26 @@ impl Field {
         fs::write(self.file("token"), token)?;
         let flag = format!("--service-account-token-path={}", self.file("token").display());
         self.agent("agent", &[&flag])
+    }
+
+    /// For flags that are given and never used.
+    pub fn kubeconfig_of_nobody(&self) -> anyhow::Result<PathBuf> {
+        self.api.kubeconfig(Caller::Token)
+    }
+
+    /// The sum of a metric of the server over its series.
+    pub fn metric(&self, name: &str) -> f64 {
+        scrape::Page::get(self.server_pages).map_or(f64::NAN, |page| page.sum(&format!("server_{name}"), &[]))
+    }
+
+    /// What the server replies to a CONNECT.
+    pub fn dial(&self, target: &str) -> anyhow::Result<String> {
+        let mut socket = UnixStream::connect(self.file("frontend.sock"))?;
+        socket.set_read_timeout(Some(SOON))?;
+        socket.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
+        let mut head = vec![0; 4096];
+        let length = socket.read(&mut head)?;
+        Ok(String::from_utf8_lossy(&head[..length]).into_owned())
     }
 
     /// The server has an agent.

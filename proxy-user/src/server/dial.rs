@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use super::agents::handle::Busy;
 use super::agents::registry::Registry;
 use super::options::Strategy;
-use super::pick::pick;
+use super::pick::{pick, pick_again};
 use crate::flow::{DialError, DialReason, Ending, FlowTable, OpenFlow, Path};
 use crate::ops::metrics::{DialFailure, GaugeGuard, ServerMetrics};
 use crate::splice::{End, Splicer};
 
-/// Agents that are asked for one dial before its failure is told. Only an agent that was lost is replaced by another.
+/// Agents that are asked for one dial before its failure is told. Only one that was lost or did not answer is replaced,
+/// by one that the same strategy calls equal.
 const AGENTS: usize = 2;
 
 /// Which frontend asks; their failures are counted differently.
@@ -92,23 +93,25 @@ impl Dialer {
     }
 
     async fn try_agents(&self, dial: &Dial) -> Result<(End, Path, Busy), DialError> {
+        let (strategy, mut agent) =
+            pick(&self.strategies, &self.registry.streams(), &self.registry.known(), &dial.target)?;
         let mut tried = Vec::new();
-        let mut last = DialError::new(DialReason::NoAgent, "No agent available");
-        while tried.len() < AGENTS {
-            let streams = self.registry.streams();
-            let Some(agent) = pick(&self.strategies, &streams, &dial.target, &tried) else { break };
+        loop {
             tried.push(agent.number);
             let busy = agent.busy();
-            match agent.dial(&dial.protocol, &dial.target, self.timeout).await {
+            let error = match agent.dial(&dial.protocol, &dial.target, self.timeout).await {
                 Ok((end, path)) => return Ok((end, path, busy)),
-                // Nothing reached a target for sure only when the agent itself was lost.
-                Err(error) if matches!(error.reason, DialReason::AgentLost | DialReason::SendFailed) => {
-                    last = error
-                }
-                Err(error) => return Err(error),
+                Err(error) => error,
+            };
+            if tried.len() >= AGENTS || !agent_failed(error.reason) {
+                return Err(error);
+            }
+            let (streams, known) = (self.registry.streams(), self.registry.known());
+            match pick_again(strategy, &streams, &known, &dial.target, &tried) {
+                Some(another) => agent = another,
+                None => return Err(error),
             }
         }
-        Err(last)
     }
 
     /// Joins the client with the target and stays until the flow has ended.
@@ -135,6 +138,14 @@ impl Drop for Waiting<'_> {
             self.metrics.dial_failed(DialFailure::FrontendClose);
         }
     }
+}
+
+/// The agent, not the target, is why a dial failed.
+fn agent_failed(reason: DialReason) -> bool {
+    matches!(
+        reason,
+        DialReason::AgentLost | DialReason::SendFailed | DialReason::AgentTimeout | DialReason::SendTimeout
+    )
 }
 
 /// Upstream's name for a failure; it does not count a CONNECT that finds no agent.

@@ -11,6 +11,7 @@ use crate::flow::{DialError, DialReason, Path};
 use crate::lane::{Dialled, Fallback, StreamLanes};
 use crate::mux::{Link, MuxStream};
 use crate::ops::metrics::{DialFailure, ServerMetrics};
+use crate::server::pick::range::Range;
 use crate::splice::End;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::ids::{AgentId, DialId};
@@ -20,6 +21,8 @@ use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 pub struct AgentHandle {
     pub id: AgentId,
     pub identifiers: Identifiers,
+    /// Of its node and its pods, for `nodeLocal`.
+    pub ranges: Vec<Range>,
     /// Unique in this process.
     pub number: u64,
     pub link: Link,
@@ -54,6 +57,7 @@ impl AgentHandle {
     ) -> AgentHandle {
         AgentHandle {
             id,
+            ranges: Range::all(&identifiers),
             identifiers,
             number,
             link,

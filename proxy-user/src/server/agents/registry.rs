@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::handle::AgentHandle;
 use crate::ops::metrics::ServerMetrics;
 use crate::server::options::Strategy;
+use crate::server::pick::range::Known;
 
 /// Every live control stream, in order of arrival.
 pub struct Registry {
     streams: RwLock<Arc<Vec<Arc<AgentHandle>>>>,
+    known: RwLock<Known>,
     next: AtomicU64,
     strategies: Vec<Strategy>,
     metrics: ServerMetrics,
@@ -18,7 +20,13 @@ pub struct Registry {
 
 impl Registry {
     pub fn new(strategies: Vec<Strategy>, metrics: ServerMetrics) -> Arc<Registry> {
-        let registry = Registry { streams: RwLock::default(), next: AtomicU64::new(1), strategies, metrics };
+        let registry = Registry {
+            streams: RwLock::default(),
+            known: RwLock::default(),
+            next: AtomicU64::new(1),
+            strategies,
+            metrics,
+        };
         registry.count(&[]);
         Arc::new(registry)
     }
@@ -30,12 +38,22 @@ impl Registry {
 
     /// Can be picked from here on, until the guard drops.
     pub fn add(self: &Arc<Self>, handle: Arc<AgentHandle>) -> Registered {
+        if self.strategies.contains(&Strategy::NodeLocal) {
+            let streams = self.streams();
+            let live = streams.iter().flat_map(|stream| stream.ranges.iter().copied());
+            self.known.write().unwrap_or_else(PoisonError::into_inner).add(&handle.ranges, live);
+        }
         self.change(|streams| streams.push(handle.clone()));
         Registered { registry: self.clone(), handle }
     }
 
     pub fn streams(&self) -> Arc<Vec<Arc<AgentHandle>>> {
         self.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ranges of nodes, for `nodeLocal`; empty without it.
+    pub fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server is ready: its first strategy has something to pick from. Draining streams count.
@@ -70,6 +88,7 @@ fn keys(strategy: Strategy, streams: &[Arc<AgentHandle>]) -> usize {
             let routed = streams.iter().filter(|stream| stream.identifiers.default_route);
             routed.map(|stream| &stream.id).collect::<HashSet<_>>().len()
         }
+        Strategy::NodeLocal => streams.iter().flat_map(|stream| &stream.ranges).collect::<HashSet<_>>().len(),
     }
 }
 

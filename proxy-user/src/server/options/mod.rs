@@ -30,6 +30,8 @@ pub enum Strategy {
     Default,
     DestHost,
     DefaultRoute,
+    /// Ours.
+    NodeLocal,
 }
 
 impl Strategy {
@@ -39,6 +41,7 @@ impl Strategy {
             Strategy::Default => "default",
             Strategy::DestHost => "destHost",
             Strategy::DefaultRoute => "defaultRoute",
+            Strategy::NodeLocal => "nodeLocal",
         }
     }
 }
@@ -56,7 +59,7 @@ impl Value for Strategies {
         if text.is_empty() {
             return Err("ProxyStrategies cannot be empty".to_owned());
         }
-        let known = [Strategy::Default, Strategy::DestHost, Strategy::DefaultRoute];
+        let known = [Strategy::Default, Strategy::DestHost, Strategy::DefaultRoute, Strategy::NodeLocal];
         let names = text.split(',').filter(|name| !name.is_empty());
         let found: Result<Vec<_>, _> = names
             .map(|name| known.into_iter().find(|strategy| strategy.name() == name).ok_or(name))

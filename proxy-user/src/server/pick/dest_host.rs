@@ -10,7 +10,7 @@ pub(super) fn fitting<'a>(streams: &'a [Arc<AgentHandle>], address: &str) -> Vec
 }
 
 /// The address without its port, in upstream's way: bare IPv6 is kept whole, brackets are taken off.
-fn host(address: &str) -> &str {
+pub(super) fn host(address: &str) -> &str {
     match address.matches(':').count() {
         0 | 1 => address.split(':').next().unwrap_or(address),
         _ if !address.contains('[') => address,

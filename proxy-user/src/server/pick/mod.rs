@@ -2,29 +2,73 @@
 
 mod any;
 mod dest_host;
+mod node_local;
+pub mod range;
 
 use std::sync::Arc;
 
+use self::range::Known;
+use crate::flow::{DialError, DialReason};
 use crate::server::agents::handle::AgentHandle;
 use crate::server::options::Strategy;
 
 type Streams = [Arc<AgentHandle>];
 
-/// Picks a stream for a dial to `address`, none of `tried`. `None`: no strategy knows one.
+/// Picks a stream for a dial to `address`, and says by which strategy.
+///
+/// # Errors
+/// No strategy knows one, or one forbids all others.
 pub fn pick(
     strategies: &[Strategy],
     streams: &Streams,
+    known: &Known,
+    address: &str,
+) -> Result<(Strategy, Arc<AgentHandle>), DialError> {
+    for strategy in strategies {
+        let fits = fitting(*strategy, streams, known, address);
+        if let Some(agent) = any::choose(&fits.agents, &[]) {
+            return Ok((*strategy, agent));
+        }
+        if let Some(refusal) = fits.refusal {
+            return Err(DialError::new(DialReason::NoAgent, refusal));
+        }
+    }
+    Err(DialError::new(DialReason::NoAgent, "No agent available"))
+}
+
+/// Another stream that `strategy` calls equal, none of `tried`.
+pub fn pick_again(
+    strategy: Strategy,
+    streams: &Streams,
+    known: &Known,
     address: &str,
     tried: &[u64],
 ) -> Option<Arc<AgentHandle>> {
-    strategies.iter().find_map(|strategy| {
-        let fits: Vec<&Arc<AgentHandle>> = match strategy {
-            Strategy::Default => streams.iter().collect(),
-            Strategy::DestHost => dest_host::fitting(streams, address),
-            Strategy::DefaultRoute => {
-                streams.iter().filter(|stream| stream.identifiers.default_route).collect()
-            }
-        };
-        any::choose(&fits, tried)
-    })
+    any::choose(&fitting(strategy, streams, known, address).agents, tried)
 }
+
+struct Fits<'a> {
+    agents: Vec<&'a Arc<AgentHandle>>,
+    /// Why no other strategy may be asked.
+    refusal: Option<String>,
+}
+
+fn fitting<'a>(strategy: Strategy, streams: &'a Streams, known: &Known, address: &str) -> Fits<'a> {
+    let agents = match strategy {
+        Strategy::Default => streams.iter().collect(),
+        Strategy::DestHost => dest_host::fitting(streams, address),
+        Strategy::DefaultRoute => streams.iter().filter(|stream| stream.identifiers.default_route).collect(),
+        Strategy::NodeLocal => {
+            let range = node_local::address(address).and_then(|address| known.longest(address));
+            let agents = range.map_or_else(Vec::new, |range| node_local::fitting(streams, range));
+            let refusal = range.map(|range| {
+                format!("{address} belongs to the node of {range}, which has no agent connected (nodeLocal)")
+            });
+            return Fits { agents, refusal };
+        }
+    };
+    Fits { agents, refusal: None }
+}
+
+#[cfg(test)]
+mod tests;

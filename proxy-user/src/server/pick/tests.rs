@@ -1,0 +1,96 @@
+use super::*;
+use crate::flow::FlowTable;
+use crate::lane::Fallback;
+use crate::mux::brake::Limits;
+use crate::mux::{Dialect, Link, LinkConfig, Pool, Role};
+use crate::ops::metrics::ServerMetrics;
+use crate::server::agents::registry::{Registered, Registry};
+use crate::wire::identifiers::Identifiers;
+
+struct World {
+    strategies: Vec<Strategy>,
+    registry: Arc<Registry>,
+    metrics: ServerMetrics,
+}
+
+impl World {
+    fn new(strategies: &[Strategy]) -> World {
+        let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
+        let registry = Registry::new(strategies.to_vec(), metrics.clone());
+        World { strategies: strategies.to_vec(), registry, metrics }
+    }
+
+    fn agent(&self, name: &str, identifiers: &str) -> Registered {
+        let config = LinkConfig {
+            role: Role::Dialer,
+            dialect: Dialect::Ours,
+            pool: Pool::new(Limits::default()),
+            observer: Arc::new(()),
+        };
+        let identifiers = Identifiers::parse(identifiers).unwrap();
+        let (number, link) = (self.registry.number(), Link::new(config).0);
+        let metrics = self.metrics.clone();
+        let handle =
+            AgentHandle::new(name.into(), identifiers, number, link, metrics, Fallback::PeerWithoutLanes);
+        self.registry.add(Arc::new(handle))
+    }
+
+    fn pick(&self, address: &str) -> Result<String, String> {
+        let picked = pick(&self.strategies, &self.registry.streams(), &self.registry.known(), address);
+        picked.map(|(_, agent)| agent.id.to_string()).map_err(|error| error.text)
+    }
+
+    fn again(&self, address: &str) -> Option<String> {
+        let (streams, known) = (self.registry.streams(), self.registry.known());
+        let (strategy, first) = pick(&self.strategies, &streams, &known, address).unwrap();
+        let second = pick_again(strategy, &streams, &known, address, &[first.number])?;
+        assert_ne!(first.number, second.number);
+        Some(second.id.to_string())
+    }
+}
+
+#[test]
+fn node_local_serves_by_the_longest_range_and_refuses_before_others_are_asked() {
+    let world = World::new(&[Strategy::NodeLocal, Strategy::Default]);
+    let _wide = world.agent("wide", "cidr=10.0.0.0/8");
+    let node = world.agent("node", "cidr=10.1.2.0/24&ipv4=192.0.2.7");
+    for _ in 0..20 {
+        assert_eq!(world.pick("10.1.2.3:80").as_deref(), Ok("node"));
+        assert_eq!(world.pick("192.0.2.7:10250").as_deref(), Ok("node"));
+        assert_eq!(world.pick("10.9.9.9:80").as_deref(), Ok("wide"));
+    }
+    drop(node);
+    for address in ["10.1.2.3:80", "192.0.2.7:10250", "[::ffff:10.1.2.3]:80"] {
+        let refusal = world.pick(address).unwrap_err();
+        assert!(refusal.contains("which has no agent connected (nodeLocal)"), "{refusal}");
+    }
+    for address in ["198.51.100.1:443", "node:80", "[fd00::1]:80"] {
+        assert_eq!(world.pick(address).as_deref(), Ok("wide"), "{address}");
+    }
+    let _back = world.agent("back", "cidr=10.1.2.0/24");
+    assert_eq!(world.pick("10.1.2.3:80").as_deref(), Ok("back"));
+}
+
+#[test]
+fn a_second_try_stays_with_what_the_strategy_calls_equal() {
+    let world =
+        World::new(&[Strategy::NodeLocal, Strategy::DestHost, Strategy::DefaultRoute, Strategy::Default]);
+    let _node = world.agent("node", "cidr=10.1.2.0/24&host=name");
+    let _route = world.agent("route", "default-route=true");
+    for address in ["10.1.2.3:80", "name:80", "192.0.2.1:80"] {
+        assert_eq!(world.again(address), None, "{address}");
+    }
+    let _twin = world.agent("node", "cidr=10.1.2.0/24&host=name");
+    assert_eq!(world.again("10.1.2.3:80").as_deref(), Some("node"));
+    assert_eq!(world.again("name:80").as_deref(), Some("node"));
+}
+
+#[test]
+fn a_server_is_ready_when_its_first_strategy_has_something_to_pick_from() {
+    let world = World::new(&[Strategy::NodeLocal, Strategy::Default]);
+    let _plain = world.agent("plain", "ipv4=${HOST_IP}");
+    assert!(!world.registry.is_ready());
+    let _node = world.agent("node", "cidr=10.1.2.0/24");
+    assert!(world.registry.is_ready());
+    assert_eq!(World::new(&[Strategy::Default]).pick("a:1"), Err("No agent available".into()));
+}
