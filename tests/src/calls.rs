@@ -1,4 +1,4 @@
-//! A client of gRPC that may say anything; a test's own, so whatever fails here panics.
+//! Either end of a gRPC call, which may say anything; a test's own, so whatever fails here panics.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -47,6 +47,21 @@ impl Client {
 }
 
 impl Call {
+    /// The next call on a server's connection, answered with these headers. The connection must be driven beside.
+    pub fn answer(
+        request: http::Request<RecvStream>,
+        mut respond: h2::server::SendResponse<Bytes>,
+        metadata: &[(&str, &str)],
+    ) -> Call {
+        let mut response = http::Response::builder().header("content-type", "application/grpc");
+        for (name, value) in metadata {
+            response = response.header(*name, *value);
+        }
+        let send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+        let (head, body) = request.into_parts();
+        Call { send, response: None, headers: head.headers, body: Some(body), bytes: BytesMut::new() }
+    }
+
     pub fn say(&mut self, packet: Packet) {
         let packet = pb::Packet::from(packet).encode_to_vec();
         self.send_message(&packet);

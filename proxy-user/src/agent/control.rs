@@ -1,6 +1,7 @@
 //! One control stream: opening it, and answering what its server asks.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tonic::transport::Endpoint;
 use tonic::{Extensions, Request, Status, Streaming};
 
 use super::flows::{Flows, LaneHost, target_end};
+use super::goaway::Tap;
 use super::route::{Route, RouteError};
 use crate::flow::{DialError, Path};
 use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
@@ -48,6 +50,8 @@ pub enum OpenError {
 /// A stream whose server has answered; dropped as it is, the stream ends.
 pub struct Opening {
     pub hello: ServerHello,
+    /// The server wants this connection to end.
+    pub leaving: CancellationToken,
     inbound: Streaming<pb::Packet>,
     outlet: oneshot::Sender<Outlet>,
 }
@@ -60,7 +64,8 @@ impl Opening {
         let stream = route.connect().await?;
         // Go's floor; below it servers answer with ENHANCE_YOUR_CALM.
         let keepalive = keepalive.max(Duration::from_secs(10));
-        let mut once = Some(TokioIo::new(stream));
+        let leaving = CancellationToken::new();
+        let mut once = Some(TokioIo::new(Tap::new(stream, leaving.clone())));
         let connector = tower::service_fn(move |_: http::Uri| {
             let stream = once.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
             async move { stream }
@@ -82,19 +87,20 @@ impl Opening {
         let answered = tokio::time::timeout(HELLO, client.connect(request)).await;
         let (metadata, inbound, _) = answered.map_err(|_| OpenError::Silent)??.into_parts();
         let hello = ServerHello::read(metadata.as_ref())?;
-        Ok(Opening { hello, inbound, outlet })
+        Ok(Opening { hello, leaving, inbound, outlet })
     }
 }
 
-/// Serves one stream to its end.
+/// Serves one stream to its end. When its server wants to end it, it is looked at each `probe` whether anybody needs it.
 pub async fn serve(
     opening: Opening,
     link: Link,
     outlet: Outlet,
     flows: Flows,
     lanes: Option<AgentLanes>,
+    probe: Duration,
 ) -> LinkEnd {
-    let Opening { hello, inbound, outlet: slot } = opening;
+    let Opening { hello, leaving, inbound, outlet: slot } = opening;
     // Fails when the stream has ended already, which its reader sees.
     let _ = slot.send(outlet);
     let ticket = hello.lane_ticket.and_then(|ticket| ticket.0.parse::<Ticket>().ok());
@@ -103,7 +109,10 @@ pub async fn serve(
         Arc::new(lanes.stream(hello.server.as_str(), ticket, host))
     });
     let server = Serving { server: hello.server, link: link.clone(), flows, lanes, dials: Arc::default() };
-    let end = link.run(inbound, |packet| server.handle(packet)).await;
+    let end = tokio::select! {
+        end = link.run(inbound, |packet| server.handle(packet)) => end,
+        never = server.leave(&leaving, probe) => match never {},
+    };
     server.dials().values().for_each(CancellationToken::cancel);
     end
 }
@@ -134,6 +143,19 @@ impl Serving {
                 }
             }
             other => tracing::debug!(server = %self.server, packet = other.kind(), "Ignored a packet"),
+        }
+    }
+
+    /// A server that is told to end in good order waits for this stream. Its flows go on until they end, new dials
+    /// included; then it is closed.
+    async fn leave(&self, leaving: &CancellationToken, probe: Duration) -> Infallible {
+        leaving.cancelled().await;
+        let mut probe = tokio::time::interval(probe);
+        loop {
+            probe.tick().await;
+            if self.link.flows() == 0 && self.dials().is_empty() {
+                self.link.close(Ok(()));
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod dial;
 mod flows;
+mod goaway;
 pub mod operate;
 pub mod options;
 pub mod route;

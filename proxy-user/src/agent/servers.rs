@@ -33,6 +33,8 @@ pub struct Servers {
 #[derive(Default)]
 pub(super) struct State {
     connected: Mutex<HashMap<ServerId, Connected>>,
+    /// Of servers that want to end, by number: served to their end, but looked for anew.
+    leaving: Mutex<HashMap<u64, Link>>,
     /// As the last server that was added said; 0 before.
     count: AtomicU32,
     next: AtomicU64,
@@ -72,6 +74,7 @@ impl Servers {
         for connected in self.lock().values() {
             connected.link.close(Ok(()));
         }
+        self.leaving().values().for_each(|link| link.close(Ok(())));
     }
 
     /// Looks for servers until dropped.
@@ -139,22 +142,47 @@ impl Servers {
         let servers = self.clone();
         tokio::spawn(async move {
             let (flows, lanes) = (servers.flows.clone(), servers.lanes.clone());
-            let end = control::serve(opening, link, outlet, flows, lanes).await;
+            let (leaving, probe) = (opening.leaving.clone(), servers.options.probe_interval);
+            let kept = link.clone();
+            let serving = control::serve(opening, link, outlet, flows, lanes, probe);
+            tokio::pin!(serving);
+            let end = tokio::select! {
+                end = &mut serving => end,
+                () = leaving.cancelled() => {
+                    servers.let_go(&server, number, kept);
+                    serving.await
+                }
+            };
             servers.lost(&server, number, &end);
         });
         Found::New
     }
 
-    fn lost(&self, server: &ServerId, number: u64, end: &LinkEnd) {
+    /// The server said GOAWAY: it counts as gone from here on.
+    fn let_go(&self, server: &ServerId, number: u64, link: Link) {
+        tracing::info!(%server, flows = link.flows(), "The server is ending; looking for another");
+        self.leaving().insert(number, link);
+        self.forget(server, number);
+    }
+
+    fn forget(&self, server: &ServerId, number: u64) {
         let mut connected = self.lock();
         if connected.get(server).is_some_and(|connected| connected.number == number) {
             connected.remove(server);
         }
-        drop(connected);
+    }
+
+    fn lost(&self, server: &ServerId, number: u64, end: &LinkEnd) {
+        self.forget(server, number);
+        self.leaving().remove(&number);
         if let LinkEnd::Failed(status) = end {
             self.flows.metrics.stream_error(Segment::ToAgent, code_name(status.code()), "Unknown");
         }
         tracing::info!(%server, why = %end, "Disconnected from a server");
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashMap<u64, Link>> {
+        self.state.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Connected>> {

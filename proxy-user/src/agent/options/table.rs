@@ -68,7 +68,13 @@ fn upstream() -> Vec<Flag<Options>> {
             sync_interval_cap,
             "Where the growth of that interval after failures ends."
         ),
-        flag!(SERVER, "probe-interval", probe_interval, "Accepted; a lost connection is noticed at once."),
+        flag!(
+            SERVER,
+            "probe-interval",
+            probe_interval,
+            "How often a connection that its server wants to end (GOAWAY) is looked at: it closes when no flow needs \
+             it any more. A lost connection is noticed at once."
+        ),
         flag!(
             SERVER,
             "sync-forever",

@@ -1,6 +1,7 @@
 //! What upstream's agent refuses, all of it at once, and what this version cannot do yet.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Options;
 use crate::ops::flags::checks::{exists, mistake, pair};
@@ -41,6 +42,8 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         let gist = format!("sync interval {interval} must be less than sync interval cap {cap}");
         found.push(("sync-interval", gist));
     }
+    // Upstream takes it and busies itself; a pause of nothing is none.
+    o.probe_interval = o.probe_interval.max(Duration::from_millis(1));
     let token = &o.service_account_token_path;
     exists("service-account-token-path", "error checking service account token path", token, &mut found);
     match Identifiers::parse(&o.agent_identifiers) {
