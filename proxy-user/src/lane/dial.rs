@@ -112,7 +112,15 @@ impl StreamLanes {
                     self.pool.give_back(lane);
                     return Err(error);
                 }
-                Err(Warm::Lost(error)) => tracing::debug!(%error, "a lane was lost under a dial"),
+                Err(Warm::Lost(error)) => {
+                    tracing::debug!(%error, "a lane was lost under a dial");
+                    if let TalkError::Timeout(_) = error {
+                        // A second lane like it would cost a second time.
+                        counters.lost_in_dial();
+                        self.pool.suspect(lane.heard);
+                        break;
+                    }
+                }
                 Err(Warm::Ended) => return Err(agent_lost()),
             }
             counters.lost_in_dial();

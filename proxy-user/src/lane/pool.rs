@@ -248,6 +248,23 @@ impl Pool {
         let more = self.lacking(&mut state, now);
         drop(state);
         self.ask(more);
+        self.ping_each(due);
+    }
+
+    /// A lane that was heard last at `heard` died without a word, as behind a balancer that forgets what is idle. So
+    /// may others have that were quiet as long: they answer a ping before they get a dial.
+    pub(super) fn suspect(self: &Arc<Self>, heard: Instant) {
+        let mut state = self.state();
+        let (due, idle): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.idle).into_iter().partition(|lane| lane.heard <= heard);
+        state.idle = idle;
+        state.pinging += due.len();
+        self.shared.idle.fetch_sub(due.len(), Ordering::Relaxed);
+        drop(state);
+        self.ping_each(due);
+    }
+
+    fn ping_each(self: &Arc<Self>, due: Vec<Lane>) {
         for lane in due {
             let pool = self.clone();
             tokio::spawn(self.ended.clone().run_until_cancelled_owned(pool.ping(lane)));
