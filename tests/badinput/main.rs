@@ -3,6 +3,7 @@
 
 mod cell;
 mod control_stream;
+mod exhaustion;
 mod frontends;
 mod ports;
 mod targets;
@@ -15,11 +16,13 @@ use tokio::net::UnixStream;
 
 use self::cell::{Cell, LONG};
 
-/// A CONNECT, and the answer up to its empty line.
+/// A CONNECT, and the answer up to its empty line; nothing from a server that is gone.
 async fn connect<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, target: &str) -> String {
     let request = format!("CONNECT {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return String::new();
+    }
     let read = async {
         while !head.ends_with(b"\r\n\r\n") {
             match stream.read_u8().await {

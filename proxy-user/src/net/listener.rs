@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
@@ -17,6 +17,8 @@ use super::tls::TlsInfo;
 pub(super) const BACKLOG: i32 = 4096;
 /// A listener that ran out of descriptors tries again after this long.
 pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// How often that is told.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -164,12 +166,26 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 pub(super) async fn wait_out(what: &(impl fmt::Display + ?Sized), error: &io::Error) {
     const EXHAUSTED: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     if error.raw_os_error().is_some_and(|errno| EXHAUSTED.contains(&errno)) {
-        tracing::warn!(listener = %what, %error, "cannot accept for now");
+        if is_news() {
+            tracing::warn!(listener = %what, %error, "cannot accept for now");
+        }
         tokio::time::sleep(EXHAUSTED_PAUSE).await;
     } else {
         tracing::debug!(listener = %what, %error, "a connection went away before it was accepted");
         tokio::task::yield_now().await;
     }
+}
+
+/// Once in [`SAID_EVERY`]: a listener tries twenty times a second.
+fn is_news() -> bool {
+    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    let news = said.is_none_or(|said| now.duration_since(said) >= SAID_EVERY);
+    if news {
+        *said = Some(now);
+    }
+    news
 }
 
 #[cfg(test)]

@@ -67,8 +67,7 @@ impl Dialer {
             Waiting { metrics: &self.metrics, _gauge: self.metrics.pending_dial(), answered: false };
         let _under_way = self.flows.busy();
         let result = if self.flows.under_way() > self.most_flows {
-            let text = "too many open files: this server holds as many flows as it can";
-            Err(DialError::new(DialReason::Exhausted, text))
+            Err(exhausted())
         } else {
             self.try_agents(&dial).await
         };
@@ -90,6 +89,12 @@ impl Dialer {
                 Err(error)
             }
         }
+    }
+
+    /// What a client is told for which there is no room; counted.
+    pub(super) fn exhausted(&self) -> DialError {
+        self.metrics.dial_failed(DialFailure::ErrorResponse);
+        exhausted()
     }
 
     async fn try_agents(&self, dial: &Dial) -> Result<(End, Path, Busy), DialError> {
@@ -146,6 +151,11 @@ fn agent_failed(reason: DialReason) -> bool {
         reason,
         DialReason::AgentLost | DialReason::SendFailed | DialReason::AgentTimeout | DialReason::SendTimeout
     )
+}
+
+fn exhausted() -> DialError {
+    let text = "too many open files: this server holds as many flows as it can";
+    DialError::new(DialReason::Exhausted, text)
 }
 
 /// Upstream's name for a failure; it does not count a CONNECT that finds no agent.

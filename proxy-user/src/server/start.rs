@@ -116,10 +116,19 @@ pub(crate) fn file_descriptors() -> usize {
     usize::try_from(now).unwrap_or(1 << 20)
 }
 
-/// Flows that this process can hold at a time: two descriptors each, of five eighths of what there are. The rest is
-/// for idle lanes, pipes, control streams and listeners.
+/// What the process holds whatever it serves: listeners, logs, epolls, eBPF objects, control streams.
+const OWN_FILES: usize = 64;
+
+/// Flows that this process can hold at a time: two descriptors each, of half of what there are. The rest is for idle
+/// lanes (a quarter), pipes (an eighth) and handshakes (a sixteenth).
 pub(crate) fn most_flows() -> u64 {
-    (file_descriptors() as u64 * 5 / 16).max(1)
+    let files = file_descriptors();
+    (files.saturating_sub(OWN_FILES).max(files / 2) as u64 / 4).max(1)
+}
+
+/// Handshakes under way at a time on the agents' port.
+pub(super) fn handshakes() -> usize {
+    (file_descriptors() / 16).clamp(8, 4096)
 }
 
 pub(super) fn policy(options: &Options) -> Result<TlsPolicy, PolicyError> {

@@ -1,15 +1,16 @@
 //! The agents' port: mutual TLS, lanes to the one side by their ALPN name, control streams to the other.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,13 +23,12 @@ use crate::lane::{ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::sockopt;
 use crate::net::tls::{Identity, ServerEndpoint};
+use crate::server::start;
 use crate::wire::packet::MAX_PACKET;
 use crate::wire::pb::agent_service_server::AgentServiceServer;
 
 /// TLS, and then, for a control stream, the first byte of HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(20);
-/// Handshakes under way at a time; the rest waits in the kernel's backlog.
-const HANDSHAKES: usize = 4096;
 /// Unanswered pings and unacknowledged bytes end a control stream after this long.
 const SILENCE: Duration = Duration::from_secs(20);
 /// Tokens and many identifiers exceed the usual 16 KiB.
@@ -87,15 +87,24 @@ async fn accept(
     lanes: Option<ServerLanes>,
     control: mpsc::Sender<Control>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let most = start::handshakes();
+    // For one handshake too many the oldest is given up: one that is meant takes milliseconds.
+    let mut oldest_first: VecDeque<oneshot::Sender<Infallible>> = VecDeque::new();
     loop {
-        let Ok(room) = handshakes.clone().acquire_owned().await else { return };
         let accepted = listener.accept().await;
+        oldest_first.retain(|handshake| !handshake.is_closed());
+        if oldest_first.len() >= most {
+            oldest_first.pop_front();
+        }
+        let (under_way, given_up) = oneshot::channel();
+        oldest_first.push_back(under_way);
         let (tls, lanes, control) = (tls.clone(), lanes.clone(), control.clone());
         tokio::spawn(async move {
             let remote = accepted.remote;
-            let shaken = tls.accept(accepted.map(RecordExact::new), HANDSHAKE).await;
-            drop(room);
+            let shaken = tokio::select! {
+                shaken = tls.accept(accepted.map(RecordExact::new), HANDSHAKE) => shaken,
+                _ = given_up => return,
+            };
             match shaken {
                 Ok(accepted) => sort(accepted, lanes, control).await,
                 Err(error) => tracing::debug!(from = %remote, %error, "No TLS on the agents' port"),

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use super::places::Place;
 use crate::lane::LaneStream;
 use crate::lane::record::RecordExact;
 use crate::net::sockopt;
@@ -52,10 +53,12 @@ impl Client for TlsStream<RecordExact<TcpStream>> {
     }
 }
 
-/// Serves one connection to its end; its CONNECT has to arrive within `head_timeout`.
-pub async fn serve(mut client: impl Client, dialer: Dialer, head_timeout: Duration) {
+/// Serves one connection to its end; its CONNECT has to arrive within `head_timeout`. Without room it is only heard
+/// to be told so.
+pub(super) async fn serve(mut client: impl Client, dialer: Dialer, head_timeout: Duration, place: Place) {
     let _open = dialer.metrics.http_connection();
     let mut buffer = BytesMut::with_capacity(1024);
+    let head_timeout = if place.is_refused() { GOODBYE } else { head_timeout };
     let Ok(head) = tokio::time::timeout(head_timeout, read_head(&mut client, &mut buffer)).await else {
         return;
     };
@@ -70,6 +73,9 @@ pub async fn serve(mut client: impl Client, dialer: Dialer, head_timeout: Durati
         }
         Err(_) => return,
     };
+    if place.is_refused() {
+        return say_goodbye(client, &dial_failed(&dialer.exhausted())).await;
+    }
     let dial = Dial { via: Via::Connect, protocol: "tcp".into(), target };
     let opened = tokio::select! {
         opened = dialer.dial(dial) => opened,

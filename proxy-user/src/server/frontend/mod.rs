@@ -2,11 +2,13 @@
 
 pub mod connect;
 pub mod grpc;
+mod places;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::places::Places;
 use super::dial::Dialer;
 use super::options::{Mode, Options};
 use super::{BoundFrontend, StartError, start};
@@ -66,13 +68,15 @@ impl Frontend {
     /// Accepts until the drain begins; what was accepted runs on.
     pub(super) async fn serve(self, dialer: Dialer, keepalive: Duration, mut drain: DrainWatch) {
         let head_timeout = self.head_timeout;
+        let places = Places::new(dialer.most_flows);
         match (self.mode, self.listener) {
             (Mode::HttpConnect, Listener::Uds(listener)) => loop {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let flow = connect::serve(accepted.stream, dialer.clone(), head_timeout);
+                let Some(place) = places.take() else { continue };
+                let flow = connect::serve(accepted.stream, dialer.clone(), head_timeout, place);
                 until_cut(drain.clone(), flow);
             },
             (Mode::HttpConnect, Listener::Tls(listener, tls)) => loop {
@@ -80,20 +84,21 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
+                let Some(place) = places.take() else { continue };
                 let (tls, dialer) = (tls.clone(), dialer.clone());
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
                     match tls.accept(accepted.map(RecordExact::new), TLS_HANDSHAKE).await {
-                        Ok(accepted) => connect::serve(accepted.stream, dialer, head_timeout).await,
+                        Ok(accepted) => connect::serve(accepted.stream, dialer, head_timeout, place).await,
                         Err(error) => tracing::info!(%remote, %error, "Refused a frontend connection"),
                     }
                 });
             },
             (Mode::Grpc, Listener::Uds(listener)) => {
-                grpc::serve_unix(listener, keepalive, Arc::new(dialer), drain).await;
+                grpc::serve_unix(listener, keepalive, Arc::new(dialer), places, drain).await;
             }
             (Mode::Grpc, Listener::Tls(listener, tls)) => {
-                grpc::serve_tls(listener, tls, keepalive, Arc::new(dialer), drain).await;
+                grpc::serve_tls(listener, tls, keepalive, Arc::new(dialer), places, drain).await;
             }
         }
     }

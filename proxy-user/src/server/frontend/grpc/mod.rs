@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::stream::Backend;
+use super::places::{Place, Places};
 use crate::flow::DialError;
 use crate::net::listener::{Accepted, TcpListener};
 use crate::net::tls::ServerEndpoint;
@@ -35,6 +36,7 @@ pub(super) async fn serve_unix<B: Backend>(
     listener: UdsListener,
     keepalive: Duration,
     backend: Arc<B>,
+    places: Places,
     mut drain: DrainWatch,
 ) {
     loop {
@@ -42,7 +44,12 @@ pub(super) async fn serve_unix<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
-        tokio::spawn(serve(accepted, keepalive, backend.clone(), drain.clone()));
+        let Some(place) = room(&places) else { continue };
+        let (backend, drain) = (backend.clone(), drain.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            serve(accepted, keepalive, backend, drain).await;
+        });
     }
 }
 
@@ -52,6 +59,7 @@ pub(super) async fn serve_tls<B: Backend>(
     tls: ServerEndpoint,
     keepalive: Duration,
     backend: Arc<B>,
+    places: Places,
     mut drain: DrainWatch,
 ) {
     loop {
@@ -59,8 +67,10 @@ pub(super) async fn serve_tls<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
+        let Some(place) = room(&places) else { continue };
         let (tls, backend, drain) = (tls.clone(), backend.clone(), drain.clone());
         tokio::spawn(async move {
+            let _place = place;
             let remote = accepted.remote;
             match tls.accept(accepted, TLS_HANDSHAKE).await {
                 Ok(accepted) => serve(accepted, keepalive, backend, drain).await,
@@ -68,6 +78,11 @@ pub(super) async fn serve_tls<B: Backend>(
             }
         });
     }
+}
+
+/// HTTP/2 has no words for a connection that is one too many: it is closed.
+fn room(places: &Places) -> Option<Place> {
+    places.take().filter(|place| !place.is_refused())
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(

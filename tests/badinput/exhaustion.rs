@@ -1,0 +1,100 @@
+//! Both processes with few descriptors, and more clients than those can serve.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use proxy_tests::konduit::{Frontend, Konduit, Lanes, Settings, binaries};
+use proxy_tests::scrape::Page;
+use proxy_tests::targets::Target;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::{connect, open};
+
+/// The binaries, behind a shell that lowers their limit.
+fn with_few_files(directory: &TempDir) -> PathBuf {
+    for name in ["proxy-server", "proxy-agent"] {
+        let real = binaries().unwrap().join(name);
+        let script = directory.path().join(name);
+        fs::write(&script, format!("#!/bin/sh\nulimit -n 160\nexec {} \"$@\"\n", real.display())).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    directory.path().to_owned()
+}
+
+async fn echoes(stream: &mut UnixStream) {
+    stream.write_all(b"still here").await.unwrap();
+    let mut back = [0; 10];
+    tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut back)).await.unwrap().unwrap();
+    assert_eq!(&back, b"still here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
+    for lanes in [Lanes::Raw, Lanes::Mux] {
+        let directory = TempDir::new().unwrap();
+        let settings = Settings {
+            binaries: with_few_files(&directory),
+            lanes,
+            frontend: Frontend::Connect,
+            both: Vec::new(),
+            agent: Vec::new(),
+        };
+        let mut pair = Konduit::start(directory.path(), &settings, None).unwrap();
+        let target = Target::echo().await.unwrap();
+        let mut old = open(&pair.socket, &target).await;
+
+        // More flows than there is room for.
+        let (mut flows, mut refused) = (Vec::new(), 0);
+        for _ in 0..120 {
+            let mut stream = UnixStream::connect(&pair.socket).await.unwrap();
+            let head = connect(&mut stream, &target.name()).await;
+            if head.starts_with("HTTP/1.1 200 ") {
+                flows.push(stream);
+            } else {
+                assert!(head.starts_with("HTTP/1.1 503 "), "{lanes:?}: {head:?}");
+                refused += 1;
+            }
+        }
+        assert!(flows.len() >= 15 && refused >= 60, "{lanes:?}: {} flows, {refused} refused", flows.len());
+        echoes(&mut old).await;
+        for flow in &mut flows {
+            echoes(flow).await;
+        }
+        drop(flows);
+        let live = || Page::get(pair.server_pages).map_or(f64::NAN, |page| page.sum("konduit_flows", &[]));
+        let began = Instant::now();
+        while live() != 1.0 {
+            assert!(began.elapsed() < Duration::from_secs(10), "{} flows are left", live());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        echoes(&mut open(&pair.socket, &target).await).await;
+
+        // Clients that never say what they want; who comes after them is told, and served when they are gone.
+        let mut silent = Vec::new();
+        for _ in 0..120 {
+            silent.push(UnixStream::connect(&pair.socket).await.unwrap());
+        }
+        let began = Instant::now();
+        let head = loop {
+            let mut stream = UnixStream::connect(&pair.socket).await.unwrap();
+            match connect(&mut stream, &target.name()).await {
+                head if head.is_empty() => tokio::time::sleep(Duration::from_millis(100)).await,
+                head => break head,
+            }
+        };
+        assert!(head.starts_with("HTTP/1.1 503 "), "{lanes:?}: {head:?}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{lanes:?}: {:?}", began.elapsed());
+        echoes(&mut old).await;
+        drop(silent);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        echoes(&mut open(&pair.socket, &target).await).await;
+        let noise = [&pair.server.log, &pair.agent.log].map(|log| fs::read_to_string(log).unwrap());
+        let told = noise.iter().map(|log| log.matches("cannot accept").count()).sum::<usize>();
+        assert!(told <= 4, "{told} lines tell of the same");
+        pair.check().unwrap();
+    }
+}
