@@ -1,6 +1,7 @@
 //! One line per event: `Lmmdd hh:mm:ss.uuuuuu pid file:line] message key=value`.
 
 use std::fmt::{Debug, Write};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -8,6 +9,8 @@ use tracing::{Event, Level, Metadata};
 
 /// A longer line is cut: nobody may fill the queue with one event.
 const LINE_MAX: usize = 16 << 10;
+/// Asking for it is a system call.
+static PID: LazyLock<u32> = LazyLock::new(std::process::id);
 
 pub(super) fn line(event: &Event<'_>, skip_header: bool, directories: bool) -> String {
     let mut text = String::with_capacity(160);
@@ -55,7 +58,7 @@ fn header(metadata: &Metadata<'_>, directories: bool, now: SystemTime, out: &mut
         second / 60 % 60,
         second % 60,
         since.subsec_micros(),
-        std::process::id(),
+        *PID,
         metadata.line().unwrap_or(0),
     );
 }

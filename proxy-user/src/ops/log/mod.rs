@@ -1,5 +1,6 @@
 //! The log: klog's flags and line format; a writer that never holds up whoever logs.
 
+mod file;
 mod format;
 mod sink;
 mod verbosity;

@@ -1,7 +1,6 @@
 //! Where lines go: a bounded queue and one thread that writes. A full disk, a slow disk or a stderr that nobody
 //! reads costs lines, which are counted, and never holds up a flow.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -11,9 +10,13 @@ use std::time::Duration;
 use prometheus::IntCounter;
 
 use super::LogError;
+use super::file::{BATCH, Batch, LogFile};
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 4096;
+/// After a write the writer rests for so long: what is logged meanwhile goes out in one piece, and whoever logs
+/// finds nobody to wake. Thousands of short flows a second cost a wake-up and a write each otherwise.
+const REST: Duration = Duration::from_millis(10);
 /// How long the end of the process waits for the writer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -73,7 +76,7 @@ impl Sink {
         let has_file = file.is_some();
         let (orders, queue) = sync_channel(QUEUE);
         let sender = Sender { orders, lost: config.lost };
-        let mut writer = Writer { file, lost: sender.lost.clone(), told: 0 };
+        let mut writer = Writer { file, lost: sender.lost.clone(), told: 0, stderr: Batch::default() };
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || writer.run(&queue))
@@ -108,30 +111,50 @@ struct Writer {
     lost: IntCounter,
     /// Lost lines that the log has told of.
     told: u64,
+    stderr: Batch,
 }
 
 impl Writer {
     fn run(&mut self, queue: &Receiver<Order>) {
-        while let Ok(order) = queue.recv() {
-            match order {
-                Order::Write(line) => {
-                    self.write(&line);
-                    self.tell_of_lost_lines();
+        while let Ok(first) = queue.recv() {
+            let mut next = Some(first);
+            while let Some(order) = next {
+                match order {
+                    Order::Write(line) => self.gather(&line),
+                    Order::Flush(done) => {
+                        self.write();
+                        let _ = done.try_send(());
+                    }
                 }
-                Order::Flush(done) => {
-                    let _ = done.try_send(());
-                }
+                next = queue.try_recv().ok();
             }
+            self.write();
+            self.tell_of_lost_lines();
+            thread::sleep(REST);
         }
     }
 
-    fn write(&mut self, line: &Line) {
-        let to_file = self.file.as_mut().map(|file| file.write(line.text.as_bytes()));
-        if let Some(Err(_)) = to_file {
-            self.lost.inc();
+    fn gather(&mut self, line: &Line) {
+        if let Some(file) = &mut self.file {
+            self.lost.inc_by(file.gather(&line.text));
         }
-        if line.stderr && std::io::stderr().write_all(line.text.as_bytes()).is_err() && to_file.is_none() {
-            self.lost.inc();
+        if line.stderr {
+            self.stderr.text.push_str(&line.text);
+            self.stderr.lines += 1;
+            self.stderr.kept += u64::from(self.file.is_some());
+        }
+        if self.stderr.text.len() >= BATCH {
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
+        if let Some(file) = &mut self.file {
+            self.lost.inc_by(file.write());
+        }
+        let batch = std::mem::take(&mut self.stderr);
+        if !batch.text.is_empty() && std::io::stderr().write_all(batch.text.as_bytes()).is_err() {
+            self.lost.inc_by(batch.lines - batch.kept);
         }
     }
 
@@ -141,59 +164,10 @@ impl Writer {
             let text =
                 format!("W log: {} lines were lost because nobody took them in time\n", lost - self.told);
             self.told = lost;
-            self.write(&Line { text, stderr: self.file.is_none() });
+            self.gather(&Line { text, stderr: self.file.is_none() });
+            self.write();
             self.told = self.lost.get();
         }
-    }
-}
-
-struct LogFile {
-    path: PathBuf,
-    max_size: u64,
-    header: Option<String>,
-    file: File,
-    size: u64,
-}
-
-impl LogFile {
-    fn open(path: PathBuf, max_size: u64, header: Option<String>) -> Result<LogFile, LogError> {
-        let open = || -> std::io::Result<(File, u64)> {
-            let file = OpenOptions::new().append(true).create(true).open(&path)?;
-            let size = file.metadata()?.len();
-            Ok((file, size))
-        };
-        let (file, size) = open().map_err(|source| LogError::File { path: path.clone(), source })?;
-        let mut log = LogFile { path, max_size, header, file, size };
-        log.begin();
-        Ok(log)
-    }
-
-    /// The header, at the top of an empty file.
-    fn begin(&mut self) {
-        if let Some(header) = self.header.clone().filter(|_| self.size == 0) {
-            self.size += header.len() as u64;
-            let _ = self.file.write_all(header.as_bytes());
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        if self.max_size > 0 && self.size + bytes.len() as u64 > self.max_size {
-            self.set_aside()?;
-        }
-        self.file.write_all(bytes)?;
-        self.size += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Renames the full file to `FILE.old`, in place of a former one, and begins a new one.
-    fn set_aside(&mut self) -> std::io::Result<()> {
-        let mut old = self.path.clone().into_os_string();
-        old.push(".old");
-        std::fs::rename(&self.path, old)?;
-        self.file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        self.size = 0;
-        self.begin();
-        Ok(())
     }
 }
 
@@ -236,6 +210,23 @@ mod tests {
         drop(sink);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "next\nmore\n");
         assert_eq!(std::fs::read_to_string(dir.path().join("log.old")).unwrap(), "12345678\n");
+    }
+
+    #[test]
+    fn what_is_logged_while_the_writer_rests_is_written_without_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let sink = Sink::start(config(path.clone(), 0)).unwrap();
+        let mut expected = String::new();
+        for number in 0..500 {
+            expected += &format!("{number}\n");
+            sink.sender().send(line(&format!("{number}\n")));
+        }
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while std::fs::read_to_string(&path).unwrap() != expected {
+            assert!(std::time::Instant::now() < until, "{:?}", std::fs::read_to_string(&path));
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]
