@@ -94,27 +94,41 @@ struct State {
 }
 
 /// All live flows, and what the ended ones left. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct FlowTable {
     state: Arc<Mutex<State>>,
     next: Arc<AtomicU64>,
-    /// Flows and dials under way.
-    busy: Arc<watch::Sender<u64>>,
+    work: Arc<Work>,
 }
 
-impl Default for FlowTable {
-    fn default() -> FlowTable {
-        FlowTable { state: Arc::default(), next: Arc::default(), busy: Arc::new(watch::Sender::new(0)) }
+/// Flows and dials under way. Telling those who wait for quiet costs more than counting, so it is done only when
+/// the first piece of work begins or the last one ends.
+#[derive(Debug, Default)]
+struct Work {
+    count: AtomicU64,
+    /// Goes up after each change between none and some.
+    turned: watch::Sender<u64>,
+}
+
+impl Work {
+    fn is_none(&self) -> bool {
+        self.count.load(Ordering::SeqCst) == 0
+    }
+
+    fn tell(&self) {
+        self.turned.send_modify(|times| *times += 1);
     }
 }
 
 /// A flow or a dial under way, for [`FlowTable::quiet_for`].
 #[derive(Debug)]
-pub struct Busy(Arc<watch::Sender<u64>>);
+pub struct Busy(Arc<Work>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.send_modify(|busy| *busy -= 1);
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.tell();
+        }
     }
 }
 
@@ -141,22 +155,26 @@ impl FlowTable {
     /// Something is under way that is no flow yet: a dial.
     #[must_use]
     pub fn busy(&self) -> Busy {
-        self.busy.send_modify(|busy| *busy += 1);
-        Busy(self.busy.clone())
+        if self.work.count.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.work.tell();
+        }
+        Busy(self.work.clone())
     }
 
     /// Flows and dials that are under way.
     pub fn under_way(&self) -> u64 {
-        *self.busy.borrow()
+        self.work.count.load(Ordering::SeqCst)
     }
 
     /// Returns when there was no flow and no dial for `span` at a stretch.
     pub async fn quiet_for(&self, span: Duration) {
-        let mut busy = self.busy.subscribe();
+        let mut turned = self.work.turned.subscribe();
         loop {
-            // The sender lives in `self`, so neither wait can fail.
-            let _ = busy.wait_for(|busy| *busy == 0).await;
-            if tokio::time::timeout(span, busy.changed()).await.is_err() {
+            // The sender lives in `self`, so no wait can fail.
+            let _ = turned.borrow_and_update();
+            if !self.work.is_none() {
+                let _ = turned.changed().await;
+            } else if tokio::time::timeout(span, turned.changed()).await.is_err() && self.work.is_none() {
                 return;
             }
         }

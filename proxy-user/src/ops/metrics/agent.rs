@@ -1,5 +1,7 @@
 //! proxy-agent's metrics, under upstream's names.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{Error, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
@@ -12,7 +14,11 @@ const LATENCY: [f64; 7] = [0.005, 0.025, 0.1, 0.5, 2.5, 10., 30.];
 
 /// Everything a proxy-agent counts. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct AgentMetrics {
+pub struct AgentMetrics(Arc<AgentCounts>);
+
+/// What [`AgentMetrics`] points to.
+#[derive(Debug)]
+pub struct AgentCounts {
     registry: Registry,
     pub konduit: KonduitMetrics,
     dial_duration: HistogramVec,
@@ -33,7 +39,7 @@ impl AgentMetrics {
     pub fn new(flows: &FlowTable) -> Result<AgentMetrics, Error> {
         let registry = Registry::new();
         let make = Maker { registry: &registry, prefix: "konnectivity_network_proxy_agent_" };
-        let metrics = AgentMetrics {
+        let metrics = AgentCounts {
             konduit: KonduitMetrics::new(&registry, flows)?,
             dial_duration: make.histogram_vec(
                 "dial_duration_seconds",
@@ -92,9 +98,19 @@ impl AgentMetrics {
         };
         process::register(&registry)?;
         metrics.open_servers.with_label_values::<&str>(&[]).set(0);
-        Ok(metrics)
+        Ok(AgentMetrics(Arc::new(metrics)))
     }
+}
 
+impl Deref for AgentMetrics {
+    type Target = AgentCounts;
+
+    fn deref(&self) -> &AgentCounts {
+        &self.0
+    }
+}
+
+impl AgentCounts {
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

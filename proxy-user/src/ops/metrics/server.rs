@@ -1,5 +1,7 @@
 //! proxy-server's metrics, under upstream's names.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
@@ -69,7 +71,11 @@ impl DialFailure {
 
 /// Everything a proxy-server counts. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ServerMetrics {
+pub struct ServerMetrics(Arc<ServerCounts>);
+
+/// What [`ServerMetrics`] points to.
+#[derive(Debug)]
+pub struct ServerCounts {
     registry: Registry,
     pub konduit: KonduitMetrics,
     dial_duration: HistogramVec,
@@ -99,7 +105,7 @@ impl ServerMetrics {
         let registry = Registry::new();
         let make = Maker { registry: &registry, prefix: "konnectivity_network_proxy_server_" };
         let lease_buckets = prometheus::DEFAULT_BUCKETS;
-        let metrics = ServerMetrics {
+        let metrics = ServerCounts {
             konduit: KonduitMetrics::new(&registry, flows)?,
             dial_duration: make.histogram_vec(
                 "dial_duration_seconds",
@@ -196,9 +202,19 @@ impl ServerMetrics {
         for why in Fallback::ALL {
             metrics.fallbacks.with_label_values(&[why.name()]);
         }
-        Ok(metrics)
+        Ok(ServerMetrics(Arc::new(metrics)))
     }
+}
 
+impl Deref for ServerMetrics {
+    type Target = ServerCounts;
+
+    fn deref(&self) -> &ServerCounts {
+        &self.0
+    }
+}
+
+impl ServerCounts {
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

@@ -15,8 +15,10 @@ pub(super) fn choose(fits: &[&Arc<AgentHandle>], tried: &[u64]) -> Option<Arc<Ag
 /// Less than `bound`; 0 when the kernel has no random bytes.
 fn random(bound: usize) -> usize {
     let mut bytes = [0; 8];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) if bound > 0 => (u64::from_ne_bytes(bytes) % bound as u64) as usize,
-        _ => 0,
+    match bound {
+        // Nothing to choose: no system call.
+        0 | 1 => 0,
+        _ if getrandom::fill(&mut bytes).is_err() => 0,
+        _ => (u64::from_ne_bytes(bytes) % bound as u64) as usize,
     }
 }
