@@ -32,7 +32,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 fn io(end: End) -> Box<dyn Bytes> {
     match end.io {
         EndIo::Plain(Plain::Tcp(socket)) => Box::new(TcpStream::from_std(socket).expect("a socket")),
-        EndIo::Plain(Plain::Unix(_)) => unreachable!("a lane is no Unix socket"),
+        EndIo::Watched(_) | EndIo::Plain(Plain::Unix(_)) => unreachable!("a lane is a plain TCP socket"),
         EndIo::Stream(stream) => Box::new(stream),
     }
 }

@@ -108,7 +108,8 @@ pub async fn serve(
         let host = LaneHost::new(&flows, &hello.server);
         Arc::new(lanes.stream(hello.server.as_str(), ticket, host))
     });
-    let server = Serving { server: hello.server, link: link.clone(), flows, lanes, dials: Arc::default() };
+    let server =
+        Arc::new(Serving { server: hello.server, link: link.clone(), flows, lanes, dials: Mutex::default() });
     let end = tokio::select! {
         end = link.run(inbound, |packet| server.handle(packet)) => end,
         never = server.leave(&leaving, probe) => match never {},
@@ -118,18 +119,17 @@ pub async fn serve(
 }
 
 /// What one server may ask for.
-#[derive(Clone)]
 struct Serving {
     server: ServerId,
     link: Link,
     flows: Flows,
     lanes: Option<Arc<AgentStream>>,
     /// Dials that were not answered yet.
-    dials: Arc<Mutex<HashMap<DialId, CancellationToken>>>,
+    dials: Mutex<HashMap<DialId, CancellationToken>>,
 }
 
 impl Serving {
-    fn handle(&self, packet: Packet) {
+    fn handle(self: &Arc<Self>, packet: Packet) {
         match packet {
             Packet::DialRequest(request) => self.dial(request),
             Packet::CloseDial { dial } => {
@@ -159,48 +159,59 @@ impl Serving {
         }
     }
 
-    fn dial(&self, request: DialRequest) {
+    fn dial(self: &Arc<Self>, request: DialRequest) {
         let cancelled = CancellationToken::new();
         self.dials().insert(request.dial, cancelled.clone());
         let serving = self.clone();
         tokio::spawn(async move {
-            let _work = serving.flows.table.busy();
+            let work = serving.flows.table.busy();
             let dial = request.dial;
-            cancelled.run_until_cancelled_owned(serving.answer(request)).await;
+            let answered = cancelled.run_until_cancelled_owned(Box::pin(serving.answer(request))).await;
             serving.dials().remove(&dial);
+            drop(work);
+            // Nobody cancels it now; the task goes on as the flow's.
+            if let Some(Some(flow)) = answered {
+                flow.await;
+            }
         });
     }
 
-    async fn answer(&self, request: DialRequest) {
+    /// Gives the flow back that runs on the control stream now, if it does.
+    async fn answer(&self, request: DialRequest) -> Option<impl Future<Output = ()> + use<>> {
         let DialRequest { dial, protocol, address, lane_dial } = request;
-        let target = async { target_end(self.flows.targets.dial(&protocol, &address).await?) };
+        let target = async { self.flows.targets.dial(&protocol, &address).await.map(target_end) };
         let outcome = match &self.lanes {
             Some(lanes) if lane_dial != 0 => match lanes.answer(lane_dial, target).await {
                 Answered::Lane(lane, path, target) => {
-                    return self.flows.carry(lane, target, &address, &self.server, path);
+                    self.flows.carry(lane, target, &address, &self.server, path);
+                    return None;
                 }
                 Answered::Mux(target) => Ok(target),
                 Answered::Failed(error) => Err(error),
-                Answered::Over => return,
+                Answered::Over => return None,
             },
             _ => target.await,
         };
-        self.on_stream(dial, &address, outcome);
+        self.on_stream(dial, &address, outcome)
     }
 
     /// Answers on the control stream. DIAL_RSP goes ahead of every byte of its flow.
-    fn on_stream(&self, dial: DialId, address: &str, outcome: Result<End, DialError>) {
+    fn on_stream(
+        &self,
+        dial: DialId,
+        address: &str,
+        outcome: Result<End, DialError>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         let (outcome, flow) = match outcome {
             Ok(target) => match self.link.open() {
                 Ok(stream) => (Ok(Answer::Here(stream.conn())), Some((stream, target))),
-                Err(_) => return, // the stream has ended: nobody waits
+                Err(_) => return None, // the stream has ended: nobody waits
             },
             Err(error) => (Err(error), None),
         };
         let sent = self.link.send(Packet::DialResponse(DialResponse { dial, outcome }));
-        if let (Ok(()), Some((stream, target))) = (sent, flow) {
-            self.flows.carry(End::stream(stream), target, address, &self.server, Path::Mux);
-        }
+        let (stream, target) = flow.filter(|_| sent.is_ok())?;
+        Some(self.flows.run(End::stream(stream), target, address, &self.server, Path::Mux))
     }
 
     fn dials(&self) -> MutexGuard<'_, HashMap<DialId, CancellationToken>> {

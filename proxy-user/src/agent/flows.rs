@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::dial::Targets;
-use crate::flow::{DialError, DialReason, FlowTable, Path};
+use crate::flow::{DialError, FlowTable, Path};
 use crate::lane::open::{BoxFuture, Host, LaneFlow};
 use crate::ops::metrics::AgentMetrics;
-use crate::splice::{End, Splicer};
+use crate::splice::{End, Splicer, Watched};
 use crate::wire::ids::ServerId;
 
 /// What dials and flows need, whichever server asked. Cheap to clone.
@@ -23,20 +23,31 @@ pub struct Flows {
 impl Flows {
     /// Takes a flow over: it runs in a task of its own until it ends.
     pub fn carry(&self, client: End, target: End, address: &str, server: &ServerId, path: Path) {
+        tokio::spawn(self.run(client, target, address, server, path));
+    }
+
+    /// A flow, until it ends.
+    pub fn run(
+        &self,
+        client: End,
+        target: End,
+        address: &str,
+        server: &ServerId,
+        path: Path,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let flow = self.table.open(address, server.as_str(), path);
         let endpoint = self.metrics.endpoint();
         let join = self.splicer.join(client, target, flow.meter());
-        tokio::spawn(async move {
+        async move {
             flow.finish(join.await);
             drop(endpoint);
-        });
+        }
     }
 }
 
 /// A connected target as one side of a join.
-pub(super) fn target_end(stream: TcpStream) -> Result<End, DialError> {
-    let socket = stream.into_std().map_err(|error| DialError::new(DialReason::Other, error.to_string()))?;
-    Ok(End::tcp(socket))
+pub(super) fn target_end(stream: TcpStream) -> End {
+    End::watched(Watched::Tcp(stream))
 }
 
 /// The dials and flows of one server's lanes.
@@ -47,7 +58,7 @@ pub(super) struct LaneHost {
 
 impl Host for LaneHost {
     fn dial<'a>(&'a self, protocol: &'a str, address: &'a str) -> BoxFuture<'a, Result<End, DialError>> {
-        Box::pin(async move { target_end(self.flows.targets.dial(protocol, address).await?) })
+        Box::pin(async move { self.flows.targets.dial(protocol, address).await.map(target_end) })
     }
 
     fn carry(&self, flow: LaneFlow) {

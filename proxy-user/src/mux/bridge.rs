@@ -58,7 +58,7 @@ impl AsyncRead for MuxStream {
         match popped {
             Some(Ok(Some(data))) => {
                 self.link.config.pool.sub(data.len() as u64);
-                self.link.moved.notify_waiters();
+                self.link.tell_paused_reader();
                 buf.put_slice(&data);
                 Poll::Ready(Ok(()))
             }
@@ -130,6 +130,6 @@ impl Drop for MuxStream {
             flow.discard()
         });
         self.link.config.pool.sub(discarded.unwrap_or(0));
-        self.link.moved.notify_waiters();
+        self.link.tell_paused_reader();
     }
 }

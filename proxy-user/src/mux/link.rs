@@ -91,7 +91,7 @@ impl Link {
         let inner =
             Arc::new(Inner { config, book: Mutex::new(book), moved: Notify::new(), ended: Notify::new() });
         inner.config.pool.join(&inner);
-        (Link { inner: inner.clone() }, Outlet { inner })
+        (Link { inner: inner.clone() }, Outlet { inner, idle: false })
     }
 
     pub fn dialect(&self) -> Dialect {
@@ -189,6 +189,13 @@ impl Inner {
     pub(super) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Bytes were read. Between our own ends no reader ever pauses.
+    pub(super) fn tell_paused_reader(&self) {
+        if self.config.dialect == Dialect::Upstream {
+            self.moved.notify_waiters();
+        }
+    }
 }
 
 impl Book {
@@ -257,13 +264,22 @@ impl Out {
 /// The stream of packets that goes out, for the gRPC library to pull. Dropping it closes the link.
 pub struct Outlet {
     inner: Arc<Inner>,
+    /// Nothing was left to be sent when it was asked last.
+    idle: bool,
 }
 
 impl Stream for Outlet {
     type Item = Result<pb::Packet, Status>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut book = self.inner.book();
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Woken by the first packet, it lets all tasks run that are ready before it: what they send goes out in the
+        // same TLS record and the same system call.
+        if std::mem::take(&mut self.idle) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let inner = self.inner.clone();
+        let mut book = inner.book();
         if let Some(packet) = book.next() {
             drop(book);
             self.inner.config.observer.sent(packet.kind());
@@ -273,6 +289,7 @@ impl Stream for Outlet {
             Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
             None => {
                 book.outlet = Some(cx.waker().clone());
+                self.idle = true;
                 Poll::Pending
             }
         }

@@ -5,10 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-
-use super::sockopt;
 
 /// How long the next address waits for the one before it, as in Go.
 const HEAD_START: Duration = Duration::from_millis(300);
@@ -20,7 +20,8 @@ pub struct Refused {
     pub source: io::Error,
 }
 
-/// Connects to the first address that answers. `None`: there was no address.
+/// Connects to the first address that answers; its socket has no options set, which is left to the join. `None`:
+/// there was no address.
 ///
 /// # Errors
 /// The first address's error, once all have failed.
@@ -56,9 +57,31 @@ pub async fn connect(addresses: Vec<SocketAddr>) -> Result<Option<TcpStream>, Re
 }
 
 async fn one(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    sockopt::tune(&stream)?;
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    let under_way = match socket.connect(&address.into()) {
+        Ok(()) => false,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => !is_over(&socket)?,
+        Err(error) => return Err(error),
+    };
+    let stream = TcpStream::from_std(socket.into())?;
+    if under_way {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
     Ok(stream)
+}
+
+/// Whether the connection came about, or failed, while it was begun: on one machine it has, and waiting for an
+/// event would cost a wake-up.
+fn is_over(socket: &Socket) -> io::Result<bool> {
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    if rustix::event::poll(&mut fds, Some(&Timespec::default()))? == 0 {
+        return Ok(false);
+    }
+    socket.take_error()?.map_or(Ok(true), Err)
 }
 
 /// The families in turn, beginning with the first address's.

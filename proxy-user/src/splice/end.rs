@@ -1,5 +1,6 @@
 //! The two kinds of end that can be joined, and the bytes that belong in front of them.
 
+use std::io;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
@@ -12,6 +13,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub enum Plain {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// A clear socket that tokio watches: a join that is copied on tokio leaves it there, any other takes it out.
+#[derive(Debug)]
+pub enum Watched {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Watched {
+    pub(super) fn into_plain(self) -> io::Result<Plain> {
+        match self {
+            Watched::Tcp(socket) => socket.into_std().map(Plain::Tcp),
+            Watched::Unix(socket) => socket.into_std().map(Plain::Unix),
+        }
+    }
 }
 
 /// An end that is no plain socket: a TLS stream, a mux flow, a gRPC frontend flow.
@@ -57,6 +74,7 @@ pub struct End {
 /// What an [`End`] is made of.
 pub enum EndIo {
     Plain(Plain),
+    Watched(Watched),
     Stream(Box<dyn FlowStream>),
 }
 
@@ -67,6 +85,10 @@ impl End {
 
     pub fn unix(socket: UnixStream) -> End {
         End { io: EndIo::Plain(Plain::Unix(socket)), early: Bytes::new(), greeting: Bytes::new() }
+    }
+
+    pub fn watched(socket: Watched) -> End {
+        End { io: EndIo::Watched(socket), early: Bytes::new(), greeting: Bytes::new() }
     }
 
     pub fn stream(stream: impl FlowStream + 'static) -> End {

@@ -1,8 +1,9 @@
 //! One direction of the copy on tokio.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -23,7 +24,8 @@ pub(super) enum Lost {
 #[derive(Debug)]
 enum Phase {
     Greet(Bytes),
-    Settle(Pin<Box<Sleep>>, Instant),
+    /// Over TLS the greeting is a record of its own, flushed before bytes follow.
+    Greeted,
     Early(Bytes),
     Move,
     /// The source ended; its last bytes were written, the end was not passed on yet.
@@ -31,9 +33,21 @@ enum Phase {
     Done(Finish),
 }
 
+/// A Unix peer has until then to read its greeting before bytes follow.
+struct Settling {
+    until: Instant,
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+thread_local! {
+    /// The buffer that a resting flow gave back last: a short flow takes and returns one for each message.
+    static SPARE: Cell<BytesMut> = Cell::default();
+}
+
 pub(super) struct Half {
     side: flow::Direction,
     phase: Phase,
+    settling: Option<Settling>,
     early: Bytes,
     buffer: BytesMut,
     /// How much of the buffer was written.
@@ -55,6 +69,7 @@ impl Half {
         Half {
             side,
             phase: Phase::Greet(greeting),
+            settling: None,
             early,
             buffer: BytesMut::new(),
             written: 0,
@@ -148,24 +163,18 @@ impl Half {
                     let Poll::Ready(sent) = sent else { return Poll::Pending };
                     greeting.advance(sent);
                     if greeting.is_empty() {
+                        self.phase = Phase::Greeted;
                         let until = Instant::now() + GREETING_WAIT;
-                        self.phase = Phase::Settle(Box::pin(sleep_until(Instant::now())), until);
+                        self.settling = to.is_unix().then_some(Settling { until, look: None });
                     }
                 }
-                Phase::Settle(timer, until) => {
-                    // Over TLS the greeting is a record of its own, flushed before bytes follow.
+                Phase::Greeted => {
                     let Poll::Ready(()) = step(to.poll_flush(context))? else { return Poll::Pending };
-                    if to.is_unix() && to.unacknowledged() > 0 && Instant::now() < *until {
-                        if timer.as_mut().poll(context).is_pending() {
-                            return Poll::Pending;
-                        }
-                        timer.as_mut().reset(Instant::now() + GREETING_WAIT / 50);
-                        continue;
-                    }
                     self.phase = Phase::Early(std::mem::take(&mut self.early));
                 }
                 Phase::Early(early) if early.is_empty() => self.phase = Phase::Move,
                 Phase::Early(early) => {
+                    ready!(poll_settled(&mut self.settling, context, to));
                     let Poll::Ready(sent) = step(to.poll_write(context, early))? else {
                         return Poll::Pending;
                     };
@@ -179,7 +188,10 @@ impl Half {
                         self.buffer.clear();
                         self.written = 0;
                         match (waits, self.source) {
-                            (_, Some(_)) => self.phase = Phase::Shut,
+                            (_, Some(_)) => {
+                                self.rest();
+                                self.phase = Phase::Shut;
+                            }
                             (true, None) => {
                                 self.rest();
                                 return self.flush(context, to);
@@ -188,6 +200,7 @@ impl Half {
                         }
                         continue;
                     }
+                    ready!(poll_settled(&mut self.settling, context, to));
                     let sent = step(to.poll_write(context, &self.buffer[self.written..]))?;
                     let Poll::Ready(sent) = sent else { return Poll::Pending };
                     self.written += sent;
@@ -212,6 +225,9 @@ impl Half {
         if self.written > 0 || self.source.is_some() {
             return false;
         }
+        if self.buffer.capacity() == 0 && self.size == STREAM_BUFFER_FIRST {
+            self.buffer = SPARE.take();
+        }
         self.buffer.reserve(self.size.saturating_sub(self.buffer.len()));
         while self.buffer.len() < self.size {
             self.used = self.used.max(self.buffer.len());
@@ -235,7 +251,10 @@ impl Half {
             self.size = (self.size / 2).max(STREAM_BUFFER_FIRST);
         }
         self.used = 0;
-        self.buffer = BytesMut::new();
+        let spare = std::mem::take(&mut self.buffer);
+        if spare.capacity() == STREAM_BUFFER_FIRST {
+            SPARE.set(spare);
+        }
     }
 
     fn flush(&mut self, context: &mut Context<'_>, to: &mut TokioEnd) -> Poll<Result<(), Finish>> {
@@ -244,6 +263,19 @@ impl Half {
         }
         Poll::Pending
     }
+}
+
+/// Ready once a Unix peer has read its greeting, or had the time to; asked only when bytes are to follow.
+fn poll_settled(settling: &mut Option<Settling>, context: &mut Context<'_>, to: &TokioEnd) -> Poll<()> {
+    let Some(Settling { until, look }) = settling else { return Poll::Ready(()) };
+    while to.unacknowledged() > 0 && Instant::now() < *until {
+        let again = Instant::now() + GREETING_WAIT / 50;
+        let timer = look.get_or_insert_with(|| Box::pin(sleep_until(again)));
+        ready!(timer.as_mut().poll(context));
+        timer.as_mut().reset(again);
+    }
+    *settling = None;
+    Poll::Ready(())
 }
 
 /// The poll's value, with its error as what it says about the destination.

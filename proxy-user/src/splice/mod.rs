@@ -30,7 +30,7 @@ mod track;
 mod worker;
 
 pub use config::{EngineChoice, Proven, SpliceConfig};
-pub use end::{End, EndIo, FlowStream, Plain};
+pub use end::{End, EndIo, FlowStream, Plain, Watched};
 pub use error::SpliceError;
 pub use join::{Canceller, Join};
 pub use splicer::Splicer;

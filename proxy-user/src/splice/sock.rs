@@ -36,16 +36,10 @@ impl Plain {
     /// `grant` bounds the receive buffer only where it must, for that ends the kernel's autotuning.
     pub(super) fn prepare(&self, grant: Grant) -> io::Result<()> {
         self.set_nonblocking()?;
-        if let Plain::Tcp(socket) = self {
-            sockopt::tune(socket)?;
-            let socket = SockRef::from(socket);
-            socket.set_tcp_notsent_lowat(grant.unsent())?;
-            if let Some(bytes) = grant.receive_buffer() {
-                // The kernel doubles it.
-                socket.set_recv_buffer_size(bytes / 2)?;
-            }
+        match self {
+            Plain::Tcp(socket) => prepare_tcp(socket, grant),
+            Plain::Unix(_) => Ok(()),
         }
-        Ok(())
     }
 
     fn set_nonblocking(&self) -> io::Result<()> {
@@ -104,6 +98,18 @@ impl Plain {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
+}
+
+/// As [`Plain::prepare`], for a socket that does not block already.
+pub(super) fn prepare_tcp(socket: &impl AsFd, grant: Grant) -> io::Result<()> {
+    sockopt::tune(socket)?;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_notsent_lowat(grant.unsent())?;
+    if let Some(bytes) = grant.receive_buffer() {
+        // The kernel doubles it.
+        socket.set_recv_buffer_size(bytes / 2)?;
+    }
+    Ok(())
 }
 
 /// Moves up to `most` bytes between a socket and a pipe.

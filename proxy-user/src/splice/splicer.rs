@@ -76,24 +76,28 @@ impl Splicer {
     /// Two plain sockets go to an engine thread. With a [`FlowStream`](super::FlowStream) the returned future
     /// itself copies, so it must be polled on a tokio runtime.
     pub fn join(&self, left: End, right: End, meter: Arc<Meter>) -> Join {
-        match (left.io, right.io) {
-            (EndIo::Plain(client), EndIo::Plain(target)) => {
-                let engine = self.engine();
-                let up = Track::new(Direction::Up, right.greeting, left.early, engine);
-                let down = Track::new(Direction::Down, left.greeting, right.early, engine);
-                self.join_plain([client, target], [up, down], meter)
+        let ends = match (left.io, right.io) {
+            (client @ EndIo::Stream(_), target) | (client, target @ EndIo::Stream(_)) => {
+                [Unjoined::new(client), Unjoined::new(target)]
             }
-            (client, target) => {
-                let cancel = Arc::new(StreamCancel::default());
-                let share = Share::take(&self.threads);
-                let most = share.grant.in_hand();
-                let up = Half::new(Direction::Up, right.greeting, left.early, most);
-                let down = Half::new(Direction::Down, left.greeting, right.early, most);
-                let ends = [Unjoined::new(client), Unjoined::new(target)];
-                let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone());
-                Join::on_tokio(Box::pin(copy) as Pin<Box<_>>, cancel, meter)
-            }
-        }
+            (client, target) => match (into_plain(client), into_plain(target)) {
+                (Some(client), Some(target)) => {
+                    let engine = self.engine();
+                    let up = Track::new(Direction::Up, right.greeting, left.early, engine);
+                    let down = Track::new(Direction::Down, left.greeting, right.early, engine);
+                    return self.join_plain([client, target], [up, down], meter);
+                }
+                ends => <[_; 2]>::from(ends)
+                    .map(|end| end.map_or_else(Unjoined::lost, |plain| Unjoined::new(EndIo::Plain(plain)))),
+            },
+        };
+        let cancel = Arc::new(StreamCancel::default());
+        let share = Share::take(&self.threads);
+        let most = share.grant.in_hand();
+        let up = Half::new(Direction::Up, right.greeting, left.early, most);
+        let down = Half::new(Direction::Down, left.greeting, right.early, most);
+        let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone());
+        Join::on_tokio(Box::pin(copy) as Pin<Box<_>>, cancel, meter)
     }
 
     fn join_plain(&self, ends: [Plain; 2], tracks: [Track; 2], meter: Arc<Meter>) -> Join {
@@ -124,5 +128,14 @@ fn load(budget: u64, flow_most: u64) -> Option<Arc<KernelMap>> {
             tracing::info!(%error, "flows are moved by splice(2) and copy");
             None
         }
+    }
+}
+
+/// The socket of an end, out of tokio; none where it cannot leave.
+fn into_plain(io: EndIo) -> Option<Plain> {
+    match io {
+        EndIo::Plain(plain) => Some(plain),
+        EndIo::Watched(watched) => watched.into_plain().ok(),
+        EndIo::Stream(_) => None,
     }
 }

@@ -11,7 +11,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::budget::Grant;
 use super::kernel::sock::unacknowledged;
-use super::{EndIo, FlowStream, Plain};
+use super::sock::prepare_tcp;
+use super::{EndIo, FlowStream, Plain, Watched};
 use crate::net::sockopt;
 
 pub(super) enum TokioEnd {
@@ -28,6 +29,11 @@ impl Unjoined {
         Unjoined(Some(io))
     }
 
+    /// An end that was lost already.
+    pub(super) fn lost() -> Unjoined {
+        Unjoined(None)
+    }
+
     /// Gives a plain socket back to tokio.
     pub(super) fn begin(mut self, grant: Grant) -> io::Result<TokioEnd> {
         match self.0.take() {
@@ -41,6 +47,9 @@ impl Drop for Unjoined {
     fn drop(&mut self) {
         match &mut self.0 {
             Some(EndIo::Plain(plain)) => plain.abort_on_close(),
+            // Fails on a dead socket only, which sends nothing anyway.
+            Some(EndIo::Watched(Watched::Tcp(socket))) => drop(sockopt::reset_on_close(socket)),
+            Some(EndIo::Watched(Watched::Unix(_))) => {}
             Some(EndIo::Stream(stream)) => stream.abort(),
             None => {}
         }
@@ -69,6 +78,11 @@ impl TokioEnd {
                     Plain::Unix(socket) => UnixStream::from_std(socket).map(TokioEnd::Unix),
                 }
             }
+            EndIo::Watched(Watched::Tcp(socket)) => {
+                let _ = prepare_tcp(&socket, grant);
+                Ok(TokioEnd::Tcp(socket))
+            }
+            EndIo::Watched(Watched::Unix(socket)) => Ok(TokioEnd::Unix(socket)),
             EndIo::Stream(stream) => Ok(TokioEnd::Stream(stream)),
         }
     }

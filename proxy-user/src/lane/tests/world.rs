@@ -164,7 +164,7 @@ impl Io {
         match end.io {
             EndIo::Plain(Plain::Tcp(socket)) => Io::Plain(TcpStream::from_std(socket).unwrap()),
             EndIo::Stream(stream) => Io::Stream(stream),
-            EndIo::Plain(Plain::Unix(_)) => panic!("a lane is no Unix socket"),
+            EndIo::Watched(_) | EndIo::Plain(Plain::Unix(_)) => panic!("a lane is no Unix socket"),
         }
     }
 

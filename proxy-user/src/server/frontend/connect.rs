@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use crate::lane::LaneStream;
 use crate::lane::record::RecordExact;
 use crate::net::sockopt;
 use crate::server::dial::{Dial, Dialer, Via};
-use crate::splice::End;
+use crate::splice::{End, Watched};
 use crate::wire::connect::{ESTABLISHED, Head, MAX_HEAD, dial_failed, refused};
 
 /// A head that is not complete by then is given up, as upstream has it.
@@ -39,7 +40,7 @@ impl Client for UnixStream {
     }
 
     fn into_end(self) -> io::Result<End> {
-        Ok(End::unix(self.into_std()?))
+        Ok(End::watched(Watched::Unix(self)))
     }
 }
 
@@ -55,7 +56,12 @@ impl Client for TlsStream<RecordExact<TcpStream>> {
 
 /// Serves one connection to its end; its CONNECT has to arrive within `head_timeout`. Without room it is only heard
 /// to be told so.
-pub(super) async fn serve(mut client: impl Client, dialer: Dialer, head_timeout: Duration, place: Place) {
+pub(super) async fn serve(
+    mut client: impl Client,
+    dialer: Arc<Dialer>,
+    head_timeout: Duration,
+    place: Place,
+) {
     let _open = dialer.metrics.http_connection();
     let mut buffer = BytesMut::with_capacity(1024);
     let head_timeout = if place.is_refused() { GOODBYE } else { head_timeout };

@@ -67,8 +67,8 @@ impl Frontend {
 
     /// Accepts until the drain begins; what was accepted runs on.
     pub(super) async fn serve(self, dialer: Dialer, keepalive: Duration, mut drain: DrainWatch) {
-        let head_timeout = self.head_timeout;
         let places = Places::new(dialer.most_flows);
+        let (head_timeout, dialer) = (self.head_timeout, Arc::new(dialer));
         match (self.mode, self.listener) {
             (Mode::HttpConnect, Listener::Uds(listener)) => loop {
                 let accepted = tokio::select! {
@@ -95,10 +95,10 @@ impl Frontend {
                 });
             },
             (Mode::Grpc, Listener::Uds(listener)) => {
-                grpc::serve_unix(listener, keepalive, Arc::new(dialer), places, drain).await;
+                grpc::serve_unix(listener, keepalive, dialer, places, drain).await;
             }
             (Mode::Grpc, Listener::Tls(listener, tls)) => {
-                grpc::serve_tls(listener, tls, keepalive, Arc::new(dialer), places, drain).await;
+                grpc::serve_tls(listener, tls, keepalive, dialer, places, drain).await;
             }
         }
     }
@@ -106,6 +106,8 @@ impl Frontend {
 
 /// Runs in a task of its own, at the latest until the drain cuts it.
 fn until_cut(mut drain: DrainWatch, work: impl Future<Output = ()> + Send + 'static) {
+    // A flow's future is kilobytes, which the task and the select would move several times over.
+    let work = Box::pin(work);
     tokio::spawn(async move {
         tokio::select! {
             () = work => {}
