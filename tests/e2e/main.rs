@@ -8,6 +8,7 @@ mod frontends;
 mod goaway;
 mod half_close;
 mod kube_auth;
+mod kube_leases;
 mod lanes;
 mod loss;
 mod operate;

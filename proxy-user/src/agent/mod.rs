@@ -4,6 +4,7 @@ pub mod control;
 pub mod dial;
 mod flows;
 mod goaway;
+mod lease;
 pub mod operate;
 pub mod options;
 pub mod route;
@@ -12,12 +13,16 @@ mod servers;
 
 use std::sync::Arc;
 
+use futures_util::future::OptionFuture;
+
 use self::dial::Targets;
 use self::flows::Flows;
+use self::lease::LeaseCounter;
 use self::options::Options;
 use self::route::Route;
 pub use self::servers::Servers;
 use crate::flow::FlowTable;
+use crate::kube::{Kube, KubeConfig, KubeError};
 use crate::lane::{AgentLaneConfig, AgentLanes};
 use crate::net::connect::ProxyError;
 use crate::net::resolve::Names;
@@ -33,8 +38,8 @@ use crate::wire::identifiers::{Identifiers, IdentifiersError};
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{flag} cannot be honoured by this version: {why}")]
-    NotHere { flag: &'static str, why: &'static str },
+    #[error(transparent)]
+    Kube(#[from] KubeError),
     #[error("agent address is invalid: {0}")]
     Identifiers(#[from] IdentifiersError),
     #[error(transparent)]
@@ -53,6 +58,7 @@ pub enum StartError {
 pub struct Agent {
     servers: Arc<Servers>,
     flows: Flows,
+    kube: Option<Kube>,
 }
 
 impl Agent {
@@ -61,10 +67,6 @@ impl Agent {
     /// # Errors
     /// The first thing that cannot be had.
     pub fn new(options: Options, abilities: &Abilities) -> Result<Agent, StartError> {
-        if options.count_server_leases {
-            let why = "server leases are not counted yet; let servers say their --server-count";
-            return Err(StartError::NotHere { flag: "--count-server-leases", why });
-        }
         let table = FlowTable::new();
         let metrics = AgentMetrics::new(&table)?;
         let names = Names::from_system();
@@ -80,6 +82,10 @@ impl Agent {
             table: table.clone(),
             most_flows: start::most_flows(),
         };
+        let kube = options.count_server_leases.then(|| {
+            Kube::new(&KubeConfig { kubeconfig: options.kubeconfig.clone(), ..KubeConfig::default() })
+        });
+        let leases = kube.as_ref().map(|kube| LeaseCounter::new(&options, kube, &metrics));
         let flows = Flows { targets, splicer, table, metrics };
         let servers = Servers {
             identifiers: Identifiers::parse(&options.agent_identifiers)?,
@@ -88,9 +94,10 @@ impl Agent {
             route,
             flows: flows.clone(),
             lanes,
+            leases,
             state: Default::default(),
         };
-        Ok(Agent { servers: Arc::new(servers), flows })
+        Ok(Agent { servers: Arc::new(servers), flows, kube })
     }
 
     pub fn servers(&self) -> &Arc<Servers> {
@@ -106,6 +113,11 @@ impl Agent {
         self.servers.lanes.as_ref()
     }
 
+    /// `None`: nothing asks the Kubernetes API.
+    pub fn kube(&self) -> Option<&Kube> {
+        self.kube.as_ref()
+    }
+
     pub fn flows(&self) -> &FlowTable {
         &self.flows.table
     }
@@ -119,6 +131,7 @@ impl Agent {
     pub async fn run(self, mut drain: DrainWatch) {
         tokio::select! {
             () = self.servers.clone().sync() => {}
+            Some(()) = OptionFuture::from(self.servers.leases.as_ref().map(LeaseCounter::run)) => {}
             () = drain.draining() => {}
         }
         self.servers.drain();

@@ -25,6 +25,9 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let abilities = proof::prove_aside().await;
     let agent = Agent::new(options.clone(), &abilities)?;
+    if let Some(kube) = agent.kube() {
+        kube.check().await?;
+    }
     let (metrics, flows) = (agent.metrics().clone(), agent.flows().clone());
     metrics.konduit.show_counter(log.lost())?;
     let servers = agent.servers().clone();

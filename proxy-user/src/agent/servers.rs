@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::control::{self, OpenError, Opening};
 use super::flows::Flows;
-use super::options::Options;
+use super::lease::LeaseCounter;
+use super::options::{Options, ServerCountSource};
 use super::route::Route;
 use crate::lane::AgentLanes;
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
@@ -27,6 +28,8 @@ pub struct Servers {
     pub(super) pool: Arc<Pool>,
     /// `None`: `--lanes=off`.
     pub(super) lanes: Option<AgentLanes>,
+    /// `None`: leases do not count.
+    pub(super) leases: Option<LeaseCounter>,
     pub(super) state: State,
 }
 
@@ -93,13 +96,23 @@ impl Servers {
     }
 
     async fn look(self: &Arc<Self>) -> Result<Found, OpenError> {
-        let known = self.state.count.load(Ordering::Relaxed).max(1) as usize;
+        let known = self.known();
         self.flows.metrics.known_servers(known);
         if !self.options.sync_forever && self.connected() >= known {
             return Ok(Found::Nothing);
         }
         let opening = Opening::open(&self.route, &self.hello(), self.options.keepalive_time).await?;
         Ok(self.adopt(opening))
+    }
+
+    /// How many servers there are, as far as anybody says.
+    fn known(&self) -> usize {
+        let told = self.state.count.load(Ordering::Relaxed).max(1) as usize;
+        match (&self.leases, self.options.server_count_source) {
+            (None, _) => told,
+            (Some(leases), ServerCountSource::Default) => leases.count(),
+            (Some(leases), ServerCountSource::Max) => leases.count().max(told),
+        }
     }
 
     fn hello(&self) -> AgentHello {

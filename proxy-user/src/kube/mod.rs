@@ -3,6 +3,8 @@
 
 mod client;
 mod error;
+pub mod lease;
+pub mod selector;
 mod tokens;
 
 pub use client::{Kube, KubeConfig};

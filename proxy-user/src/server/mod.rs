@@ -4,6 +4,7 @@ pub mod agents;
 pub mod auth;
 pub mod dial;
 pub mod frontend;
+pub mod lease;
 pub mod operate;
 pub mod options;
 pub mod pick;
@@ -14,12 +15,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::future::OptionFuture;
 use tokio_util::sync::CancellationToken;
 
 use self::agents::listen;
 use self::agents::registry::Registry;
 use self::agents::service::Service;
 use self::dial::Dialer;
+use self::lease::LeaseController;
 use self::options::Options;
 pub use self::start::StartError;
 use crate::flow::FlowTable;
@@ -53,6 +56,7 @@ pub struct Server {
     service: Service,
     dialer: Dialer,
     kube: Option<Kube>,
+    leases: Option<LeaseController>,
 }
 
 impl Server {
@@ -72,6 +76,7 @@ impl Server {
         let bound = Bound { agents: agents.0.local_addr(), frontend: frontend.bound() };
         let kube = start::kube(&options);
         let authenticator = kube.as_ref().and_then(|kube| start::authenticator(&options, kube));
+        let leases = start::leases(&options, &metrics);
         let service = Service {
             server: options.server_id.as_str().into(),
             count: u32::try_from(options.server_count).unwrap_or(0),
@@ -90,7 +95,7 @@ impl Server {
             most_flows: start::most_flows(),
             metrics,
         };
-        Ok(Server { bound, options, agents, frontend, service, dialer, kube })
+        Ok(Server { bound, options, agents, frontend, service, dialer, kube, leases })
     }
 
     pub fn bound(&self) -> &Bound {
@@ -117,10 +122,11 @@ impl Server {
 
     /// Serves until `stop`. Frontends accept until `drain` begins; their flows go on until it cuts them.
     pub async fn run(self, drain: DrainWatch, stop: CancellationToken) {
-        let Server { options, agents: (listener, tls), frontend, service, dialer, bound, .. } = self;
+        let Server { options, agents: (listener, tls), frontend, service, dialer, bound, leases, .. } = self;
         tracing::info!(agents = %bound.agents, frontend = ?bound.frontend, server = options.server_id, "Serving");
         let agents = listen::serve(listener, tls, service, options.keepalive_time, stop);
+        let leases = leases.map(|leases| leases.run(drain.clone()));
         let frontend = frontend.serve(dialer, options.frontend_keepalive_time, drain);
-        tokio::join!(agents, frontend);
+        tokio::join!(agents, frontend, OptionFuture::from(leases));
     }
 }

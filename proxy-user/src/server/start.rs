@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::auth::Authenticator;
+use super::lease::LeaseController;
 use super::options::Options;
 use crate::kube::{Kube, KubeConfig, KubeError};
 use crate::lane::{ALPN_LANE, Security, ServerLaneConfig, ServerLanes};
@@ -12,6 +13,7 @@ use crate::net::cipher::{PolicyError, TlsPolicy};
 use crate::net::listener::{ListenError, TcpListener};
 use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError};
 use crate::ops::flags::{EngineOptions, LaneSecurity, LanesMode, MuxOptions};
+use crate::ops::metrics::ServerMetrics;
 use crate::splice::proof::Abilities;
 use crate::splice::{SpliceConfig, SpliceError, Splicer};
 
@@ -41,13 +43,20 @@ pub enum StartError {
 /// The client is made only where something asks, as upstream's.
 pub(super) fn kube(options: &Options) -> Option<Kube> {
     let asked = !options.agent_namespace.is_empty() || options.enable_lease_controller;
-    asked.then(|| {
-        Kube::new(&KubeConfig {
-            kubeconfig: options.kubeconfig.clone(),
-            qps: options.kubeconfig_qps,
-            burst: options.kubeconfig_burst,
-        })
+    asked.then(|| client(options))
+}
+
+fn client(options: &Options) -> Kube {
+    Kube::new(&KubeConfig {
+        kubeconfig: options.kubeconfig.clone(),
+        qps: options.kubeconfig_qps,
+        burst: options.kubeconfig_burst,
     })
+}
+
+/// With a client of its own: a thousand agents whose tokens wait for their turn must not let the lease expire.
+pub(super) fn leases(options: &Options, metrics: &ServerMetrics) -> Option<LeaseController> {
+    options.enable_lease_controller.then(|| LeaseController::new(options, &client(options), metrics))
 }
 
 pub(super) fn authenticator(options: &Options, kube: &Kube) -> Option<Authenticator> {

@@ -52,7 +52,7 @@ impl Leases {
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": { "name": name, "labels": labels },
-            "spec": { "holderIdentity": name, "leaseDurationSeconds": 30, "renewTime": renewed },
+            "spec": { "holderIdentity": name, "leaseDurationSeconds": 300, "renewTime": renewed },
         });
         let mut store = lock(&self.store);
         let key = ("kube-system".to_owned(), name.to_owned());

@@ -103,7 +103,7 @@ impl ApiServer {
         self.state.leases.all()
     }
 
-    /// Puts a lease there that was renewed `ago` and lasts 30 s, in `kube-system`.
+    /// Puts a lease there that was renewed `ago` and lasts 300 s, in `kube-system`.
     pub fn lease(&self, name: &str, labels: &Value, ago: Duration) {
         self.state.leases.put(name, labels, ago);
     }

@@ -1,9 +1,10 @@
-//! What upstream's agent refuses, all of it at once, and what this version cannot do yet.
+//! What upstream's agent refuses, all of it at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Options;
+use crate::kube::selector;
 use crate::ops::flags::checks::{exists, mistake, pair};
 use crate::ops::flags::show_go_duration;
 use crate::wire::identifiers::Identifiers;
@@ -66,10 +67,10 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         );
         found.push(("kubeconfig", gist));
     }
-    if o.count_server_leases {
-        let gist = "servers cannot be counted by leases by this version, so it does not start; let the servers tell \
-                    their number (--server-count there) instead of --count-server-leases";
-        found.push(("count-server-leases", gist.to_owned()));
+    if let Err(why) = selector::check(&o.lease_label_selector) {
+        let selector = &o.lease_label_selector;
+        let gist = format!("invalid argument {selector:?} for \"--lease-label-selector\" flag: {why}");
+        found.push(("lease-label-selector", gist));
     }
     if o.enable_contention_profiling {
         let text = "--enable-contention-profiling has no effect: there is no lock profile of this program.";

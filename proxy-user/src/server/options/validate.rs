@@ -1,4 +1,4 @@
-//! What upstream's server refuses, all of it at once, and what this version cannot do yet.
+//! What upstream's server refuses, all of it at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -115,11 +115,6 @@ fn agents(o: &Options, found: &mut Vec<(&'static str, String)>) {
                 found.push((flag, format!("--{flag} cannot be empty when agent authentication is enabled")));
             }
         }
-    }
-    if o.enable_lease_controller {
-        let gist = "server leases cannot be published by this version, so it does not start; use --server-count \
-                    instead of --enable-lease-controller";
-        found.push(("enable-lease-controller", gist.to_owned()));
     }
     let labels = || o.lease_label.split(',').map(|label| label.split('=').count());
     if o.enable_lease_controller && o.lease_label.is_empty() {
