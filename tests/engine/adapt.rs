@@ -1,7 +1,7 @@
 //! `auto` changes the mover of a direction with its traffic, without losing a byte.
 
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_user::flow::{Direction, Engine};
 use proxy_user::splice::{EngineChoice, Fallback};
@@ -63,4 +63,52 @@ fn a_calm_flow_is_promoted_and_leaves_the_map_when_it_turns_bulky() {
     assert!(spliced > 0, "{after:?}");
     assert_eq!((after.violations, after.mapped), (0, 0));
     assert_eq!(flow.meter.total(Direction::Down), bytes + 14 * 64);
+}
+
+#[test]
+fn the_tail_of_a_steady_sender_does_not_wait_for_more() {
+    let bench = Bench::new(EngineChoice::Auto);
+    for kind in [Kind::Tcp, Kind::Unix] {
+        let flow = bench.flow(kind, Kind::Tcp);
+        let (mut client, mut target) = (flow.client, flow.target);
+        client.set_timeout(Duration::from_secs(10));
+        // 100 MB/s, so that bytes gather; then a few that no others follow, again and again.
+        const STEADY: u64 = 50 << 20;
+        const TAIL: u64 = 100;
+        let sender = std::thread::spawn(move || {
+            let mut answer = [0];
+            let mut at = 0;
+            for _ in 0..4 {
+                let begun = Instant::now();
+                for step in 1..=STEADY / (50 << 10) {
+                    let mut chunk = vec![0; 50 << 10];
+                    pattern::fill(5, at, &mut chunk);
+                    target.write_all(&chunk).unwrap();
+                    at += chunk.len() as u64;
+                    let due = begun + Duration::from_micros(500) * step as u32;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+                let mut tail = [0; TAIL as usize];
+                pattern::fill(5, at, &mut tail);
+                target.write_all(&tail).unwrap();
+                at += TAIL;
+                target.read_exact(&mut answer).unwrap();
+            }
+            target.finish();
+        });
+        let (mut at, mut chunk) = (0, vec![0; 256 << 10]);
+        for round in 1..=4 {
+            while at < round * (STEADY + TAIL) {
+                let n = client.read(&mut chunk).unwrap_or_else(|error| panic!("at {at}: {error}"));
+                assert!(n > 0, "the end at {at}");
+                pattern::check(5, at, &chunk[..n]);
+                at += n as u64;
+            }
+            client.write_all(&[1]).unwrap();
+        }
+        sender.join().unwrap();
+        assert!(flow.meter.by(Direction::Down, Engine::Splice) > STEADY);
+        client.finish();
+        assert!(bench.ending(flow.ending).is_clean());
+    }
 }

@@ -11,6 +11,11 @@ use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, UNSENT_MOST};
 pub(super) struct Grant(u64);
 
 impl Grant {
+    /// Receives less than the kernel would let it.
+    pub(super) fn is_bounded(self) -> bool {
+        self.bounded().is_some()
+    }
+
     fn bounded(self) -> Option<u64> {
         (self.0 < GRANT_MOST).then_some(self.0)
     }

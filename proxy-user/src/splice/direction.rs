@@ -195,6 +195,11 @@ impl Direction {
         self.readable
     }
 
+    /// The destination took no more when it was last asked.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.writable
+    }
+
     /// Bytes taken from the source that the destination has not got.
     pub(super) fn held(&self) -> usize {
         self.held

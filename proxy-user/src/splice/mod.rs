@@ -10,6 +10,7 @@ mod crew;
 mod direction;
 mod end;
 mod error;
+mod gather;
 mod half;
 mod inbox;
 mod join;

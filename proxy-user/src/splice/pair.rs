@@ -133,7 +133,9 @@ impl Pair {
         if !self.tracks[side].direction.is_redirecting() {
             flags |= EventFlags::IN;
         }
-        if !self.tracks[1 - side].direction.is_redirecting() {
+        // A Unix socket tells of room with every read of its peer, TCP only when it was full.
+        let towards = &self.tracks[1 - side].direction;
+        if !towards.is_redirecting() && (towards.is_blocked() || !self.ends[side].is_unix()) {
             flags |= EventFlags::OUT;
         }
         flags

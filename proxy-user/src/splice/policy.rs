@@ -102,3 +102,16 @@ pub(super) const UNSENT_MOST: u32 = 512 << 10;
 
 /// How often the kernel is asked to let directions out of the map: a walk over all TCP sockets, 100 µs with few.
 pub(super) const LEAVE_EVERY: Duration = Duration::from_millis(20);
+
+/// A steady source's bytes gather for so long before they wake a mover: at 1 Gbit/s a whole pipe, 440 wake-ups a
+/// second instead of 1,300. Twice as long without them, and the source is not steady.
+pub(super) const GATHER_TIME: Duration = Duration::from_millis(2);
+pub(super) const GATHER_PATIENCE: Duration = Duration::from_millis(4);
+pub(super) const GATHER_LEAST: u64 = 32 << 10;
+pub(super) const GATHER_MOST: u64 = PIPE_BYTES as u64;
+
+/// How long a source that fell silent is not waited for. One that keeps falling silent loses at most 4 ms in 1.3 s;
+/// who was steady for a while begins anew.
+pub(super) const GATHER_PAUSE_LEAST: Duration = Duration::from_millis(20);
+pub(super) const GATHER_PAUSE_MOST: Duration = Duration::from_millis(1280);
+pub(super) const GATHER_STEADY: Duration = Duration::from_millis(300);

@@ -8,6 +8,8 @@ use super::policy::{BULK_BYTES, BULK_REST, BULK_WINDOW, BURST_BYTES};
 pub(super) struct Rate {
     window: Instant,
     bytes: u64,
+    /// Bytes per second in the last window that is over.
+    speed: u64,
     /// When a window last reached the bulk rate.
     bulk: Option<Instant>,
     /// When a window last held a burst; at first, when the direction began.
@@ -16,11 +18,13 @@ pub(super) struct Rate {
 
 impl Rate {
     pub(super) fn new(now: Instant) -> Rate {
-        Rate { window: now, bytes: 0, bulk: None, burst: now }
+        Rate { window: now, bytes: 0, speed: 0, bulk: None, burst: now }
     }
 
     pub(super) fn note(&mut self, now: Instant, bytes: usize) {
-        if now.saturating_duration_since(self.window) >= BULK_WINDOW {
+        let took = now.saturating_duration_since(self.window);
+        if took >= BULK_WINDOW {
+            self.speed = (self.bytes as f64 / took.as_secs_f64()) as u64;
             self.window = now;
             self.bytes = 0;
         }
@@ -31,6 +35,10 @@ impl Rate {
         if self.bytes >= BULK_BYTES {
             self.bulk = Some(now);
         }
+    }
+
+    pub(super) fn speed(&self) -> u64 {
+        self.speed
     }
 
     /// A direction is bulk by its rate, never by its total: a shell that ran for a week is none.
@@ -61,6 +69,7 @@ mod tests {
             rate.note(start + i * BULK_WINDOW, 64 << 10);
         }
         let now = start + 1000 * BULK_WINDOW;
+        assert!((1_250_000..1_350_000).contains(&rate.speed()), "{}", rate.speed());
         assert!(!rate.is_bulk(now), "64 KiB per window is not bulk, however long");
         rate.note(now, BULK_BYTES as usize);
         assert!(rate.is_bulk(now));

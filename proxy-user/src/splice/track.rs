@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::budget::Grant;
 use super::control::Control;
 use super::direction::{Act, Direction, Event, Mover};
+use super::gather::Gather;
 use super::kernel::sock::readable;
 use super::pipe::{Pipe, Pool};
 use super::policy::{COPY_QUANTUM, GREETING_WAIT, LEAVE_EVERY, SPLICE_QUANTUM};
@@ -40,6 +41,7 @@ pub(super) struct Track {
     pipe: Option<Pipe>,
     engine: EngineChoice,
     rate: Rate,
+    gather: Gather,
     /// Bytes that userspace took from the source.
     pub(super) taken: u64,
     /// The source's count of received bytes when the first of them was taken.
@@ -73,6 +75,7 @@ impl Track {
             pipe: None,
             engine,
             rate: Rate::new(Instant::now()),
+            gather: Gather::default(),
             taken: 0,
             origin: None,
             in_map: None,
@@ -101,6 +104,9 @@ impl Track {
         if self.asks_to_leave() {
             self.let_out(link, turn);
         }
+        if self.gather.deadline().is_some_and(|at| turn.now >= at) {
+            self.direction.step(Event::Readable);
+        }
         let mut quantum = match self.direction.mover() {
             Mover::Copy | Mover::Sockmap => COPY_QUANTUM,
             Mover::Splice => SPLICE_QUANTUM,
@@ -115,7 +121,7 @@ impl Track {
                 Act::Drain => self.drain(link).map(|()| None),
                 Act::Send => self.send(link).map(|()| None),
                 Act::TakePipe => self.take_pipe(turn).map(|()| None),
-                Act::GivePipe => self.give_pipe(turn).map(|()| None),
+                Act::GivePipe => self.give_pipe(link, turn).map(|()| None),
                 Act::Greet => self.greet(link.to, turn.now).map(|()| None),
                 Act::Settle => self.settle(link.to, turn.now),
                 Act::Promote => self.promote(link, turn).map(|()| None),
@@ -187,13 +193,15 @@ impl Track {
         if self.direction.next() == Act::Recv && quiet { self.promote(link, turn) } else { Ok(()) }
     }
 
-    /// When the pipe is to be given back, if nothing moves until then. A time that has passed is none: then bytes
+    /// When to look for gathered bytes, or to give the pipe back, if nothing moves until then. A time that has passed is none: then bytes
     /// wait in the pipe for the destination.
     fn wakes(&self, now: Instant) -> Option<Instant> {
         if self.asks_to_leave() {
             return Some(now + LEAVE_EVERY);
         }
-        self.pipe.as_ref().and_then(|_| self.rate.rests_at()).filter(|at| *at > now)
+        let gathered = self.gather.deadline().filter(|_| !self.direction.is_readable());
+        let rests = self.pipe.as_ref().and_then(|_| self.rate.rests_at());
+        gathered.or(rests).filter(|at| *at > now)
     }
 
     pub(super) fn step(&mut self, event: Event) -> Result<(), Lost> {
@@ -263,7 +271,8 @@ impl Track {
         Ok(())
     }
 
-    fn give_pipe(&mut self, turn: &mut Turn<'_>) -> Result<(), Lost> {
+    fn give_pipe(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> Result<(), Lost> {
+        self.gather.disarm(link.from);
         if self.finish().is_some_and(|finish| finish != Finish::Clean) {
             self.leave_pipe(turn.pipes);
         }
@@ -291,11 +300,24 @@ impl Track {
                 *quantum -= bytes;
                 self.taken += bytes as u64;
                 self.rate.note(now, bytes);
-                self.step(Event::Took(bytes))
+                self.gather.took(bytes);
+                self.direction.step(Event::Took(bytes));
+                if bytes < most && self.gather.is_sated() && !self.direction.source_may_end() {
+                    return self.emptied(link, now);
+                }
+                Ok(())
             }
-            Err(Errno::AGAIN) => self.step(Event::Empty),
+            Err(Errno::AGAIN) => self.emptied(link, now),
             Err(error) => self.step(Event::SourceBroke(finish_of(error))),
         }
+    }
+
+    /// The source has no more for the pipe.
+    fn emptied(&mut self, link: &Link<'_>, now: Instant) -> Result<(), Lost> {
+        if !link.grant.is_bounded() {
+            self.gather.emptied(link.from, self.rate.speed(), now);
+        }
+        self.step(Event::Empty)
     }
 
     fn drain(&mut self, link: &Link<'_>) -> Result<(), Lost> {

@@ -4,6 +4,7 @@
 //! quantum; a flow that has more queues behind them and one of those runs between two looks at epoll.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,8 +53,10 @@ struct Seat {
     place: Place,
     /// Tells a timer of this flow from one of an earlier flow with the same key.
     serial: u64,
-    /// The earliest timer that is set.
+    /// The timer that is set; the others in the queue are of the past.
     wake: Option<Instant>,
+    /// When the flow asked to be woken; not before `wake`.
+    due: Instant,
     /// What epoll was asked to tell about each side.
     interest: [EventFlags; 2],
 }
@@ -140,7 +143,25 @@ impl Worker {
         self.crew.inbox(self.index)
     }
 
+    /// Makes the first timer one that counts: forgets those of the past, and sets those anew whose flow wants to
+    /// be woken later by now, as one does whose deadline moves on with every byte.
+    fn settle_timers(&mut self) {
+        while let Some(mut first) = self.timers.peek_mut() {
+            let Reverse((at, key, serial)) = *first;
+            let seat = self.seats.get_mut(key).filter(|seat| seat.serial == serial && seat.wake == Some(at));
+            match seat {
+                Some(seat) if seat.due > at => {
+                    seat.wake = Some(seat.due);
+                    *first = Reverse((seat.due, key, serial));
+                }
+                Some(_) => return,
+                None => drop(PeekMut::pop(first)),
+            }
+        }
+    }
+
     fn wait(&mut self, events: &mut Vec<epoll::Event>) {
+        self.settle_timers();
         let patience = if self.hungry.is_empty() {
             let timer = earlier(self.timers.peek().map(|Reverse((at, ..))| *at), self.watch);
             timer.map(|at| at.saturating_duration_since(Instant::now()))
@@ -187,7 +208,14 @@ impl Worker {
     fn adopt(&mut self, pair: Box<Pair>) {
         self.serial += 1;
         let interest = [pair.interest(0), pair.interest(1)];
-        let seat = Seat { pair, place: Place::Fresh, serial: self.serial, wake: None, interest };
+        let seat = Seat {
+            pair,
+            place: Place::Fresh,
+            serial: self.serial,
+            wake: None,
+            due: Instant::now(),
+            interest,
+        };
         let key = self.seats.insert(seat);
         let pair = &self.seats[key].pair;
         pair.control().set_key(key);
@@ -214,14 +242,15 @@ impl Worker {
 
     fn ring_timers(&mut self) {
         let now = Instant::now();
-        while let Some(Reverse((at, key, serial))) = self.timers.peek().copied() {
-            if at > now {
+        loop {
+            self.settle_timers();
+            let Some(Reverse((at, key, _))) = self.timers.peek().copied().filter(|first| first.0.0 <= now)
+            else {
                 return;
-            }
+            };
             self.timers.pop();
-            if let Some(seat) = self.seats.get_mut(key)
-                && seat.serial == serial
-            {
+            if let Some(seat) = self.seats.get_mut(key) {
+                debug_assert_eq!(seat.wake, Some(at));
                 seat.wake = None;
                 self.freshen(key);
             }
@@ -283,11 +312,12 @@ impl Worker {
                     Role::Quick => at,
                     Role::Bulk => earlier(at, seat.pair.rests_at().map(|at| at + BULK_REST)),
                 };
-                if let Some(at) = at
-                    && seat.wake.is_none_or(|set| at < set)
-                {
-                    seat.wake = Some(at);
-                    self.timers.push(Reverse((at, key, seat.serial)));
+                if let Some(at) = at {
+                    seat.due = at;
+                    if seat.wake.is_none_or(|set| at < set) {
+                        seat.wake = Some(at);
+                        self.timers.push(Reverse((at, key, seat.serial)));
+                    }
                 }
             }
         }

@@ -126,6 +126,16 @@ pub fn force_send_buffer(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &value)
 }
 
+/// Readiness to read begins with so many bytes, the end of the stream or an error (SO_RCVLOWAT); 1 is the kernel's
+/// own choice. The kernel makes the receive buffer hold them, and may ask for less than `bytes`.
+///
+/// # Errors
+/// The errno of `setsockopt`.
+pub fn receive_at_least(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &value)
+}
+
 /// Makes the next close of this socket an abort (RST).
 ///
 /// # Errors
