@@ -115,3 +115,7 @@ pub(super) const GATHER_MOST: u64 = PIPE_BYTES as u64;
 pub(super) const GATHER_PAUSE_LEAST: Duration = Duration::from_millis(20);
 pub(super) const GATHER_PAUSE_MOST: Duration = Duration::from_millis(1280);
 pub(super) const GATHER_STEADY: Duration = Duration::from_millis(300);
+
+/// SO_SNDBUF of a Unix end, which the kernel doubles. Its writer is woken when three quarters are read; of the kernel's 208 KiB the reader
+/// then has the rest read before the writer runs.
+pub(super) const UNIX_SEND_BUFFER: usize = 256 << 10;
