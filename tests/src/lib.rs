@@ -1,6 +1,7 @@
 //! What Konduit's tests and benches share: load generators, peers to compare with, ways to look at the machine.
 
 pub mod apiserver;
+pub mod balancer;
 pub mod calls;
 pub mod certs;
 pub mod child;

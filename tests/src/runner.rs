@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use proxy_user::agent::{self, Agent, Servers};
 use proxy_user::flow::FlowTable;
+use proxy_user::lane::ServerLanes;
 use proxy_user::ops::drain::{self, DrainTrigger};
 use proxy_user::ops::metrics::AgentMetrics;
 use proxy_user::server::agents::registry::Registry;
@@ -89,6 +90,8 @@ impl Ground {
 pub struct RunningServer {
     pub bound: Bound,
     pub dialer: Dialer,
+    /// `None`: `--lanes=off`.
+    pub lanes: Option<ServerLanes>,
     stop: CancellationToken,
     trigger: DrainTrigger,
     task: JoinHandle<()>,
@@ -98,10 +101,11 @@ impl RunningServer {
     pub fn start(options: options::Options) -> anyhow::Result<RunningServer> {
         let server = Server::bind(options, &ABILITIES)?;
         let (bound, dialer) = (server.bound().clone(), server.dialer().clone());
+        let lanes = server.lanes().cloned();
         let (trigger, watch) = drain::channel();
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.run(watch, stop.clone()));
-        Ok(RunningServer { bound, dialer, stop, trigger, task })
+        Ok(RunningServer { bound, dialer, lanes, stop, trigger, task })
     }
 
     pub fn registry(&self) -> &Arc<Registry> {

@@ -1,0 +1,49 @@
+//! Settings that are lowered by a mounted ConfigMap.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use proxy_tests::ports;
+
+use crate::ground::{Place, SOON, echo, open, ping};
+
+/// As the kubelet does: a new directory, then one rename of the link that everything goes through.
+pub(crate) fn swap(volume: &Path, version: &str, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
+    let directory = volume.join(version);
+    fs::create_dir_all(&directory)?;
+    for (name, content) in files {
+        fs::write(directory.join(name), content)?;
+    }
+    let fresh = volume.join("..data_tmp");
+    symlink(version, &fresh)?;
+    fs::rename(&fresh, volume.join("..data"))?;
+    for (name, _) in files {
+        let link = volume.join(name);
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(Path::new("..data").join(name), link)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_swapped_config_map_is_obeyed_by_new_flows() {
+    let place = Place::new().unwrap();
+    let volume = place.ground.path("config");
+    swap(&volume, "..1", &[("settings", b"# nothing yet\n")]).unwrap();
+    let file = format!("--live-settings={}", volume.join("settings").display());
+    let _server = place.start_server("server", &[&file]).unwrap();
+    let _agent = place.start_agent().unwrap();
+    let target = echo().unwrap();
+    let flows = |path| place.page().unwrap().sum("konduit_flows", &[("path", path)]);
+    let mut on_lane = open(&place.socket(), &target).unwrap();
+    assert_eq!((flows("lane-raw"), flows("mux")), (1.0, 0.0));
+    swap(&volume, "..2", &[("settings", b"lanes=off\nengine=copy\n")]).unwrap();
+    let labels = [("setting", "lanes"), ("value", "off"), ("by", "file")];
+    let obeyed = || place.page().is_ok_and(|page| page.sum("konduit_in_force", &labels) == 1.0);
+    ports::wait(SOON, "the file to be obeyed", obeyed).unwrap();
+    let _packets = open(&place.socket(), &target).unwrap();
+    assert_eq!((flows("lane-raw"), flows("mux")), (1.0, 1.0));
+    ping(&mut on_lane).unwrap();
+}

@@ -1,0 +1,10 @@
+//! The two programs over their life: how they stop, what they reload, what they bear.
+#![allow(clippy::unwrap_used)] // A test fails by it.
+
+mod flags;
+mod ground;
+mod live;
+mod log;
+mod reload;
+mod search;
+mod stop;

@@ -1,0 +1,73 @@
+//! How a server leaves.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::ground::{Place, SOON, echo, open, ping};
+
+#[test]
+fn flows_go_on_until_the_graceful_timeout() {
+    let place = Place::new().unwrap();
+    let mut server = place.start_server("server", &["--graceful-shutdown-timeout=4s"]).unwrap();
+    let _agent = place.start_agent().unwrap();
+    let mut flow = open(&place.socket(), &echo().unwrap()).unwrap();
+    let began = Instant::now();
+    server.signal(Signal::TERM).unwrap();
+    while began.elapsed() < Duration::from_secs(2) {
+        ping(&mut flow).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(UnixStream::connect(place.socket()).is_err(), "a server that leaves takes no new clients");
+    assert_eq!(server.wait(SOON).unwrap().code(), Some(0));
+    assert!(began.elapsed() >= Duration::from_millis(3900), "left after {:?}", began.elapsed());
+    // An end or an abort.
+    let _ = flow.read_to_end(&mut Vec::new());
+}
+
+#[test]
+fn a_server_without_flows_does_not_wait_for_the_timeout() {
+    let place = Place::new().unwrap();
+    let mut server = place.start_server("server", &["--graceful-shutdown-timeout=10m"]).unwrap();
+    let _agent = place.start_agent().unwrap();
+    let mut flow = open(&place.socket(), &echo().unwrap()).unwrap();
+    server.signal(Signal::TERM).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    ping(&mut flow).unwrap();
+    server.check().unwrap();
+    drop(flow);
+    assert_eq!(server.wait(SOON).unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_a_server_at_once() {
+    let place = Place::new().unwrap();
+    let mut server = place.start_server("server", &["--graceful-shutdown-timeout=10m"]).unwrap();
+    let _agent = place.start_agent().unwrap();
+    let _flow = open(&place.socket(), &echo().unwrap()).unwrap();
+    server.signal(Signal::TERM).unwrap();
+    proxy_tests::ports::wait(SOON, "the drain", || UnixStream::connect(place.socket()).is_err()).unwrap();
+    server.check().unwrap();
+    server.signal(Signal::TERM).unwrap();
+    server.wait(SOON).unwrap();
+}
+
+/// The next server binds the socket's name before the last one has gone, which must not take it along.
+#[test]
+fn the_socket_is_its_successors() {
+    let place = Place::new().unwrap();
+    let mut first = place.start_server("first", &[]).unwrap();
+    let successor = Place { ground: place.ground, ..Place::new().unwrap() };
+    let mut second = successor.start_server("second", &[]).unwrap();
+    first.signal(Signal::TERM).unwrap();
+    assert_eq!(first.wait(SOON).unwrap().code(), Some(0));
+    let mut client = UnixStream::connect(successor.socket()).unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    client.write_all(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("No agent available"), "{answer}");
+    second.check().unwrap();
+}
