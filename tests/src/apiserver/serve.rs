@@ -103,6 +103,10 @@ async fn answer(
                 let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
                 reply(state.leases.one("POST", (namespace.into(), name), object))
             }
+            // As API servers without streaming lists; client-go then lists first.
+            _ if !query("sendInitialEvents").is_empty() => {
+                reply(failure(422, "Invalid", "sendInitialEvents is forbidden"))
+            }
             _ if !query("watch").is_empty() => {
                 let from = query("resourceVersion").parse().unwrap_or(0);
                 let limit = Duration::from_secs(query("timeoutSeconds").parse().unwrap_or(60));

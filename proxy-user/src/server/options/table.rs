@@ -104,7 +104,7 @@ fn upstream() -> Vec<Flag<Options>> {
             CLUSTER,
             "kube-api-content-type",
             kube_api_content_type,
-            "Content type of requests to the Kubernetes API."
+            "Accepted; Konduit speaks JSON with the Kubernetes API, which every server understands."
         ),
         flag!(
             CLUSTER,
