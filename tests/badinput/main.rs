@@ -6,6 +6,7 @@ mod control_stream;
 mod exhaustion;
 mod frontends;
 mod ports;
+mod sequences;
 mod targets;
 
 use std::path::Path;

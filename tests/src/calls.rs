@@ -62,6 +62,16 @@ impl Call {
         Call { send, response: None, headers: head.headers, body: Some(body), bytes: BytesMut::new() }
     }
 
+    /// As [`Call::say`], to a peer that may have ended the call; whether it has not.
+    pub fn try_say(&mut self, packet: Packet) -> bool {
+        let message = pb::Packet::from(packet).encode_to_vec();
+        let mut out = BytesMut::new();
+        out.put_u8(0);
+        out.put_u32(message.len() as u32);
+        out.put_slice(&message);
+        self.send.send_data(out.freeze(), false).is_ok()
+    }
+
     pub fn say(&mut self, packet: Packet) {
         let packet = pb::Packet::from(packet).encode_to_vec();
         self.send_message(&packet);

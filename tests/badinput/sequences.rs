@@ -1,0 +1,285 @@
+//! Every packet type at every moment of a flow, from either side, as a generator has it: no panic, nothing left
+//! behind, and what has an answer by the contract gets it. A failure names its seed.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proxy_tests::calls::{Call, Client};
+use proxy_tests::konduit::{Frontend, Lanes};
+use proxy_tests::runner::{Ground, RunningAgent, RunningServer, until};
+use proxy_tests::targets::Target;
+use proxy_user::flow::{DialError, DialReason};
+use proxy_user::net::cipher::TlsPolicy;
+use proxy_user::net::listener::TcpListener;
+use proxy_user::net::tls::{ALPN_H2, ServerTls};
+use proxy_user::ops::flags::LanesMode;
+use proxy_user::wire::ids::{ConnId, DialId};
+use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::cell::{Cell, LONG, Plan};
+
+const SEEDS: std::ops::Range<u64> = 1..9;
+const STEPS: usize = 120;
+/// An id that is generated, and one that never is.
+const FAR: ConnId = ConnId(424_242);
+const NOBODY: ConnId = ConnId(777_777);
+
+/// Panics of every task in this process.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            before(info);
+        }));
+    });
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// Any packet at all, about these flows, these dials and this target.
+    fn packet(&mut self, conns: &[ConnId], dials: &[DialId], target: &str) -> Packet {
+        let (conn, dial) = (self.of(conns), self.of(dials));
+        let size = self.of(&[0, 1, 4096, 40_000]);
+        match self.below(13) {
+            0 => {
+                let address = self.of(&[target, "127.0.0.1:1", "nowhere", ""]).to_owned();
+                let protocol = self.of(&["tcp", "tcp", "tcp4", "udp", ""]).to_owned();
+                let lane_dial = self.of(&[0, 0, 0, 7]);
+                Packet::DialRequest(DialRequest { dial, protocol, address, lane_dial })
+            }
+            1 => Packet::DialResponse(DialResponse { dial, outcome: Ok(Answer::Here(conn)) }),
+            2 => {
+                let outcome = match self.below(2) {
+                    0 => Ok(Answer::OnLane),
+                    _ => Err(DialError::new(DialReason::Refused, "no")),
+                };
+                Packet::DialResponse(DialResponse { dial, outcome })
+            }
+            3 | 4 => Packet::Data { conn, data: Bytes::from(vec![3; size]) },
+            5 => Packet::CloseRequest { conn },
+            6 => Packet::CloseResponse { conn, error: self.of(&["", "why"]).to_owned() },
+            7 => Packet::CloseDial { dial },
+            8 => Packet::Drain,
+            9 => Packet::Window { conn, bytes: self.of(&[0, 1, 1 << 20, u64::MAX]) },
+            10 => Packet::Fin { conn },
+            11 => Packet::Reset { conn, reason: "generated".to_owned() },
+            _ => match self.below(2) {
+                0 => Packet::WantLanes { lanes: 3 },
+                _ => Packet::Unknown(77),
+            },
+        }
+    }
+}
+
+const CONNS: [ConnId; 6] = [ConnId(0), ConnId(1), ConnId(2), ConnId(3), FAR, ConnId(-1)];
+const DIALS: [DialId; 4] = [DialId(0), DialId(1), DialId(2), DialId(-5)];
+
+/// What has come meanwhile.
+async fn listen(call: &mut Call, heard: &mut Vec<Packet>) {
+    while let Ok(Some(packet)) = tokio::time::timeout(Duration::from_millis(1), call.hear()).await {
+        heard.push(packet);
+    }
+}
+
+/// Waits for one packet among others; false when the call ended.
+async fn hears(call: &mut Call, wanted: &Packet) -> bool {
+    while let Some(packet) = call.hear().await {
+        if packet == *wanted {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_an_agent() {
+    count_panics();
+    for seed in SEEDS {
+        let cell = Cell::server(Plan { lanes: Lanes::Mux, ..Plan::default() }).unwrap();
+        let stream = TcpStream::connect(cell.server.bound.agents).await.unwrap();
+        let tls = cell.tls(Some(&cell.client()), ALPN_H2);
+        let client = Client::new(tls.connect("127.0.0.1", stream, LONG).await.unwrap()).await;
+        let ours = [("agentid", "generated"), ("konduit-mux", "1")];
+        let metadata = if seed % 2 == 0 { &ours[..] } else { &ours[..1] };
+        let mut call = client.call("/AgentService/Connect", metadata).await;
+        call.answered().await;
+        let (mut random, mut heard, mut clients) = (Random(seed), Vec::new(), Vec::new());
+        let mut open = true;
+        for _ in 0..STEPS {
+            match random.below(6) {
+                0 => {
+                    let mut client = UnixStream::connect(cell.socket()).await.unwrap();
+                    client.write_all(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\nearly").await.unwrap();
+                    clients.push(client);
+                }
+                1 if !clients.is_empty() => {
+                    let at = random.below(clients.len());
+                    drop(clients.swap_remove(at));
+                }
+                _ => {
+                    let dials: Vec<DialId> = heard
+                        .iter()
+                        .filter_map(|packet| match packet {
+                            Packet::DialRequest(request) => Some(request.dial),
+                            _ => None,
+                        })
+                        .chain(DIALS)
+                        .collect();
+                    open = open && call.try_say(random.packet(&CONNS, &dials, "127.0.0.1:1"));
+                }
+            }
+            listen(&mut call, &mut heard).await;
+        }
+        assert!(open, "seed {seed}: the server ended the stream");
+        call.say(Packet::Data { conn: NOBODY, data: "?".into() });
+        let answer = match metadata.len() {
+            2 => Packet::Reset { conn: NOBODY, reason: "unknown connection id".into() },
+            _ => Packet::CloseRequest { conn: NOBODY },
+        };
+        assert!(hears(&mut call, &answer).await, "seed {seed}");
+        drop((call, client, clients));
+        nothing_is_left(&cell.server, seed).await;
+    }
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+}
+
+async fn nothing_is_left(server: &RunningServer, seed: u64) {
+    let empty =
+        || server.flows().is_empty() && server.registry().streams().iter().all(|stream| stream.load() == 0);
+    until(&format!("an end of every flow, seed {seed}"), empty).await.unwrap();
+    let zero = |name: &str| {
+        let text = proxy_user::ops::metrics::encode(server.dialer.metrics.registry()).unwrap();
+        proxy_tests::scrape::Page::parse(&String::from_utf8_lossy(&text)).sum(name, &[]) == 0.0
+    };
+    for gauge in ["pending_backend_dials", "established_connections", "http_connections"] {
+        until(&format!("{gauge} to be 0, seed {seed}"), || zero(gauge)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_an_api_server() {
+    count_panics();
+    let target = Target::echo().await.unwrap();
+    for lanes in [Lanes::Mux, Lanes::Raw] {
+        let plan = Plan { frontend: Frontend::Grpc, lanes, ..Plan::default() };
+        let cell = Cell::start(plan).await.unwrap();
+        for seed in SEEDS {
+            let client = Client::new(UnixStream::connect(cell.socket()).await.unwrap()).await;
+            let mut random = Random(seed);
+            for _ in 0..8 {
+                let mut call = client.call("/ProxyService/Proxy", &[]).await;
+                call.answered().await;
+                let mut heard = Vec::new();
+                for step in 0..STEPS / 8 {
+                    let packet = match step {
+                        // Most begin with a dial, as they should.
+                        0 if random.below(4) > 0 => Packet::DialRequest(DialRequest {
+                            dial: DialId(1),
+                            protocol: "tcp".into(),
+                            address: target.name(),
+                            lane_dial: 0,
+                        }),
+                        _ => random.packet(&CONNS, &DIALS, &target.name()),
+                    };
+                    if !call.try_say(packet) {
+                        break;
+                    }
+                    listen(&mut call, &mut heard).await;
+                }
+            }
+            drop(client);
+            nothing_is_left(&cell.server, seed).await;
+        }
+        // Nobody else was harmed.
+        let client = Client::new(UnixStream::connect(cell.socket()).await.unwrap()).await;
+        let mut call = client.call("/ProxyService/Proxy", &[]).await;
+        call.say(Packet::Data { conn: NOBODY, data: "?".into() });
+        let error = "backend not initialized".to_owned();
+        assert_eq!(call.hear().await, Some(Packet::CloseResponse { conn: NOBODY, error }));
+        let left = || cell.agent_count("open_endpoint_connections", &[]) == 0.0;
+        until("targets to be left", left).await.unwrap();
+    }
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+}
+
+/// A server that says what it is told to, and the agent it talks to.
+async fn puppet(ours: bool) -> (Call, RunningAgent, Ground) {
+    let ground = Ground::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1", 0).unwrap();
+    let tls = ServerTls {
+        cert: ground.path("server.crt"),
+        key: ground.path("server.key"),
+        client_ca: Some(ground.path("ca.crt")),
+        alpn: vec![ALPN_H2.to_vec()],
+        require_alpn: true,
+        policy: TlsPolicy::default(),
+    };
+    let tls = tls.watch().unwrap();
+    let mut options = ground.agent_options("agent", listener.local_addr().port());
+    options.lanes.mode = LanesMode::Off;
+    let agent = RunningAgent::start(options).unwrap();
+    let accepted = tls.accept(listener.accept().await, LONG).await.unwrap();
+    let mut connection = h2::server::handshake(accepted.stream).await.unwrap();
+    let (request, respond) = connection.accept().await.unwrap().unwrap();
+    tokio::spawn(async move { while connection.accept().await.is_some() {} });
+    let mut metadata = vec![("serverid", "puppet"), ("servercount", "1")];
+    if ours {
+        metadata.push(("konduit-mux", "1"));
+    }
+    (Call::answer(request, respond, &metadata), agent, ground)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_server() {
+    count_panics();
+    let target = Target::echo().await.unwrap();
+    for seed in SEEDS {
+        let (mut call, agent, _ground) = puppet(seed % 2 == 0).await;
+        let (mut random, mut heard) = (Random(seed), Vec::new());
+        let mut open = true;
+        for _ in 0..STEPS {
+            open = open && call.try_say(random.packet(&CONNS, &DIALS, &target.name()));
+            listen(&mut call, &mut heard).await;
+        }
+        assert!(open, "seed {seed}: the agent ended its stream");
+        call.say(Packet::Data { conn: NOBODY, data: "?".into() });
+        let text = "unrecognized connectID".to_owned();
+        let answer = match seed % 2 {
+            0 => Packet::Reset { conn: NOBODY, reason: text },
+            _ => Packet::CloseResponse { conn: NOBODY, error: text },
+        };
+        assert!(hears(&mut call, &answer).await, "seed {seed}");
+        call.say(Packet::CloseRequest { conn: NOBODY });
+        let error = "Unknown connectID".to_owned();
+        assert!(hears(&mut call, &Packet::CloseResponse { conn: NOBODY, error }).await, "seed {seed}");
+        drop(call);
+        until(&format!("an end of every flow, seed {seed}"), || agent.flows.is_empty()).await.unwrap();
+        let zero = || {
+            let text = proxy_user::ops::metrics::encode(agent.metrics.registry()).unwrap();
+            let page = proxy_tests::scrape::Page::parse(&String::from_utf8_lossy(&text));
+            page.sum("open_endpoint_connections", &[]) == 0.0
+        };
+        until(&format!("targets to be left, seed {seed}"), zero).await.unwrap();
+    }
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+}
