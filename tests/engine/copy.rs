@@ -99,16 +99,42 @@ fn greeting_comes_first_uncounted_and_early_bytes_follow() {
 #[test]
 fn the_greeting_was_read_before_bytes_follow_it_on_a_unix_socket() {
     let bench = Bench::new(EngineChoice::Auto);
+    for (kind, early) in [(Kind::Tcp, true), (Kind::Tcp, false), (Kind::Stream, true), (Kind::Stream, false)]
+    {
+        let (client, left) = bench.end(Kind::Unix);
+        let (mut target, right) = bench.end(kind);
+        let left = left.with_greeting(Bytes::from_static(b"200"));
+        let right = if early {
+            right.with_early(Bytes::from_static(b"banner"))
+        } else {
+            target.write_all(b"banner").unwrap();
+            right
+        };
+        let mut flow = bench.join((client, left), (target, right));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let mut first = [0; 64];
+        let bytes = flow.client.read(&mut first).unwrap();
+        assert_eq!(&first[..bytes], b"200", "{kind:?} {early}");
+        let bytes = flow.client.read(&mut first).unwrap();
+        assert_eq!(&first[..bytes], b"banner", "{kind:?} {early}");
+    }
+}
+
+#[test]
+fn a_client_that_never_reads_its_greeting_holds_bytes_up_for_a_moment_only() {
+    let bench = Bench::new(EngineChoice::Auto);
     let (client, left) = bench.end(Kind::Unix);
-    let (target, right) = bench.end(Kind::Tcp);
-    let left = left.with_greeting(Bytes::from_static(b"200"));
-    let mut flow = bench.join((client, left), (target, right.with_early(Bytes::from_static(b"banner"))));
-    std::thread::sleep(std::time::Duration::from_millis(10));
-    let mut first = [0; 64];
-    let bytes = flow.client.read(&mut first).unwrap();
-    assert_eq!(&first[..bytes], b"200");
-    let bytes = flow.client.read(&mut first).unwrap();
-    assert_eq!(&first[..bytes], b"banner");
+    let (mut target, right) = bench.end(Kind::Stream);
+    target.write_all(b"banner").unwrap();
+    let mut flow = bench.join((client, left.with_greeting(Bytes::from_static(b"200"))), (target, right));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while flow.meter.total(Direction::Down) < 6 {
+        assert!(std::time::Instant::now() < until, "the banner never followed");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let mut all = [0; 9];
+    flow.client.read_exact(&mut all).unwrap();
+    assert_eq!(&all, b"200banner");
 }
 
 #[test]

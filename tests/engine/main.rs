@@ -10,3 +10,4 @@ mod copy;
 mod gone;
 mod integrity;
 mod pattern;
+mod watched;

@@ -123,4 +123,19 @@ mod tests {
         assert_eq!((refused.address, refused.source.kind()), (gone, io::ErrorKind::ConnectionRefused));
         assert!(connect(vec![]).await.unwrap().is_none());
     }
+
+    #[tokio::test]
+    async fn a_connection_that_takes_its_time_is_waited_for() {
+        // With its backlog full the listener drops the SYN; the next one comes a second later.
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let _first = std::net::TcpStream::connect(address).unwrap();
+        let mut second = tokio::spawn(connect(vec![address]));
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut second).await.is_err());
+        listener.accept().unwrap();
+        let second = tokio::time::timeout(Duration::from_secs(20), second).await.unwrap();
+        assert_eq!(second.unwrap().unwrap().unwrap().peer_addr().unwrap(), address);
+    }
 }
