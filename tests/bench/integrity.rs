@@ -18,6 +18,7 @@ use crate::route::Route;
 use crate::start::Starter;
 
 #[derive(Args, Clone)]
+#[group(skip)]
 pub struct Options {
     /// How long in all, shared by the routes.
     #[arg(long, default_value_t = 60.0)]
@@ -126,37 +127,95 @@ fn one_route(
     anyhow::ensure!(tally.faults.is_empty(), "{tally}\n  {}", moved.in_words());
     route.check_path(&moved)?;
     let after = settled(&route)?;
-    let words = format!("{tally}, {took} s; fds {before:?} → {after:?}; {}", moved.in_words());
-    // Warm lanes and pooled pipes come and go; the flows of such a run are hundreds.
-    let leaked = before.iter().zip(&after).any(|(before, after)| *after > before + 64);
-    anyhow::ensure!(!leaked, "descriptors leaked: {words}");
+    let words = format!("{tally}, {took} s; {}; {}", held_in_words(&before, &after), moved.in_words());
+    anyhow::ensure!(!has_leaked(&before, &after), "leaked: {words}");
     Ok(words)
 }
 
-/// Waits until no flow is left anywhere, then counts open descriptors.
-fn settled(route: &Route) -> anyhow::Result<Vec<usize>> {
-    let none_left = || {
-        route.pages.iter().all(|(_, page)| {
-            Page::get(*page).is_ok_and(|page| LIVE.iter().all(|name| page.sum(name, &[]) == 0.0))
-        })
-    };
-    ports::wait(Duration::from_secs(20), "the end of all flows", none_left)
-        .with_context(|| still_there(route))?;
-    Ok(route.pids.iter().map(|pid| open_fds(*pid)).collect())
+/// What a process holds while no flow is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    fds: usize,
+    tasks: usize,
 }
 
-/// Gauges of what exists while a flow does.
-const LIVE: [&str; 2] = ["konduit_flows", "_open_endpoint_connections"];
+/// Warm lanes, with a task each, and pooled pipes come and go; the flows of such a run are hundreds.
+const PLAY: usize = 64;
 
+fn has_leaked(before: &[Held], after: &[Held]) -> bool {
+    let more =
+        |(before, after): (&Held, &Held)| after.fds > before.fds + PLAY || after.tasks > before.tasks + PLAY;
+    before.iter().zip(after).any(more)
+}
+
+fn held_in_words(before: &[Held], after: &[Held]) -> String {
+    let both = |what: fn(&Held) -> usize| {
+        let [before, after] = [before, after].map(|held| held.iter().map(what).collect::<Vec<_>>());
+        format!("{before:?} → {after:?}")
+    };
+    format!("fds {}, tasks {}", both(|held| held.fds), both(|held| held.tasks))
+}
+
+/// Waits until nothing of a flow is left anywhere, then looks at what the processes hold.
+fn settled(route: &Route) -> anyhow::Result<Vec<Held>> {
+    ports::wait(Duration::from_secs(20), "the end of all flows", || still_there(route).is_empty())
+        .with_context(|| format!("still there:{}", still_there(route)))?;
+    let held = route.pids.iter().enumerate().map(|(index, pid)| {
+        let page = route.pages.get(index).and_then(|(_, page)| Page::get(*page).ok());
+        let tasks = page.map_or(0.0, |page| page.sum("konduit_tasks", &[]));
+        Held { fds: open_fds(*pid), tasks: tasks as usize }
+    });
+    Ok(held.collect())
+}
+
+/// Gauges of what exists while a flow or its dial does: the flow itself, its socket or pipe or place in the
+/// kernel's maps, its wait for a lane.
+const LIVE: [(&str, &[(&str, &str)]); 8] = [
+    ("konduit_flows", &[]),
+    ("_open_endpoint_connections", &[]),
+    ("_pending_backend_dials", &[]),
+    ("_http_connections", &[]),
+    ("konduit_engine", &[("what", "flows")]),
+    ("konduit_engine", &[("what", "mapped")]),
+    ("konduit_engine", &[("what", "pipes")]),
+    ("konduit_lanes", &[("state", "waited_for")]),
+];
+
+/// What is left of flows, in words; nothing when all is gone.
 fn still_there(route: &Route) -> String {
-    let mut words = String::from("still there:");
+    let mut words = String::new();
+    let mut idle = Vec::new();
     for (hop, page) in &route.pages {
-        for name in LIVE {
-            let left = Page::get(*page).map_or(f64::NAN, |page| page.sum(name, &[]));
+        let Ok(page) = Page::get(*page) else {
+            words += &format!(" {hop} (its page cannot be read)");
+            continue;
+        };
+        for (name, labels) in LIVE {
+            let left = page.sum(name, labels);
             if left != 0.0 {
-                words += &format!(" {hop} {name} {left}");
+                words += &format!(" {hop} {name}{labels:?} {left}");
             }
         }
+        idle.push(page.sum("konduit_lanes", &[("state", "idle")]));
+    }
+    // A lane that only one end knows of is lost.
+    if idle.windows(2).any(|pair| pair[0] != pair[1]) {
+        words += &format!(" idle lanes that the ends do not agree on {idle:?}");
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_beyond_the_play_is_a_leak() {
+        let before = [Held { fds: 40, tasks: 10 }, Held { fds: 30, tasks: 5 }];
+        let grown = |fds, tasks| [before[0], Held { fds: 30 + fds, tasks: 5 + tasks }];
+        assert!(!has_leaked(&before, &before));
+        assert!(!has_leaked(&before, &grown(PLAY, PLAY)));
+        assert!(has_leaked(&before, &grown(PLAY + 1, 0)));
+        assert!(has_leaked(&before, &grown(0, PLAY + 1)));
+    }
 }

@@ -120,3 +120,15 @@ fn run(options: Options) -> anyhow::Result<ExitCode> {
     }
     report.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -3,14 +3,21 @@
 use std::time::Duration;
 
 use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
+use tokio::runtime::Handle;
 
 use super::make::Maker;
+use super::snapshot::Snapshot;
 use super::{engine, flows, lanes};
 use crate::flow::{FlowTable, Path};
 use crate::lane::counters::{AgentLaneStats, ServerLaneStats};
-use crate::splice::Snapshot;
+use crate::splice::Snapshot as EngineCounts;
 
 const DIAL: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 12.5];
+
+/// None is known outside a runtime.
+fn tasks() -> u64 {
+    Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks() as u64)
+}
 
 /// What Konduit adds. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +35,12 @@ impl KonduitMetrics {
     pub(super) fn new(registry: &Registry, flows: &FlowTable) -> Result<KonduitMetrics, Error> {
         let make = Maker { registry, prefix: "konduit_" };
         flows::register(registry, flows)?;
+        registry.register(Box::new(Snapshot::gauge(
+            "konduit_tasks",
+            "Tasks that live in this process: connections, control streams, idle lanes, flows outside the engine.",
+            &[],
+            || vec![(Vec::new(), tasks())],
+        )?))?;
         Ok(KonduitMetrics {
             registry: registry.clone(),
             dials: make.histogram_vec(
@@ -103,7 +116,7 @@ impl KonduitMetrics {
     /// Shows an engine's counters from now on; once.
     pub fn show_engine(
         &self,
-        counts: impl Fn() -> Snapshot + Clone + Send + Sync + 'static,
+        counts: impl Fn() -> EngineCounts + Clone + Send + Sync + 'static,
     ) -> Result<(), Error> {
         engine::register(&self.registry, counts)
     }
