@@ -220,10 +220,7 @@ pub(super) struct Stream {
 
 impl World {
     pub(super) async fn new(server: Security, agent: Security) -> World {
-        let server = ServerLaneConfig::new("server-a", server, 4096);
-        // On a busy machine a first handshake may take longer than an agent waits for it.
-        let agent = AgentLaneConfig { wait: SOON, ..AgentLaneConfig::new(agent, 4096) };
-        World::with(server, agent).await
+        World::with(ServerLaneConfig::new("server-a", server, 4096), AgentLaneConfig::new(agent, 4096)).await
     }
 
     pub(super) async fn with(server: ServerLaneConfig, agent: AgentLaneConfig) -> World {
