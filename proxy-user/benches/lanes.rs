@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_user::flow::DialError;
+use proxy_user::lane;
 use proxy_user::lane::open::{BoxFuture, Host, LaneFlow};
-use proxy_user::lane::record::RecordExact;
 use proxy_user::lane::{
     ALPN_LANE, AgentLaneConfig, AgentLanes, AgentStream, Answered, Dialled, LaneRoute, Security,
     ServerLaneConfig, ServerLanes, StreamLanes,
@@ -117,10 +117,10 @@ fn pair(directory: &Path, security: Security) -> Pair {
     let lanes = server.clone();
     tokio::spawn(async move {
         loop {
-            let accepted = listener.accept().await.map(RecordExact::new);
+            let accepted = listener.accept().await;
             let (tls, lanes) = (tls.clone(), lanes.clone());
             tokio::spawn(async move {
-                if let Ok(accepted) = tls.accept(accepted, SOON).await {
+                if let Ok(accepted) = lane::handshake(&tls, Some(&lanes), accepted, SOON).await {
                     lanes.accept(accepted).await;
                 }
             });

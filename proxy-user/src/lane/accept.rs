@@ -1,21 +1,67 @@
 //! The server's end of a new lane: hello, ticket, pool.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustls::server::ClientHello;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::Refusal;
 use super::carrier::{Lane, Wire};
-use super::hello::{HELLO_TIMEOUT, ServerWords, greet};
+use super::hello::{ALPN_LANE, AgentWords, HELLO_TIMEOUT, ServerWords, hear_agent};
 use super::message::{TalkError, pb, say};
 use super::record::RecordExact;
 use super::server::ServerLanes;
 use crate::net::listener::{Accepted, Remote};
+use crate::net::tls::{HandshakeError, ServerEndpoint};
+
+/// The handshake of a connection that may become a lane. Where its client offers nothing else, the server's hello
+/// ends its first flight: rustls sends it before the client proved itself only where it never will (no client
+/// certificate is asked for) or did so by the session that it resumes, and it says no secret.
+///
+/// # Errors
+/// As [`ServerEndpoint::accept`].
+pub async fn handshake(
+    tls: &ServerEndpoint,
+    lanes: Option<&ServerLanes>,
+    accepted: Accepted<TcpStream>,
+    within: Duration,
+) -> Result<Accepted<TlsStream<RecordExact<TcpStream>>>, HandshakeError> {
+    let first = |hello: &ClientHello<'_>, connection: &mut RecordExact<TcpStream>| {
+        let only_lane = hello.alpn().is_some_and(|offered| offered.eq([ALPN_LANE]));
+        let words = lanes.filter(|_| only_lane).and_then(|lanes| lanes.words().encode().ok());
+        match words {
+            Some(_) => connection.hold(),
+            None => connection.read_exactly(),
+        }
+        words
+    };
+    tls.accept_with(accepted.map(RecordExact::reading_ahead), within, first).await
+}
 
 impl ServerLanes {
+    fn words(&self) -> ServerWords {
+        let config = &self.shared.config;
+        ServerWords { server_id: config.server_id.clone(), security: config.security }
+    }
+
+    async fn greet(&self, wire: &mut Wire) -> Result<AgentWords, TalkError> {
+        if !wire.get_ref().0.holds() {
+            let said = async {
+                wire.write_all(&self.words().encode()?).await?;
+                Ok::<_, TalkError>(wire.flush().await?)
+            };
+            timeout(HELLO_TIMEOUT, said).await.map_err(|_| TalkError::Timeout(HELLO_TIMEOUT))??;
+        }
+        let heard = hear_agent(wire).await;
+        // The session ticket may wait for the first dial.
+        wire.get_mut().0.release();
+        heard
+    }
+
     /// Hears the hello of a connection that negotiated the lane's ALPN name and puts it where it belongs. Ends
     /// within the timeouts of the hello.
     pub async fn accept(&self, accepted: Accepted<TlsStream<RecordExact<TcpStream>>>) {
@@ -34,8 +80,7 @@ impl ServerLanes {
         let identity = tls.and_then(|tls| tls.identity);
         let mut wire = Wire::from(accepted.stream);
         let config = &self.shared.config;
-        let words = ServerWords { server_id: config.server_id.clone(), security: config.security };
-        let agent = match greet(&mut wire, &words).await {
+        let agent = match self.greet(&mut wire).await {
             Ok(agent) => agent,
             // An agent that holds no ticket for the server it reached just goes; that is no failure of its.
             Err(TalkError::Closed) => return counters.hello_failed(),

@@ -49,6 +49,10 @@ impl Lane {
     /// bare FIN, for the flow's.
     pub(super) fn engage(&mut self) {
         self.engaged = true;
+        // From the next answer on there may be bytes of the flow behind a message.
+        if let Some(wire) = self.wire.as_deref_mut() {
+            wire.get_mut().0.read_exactly();
+        }
     }
 
     /// The dial failed; the lane is free again.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::message::{TalkError, hear, pb, say};
+use super::message::{TalkError, encode, hear, pb, say};
 use super::{Refusal, Ticket};
 use pb::lane_message::What;
 
@@ -63,17 +63,19 @@ pub(super) struct AgentWords {
     pub(super) dial: Option<u64>,
 }
 
-/// Server: speaks first and hears the ticket.
-pub(super) async fn greet<S>(lane: &mut S, words: &ServerWords) -> Result<AgentWords, TalkError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let hello = pb::ServerHello {
-        version: LANE_VERSION,
-        server_id: words.server_id.clone(),
-        security: words.security.to_wire(),
-    };
-    say(lane, hello, HELLO_TIMEOUT).await?;
+impl ServerWords {
+    /// The server's first message.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, TalkError> {
+        encode(pb::ServerHello {
+            version: LANE_VERSION,
+            server_id: self.server_id.clone(),
+            security: self.security.to_wire(),
+        })
+    }
+}
+
+/// Server: hears the ticket, after its own first message.
+pub(super) async fn hear_agent<S: AsyncRead + Unpin>(lane: &mut S) -> Result<AgentWords, TalkError> {
     match hear(lane, HELLO_TIMEOUT).await? {
         What::AgentHello(hello) => Ok(AgentWords {
             security: Security::from_wire(hello.security),
@@ -148,6 +150,8 @@ impl From<pb::Refusal> for Refusal {
 mod tests {
     use std::sync::Arc;
 
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
     use crate::lane::ticket::Book;
 
@@ -161,7 +165,8 @@ mod tests {
             show(&mut near, &ticket, Security::Encrypt, Some(5)).await.unwrap();
             heard
         };
-        let (heard, answered) = tokio::join!(agent, greet(&mut far, &words));
+        far.write_all(&words.encode().unwrap()).await.unwrap();
+        let (heard, answered) = tokio::join!(agent, hear_agent(&mut far));
         let answered = answered.unwrap();
         assert_eq!(heard, words);
         assert_eq!(answered.stream, ticket.stream.as_bytes());
@@ -172,9 +177,8 @@ mod tests {
     #[tokio::test]
     async fn other_words_in_their_place_end_the_lane() {
         let (mut near, mut far) = tokio::io::duplex(4096);
-        let words = ServerWords { server_id: "server-a".into(), security: Security::Raw };
         say(&mut near, pb::Ping {}, HELLO_TIMEOUT).await.unwrap();
-        assert!(matches!(greet(&mut far, &words).await, Err(TalkError::Unexpected)));
+        assert!(matches!(hear_agent(&mut far).await, Err(TalkError::Unexpected)));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) async fn say<S: AsyncWrite + Unpin>(
     what: impl Into<What>,
     within: Duration,
 ) -> Result<(), TalkError> {
-    let bytes = encode(what.into())?;
+    let bytes = encode(what)?;
     let write = async {
         lane.write_all(&bytes).await?;
         lane.flush().await
@@ -51,8 +51,9 @@ pub(super) async fn say<S: AsyncWrite + Unpin>(
     timeout(within, write).await.map_err(|_| TalkError::Timeout(within))?.map_err(TalkError::Io)
 }
 
-fn encode(what: What) -> Result<Vec<u8>, TalkError> {
-    let message = pb::LaneMessage { what: Some(what) };
+/// One message as it is written.
+pub(super) fn encode(what: impl Into<What>) -> Result<Vec<u8>, TalkError> {
+    let message = pb::LaneMessage { what: Some(what.into()) };
     let length = message.encoded_len();
     let prefix =
         u16::try_from(length).ok().filter(|_| length <= MAX_MESSAGE).ok_or(TalkError::TooLong(length))?;

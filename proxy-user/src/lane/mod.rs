@@ -6,6 +6,7 @@
 //! TLS.
 
 mod accept;
+mod batch;
 mod carrier;
 pub mod counters;
 mod demand;
@@ -27,6 +28,7 @@ mod testing;
 mod tests;
 pub mod ticket;
 
+pub use accept::handshake;
 pub use carrier::Wire;
 pub use dial::{Dialled, Fallback};
 pub use hello::{ALPN_LANE, LANE_VERSION, Security};

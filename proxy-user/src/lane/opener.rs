@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::HandshakeKind;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -147,7 +148,12 @@ impl Stream {
         counters.landed(&self.server_id, &server.server_id);
         let stream = self.shared.streams().get(&server.server_id).cloned();
         self.landed(server.server_id == self.server_id);
-        let Some(stream) = stream else { return Ok(None) };
+        // The end of the handshake goes out with the ticket, or by itself.
+        wire.get_mut().0.release();
+        let Some(stream) = stream else {
+            wire.flush().await.map_err(TalkError::Io)?;
+            return Ok(None);
+        };
         let claim = stream.claim();
         let security = self.shared.config.security;
         show(&mut wire, &stream.ticket, security, claim.as_ref().map(|(number, _)| *number)).await?;

@@ -2,7 +2,8 @@
 //!
 //! rustls reads as much as its buffer holds. A lane that goes on in clear must not let it: the bytes behind the
 //! last record belong to the flow. [`RecordExact`] gives rustls the five bytes of a header, then that record and
-//! nothing more, so that whatever follows is still in the socket when the lane leaves TLS.
+//! nothing more, so that whatever follows is still in the socket when the lane leaves TLS. Only while the peer cannot
+//! send a flow's bytes yet, since it waits for words of ours first, are whole flights read at once.
 
 use std::io;
 use std::pin::Pin;
@@ -11,14 +12,17 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
+use super::batch::Batch;
+
 const HEADER: usize = 5;
 /// The largest body of a record: 2^14 of plaintext and what TLS 1.2 may add (RFC 5246, 6.2.3).
 const MAX_BODY: usize = 16_384 + 2_048;
 
-/// A transport below TLS that never hands out bytes of two records in one read.
+/// A transport below TLS that takes no byte from the socket before its record is asked for, unless told to read
+/// ahead.
 #[derive(Debug)]
 pub struct RecordExact<S> {
-    io: S,
+    io: Batch<S>,
     at: At,
 }
 
@@ -39,7 +43,41 @@ const BOUNDARY: At = At::Header { seen: [0; HEADER], have: 0 };
 
 impl<S> RecordExact<S> {
     pub fn new(io: S) -> RecordExact<S> {
-        RecordExact { io, at: BOUNDARY }
+        RecordExact { io: Batch::plain(io), at: BOUNDARY }
+    }
+
+    /// For the listener's end of a connection that may become a lane: reads ahead.
+    pub fn reading_ahead(io: S) -> RecordExact<S> {
+        let mut new = RecordExact::new(io);
+        new.io.read_ahead(true);
+        new
+    }
+
+    /// For a lane's end in its handshake: reads ahead, and writes only before it waits.
+    pub fn in_flights(io: S) -> RecordExact<S> {
+        let mut new = RecordExact::reading_ahead(io);
+        new.hold();
+        new
+    }
+
+    /// From here on no byte is taken from the transport before its record is asked for. What was read ahead
+    /// already comes first.
+    pub fn read_exactly(&mut self) {
+        self.io.read_ahead(false);
+    }
+
+    /// Writes wait until a read finds nothing, so that what is said in one breath is one segment.
+    pub fn hold(&mut self) {
+        self.io.hold(true);
+    }
+
+    pub fn holds(&self) -> bool {
+        self.io.holds()
+    }
+
+    /// Ends [`RecordExact::hold`]: what waits goes out with the next write or flush.
+    pub fn release(&mut self) {
+        self.io.hold(false);
     }
 
     /// From here on reads may span records: for a connection that stays in TLS to its end.
@@ -53,7 +91,7 @@ impl<S> RecordExact<S> {
     }
 
     pub fn get_ref(&self) -> &S {
-        &self.io
+        &self.io.io
     }
 
     fn wanted(&self) -> usize {
@@ -99,7 +137,7 @@ fn body_length([kind, major, _, high, low]: [u8; HEADER]) -> io::Result<usize> {
     Ok(length)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for RecordExact<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for RecordExact<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -109,13 +147,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for RecordExact<S> {
         if matches!(this.at, At::Through) {
             return Pin::new(&mut this.io).poll_read(cx, buf);
         }
-        let wanted = this.wanted().min(buf.remaining());
-        let mut limited = ReadBuf::new(buf.initialize_unfilled_to(wanted));
-        ready!(Pin::new(&mut this.io).poll_read(cx, &mut limited))?;
-        this.advance(limited.filled())?;
-        let read = limited.filled().len();
-        buf.advance(read);
-        Poll::Ready(Ok(()))
+        loop {
+            let wanted = this.wanted().min(buf.remaining());
+            let mut limited = ReadBuf::new(buf.initialize_unfilled_to(wanted));
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut limited))?;
+            this.advance(limited.filled())?;
+            let read = limited.filled().len();
+            buf.advance(read);
+            if this.io.waiting() == 0 || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -168,13 +210,13 @@ pub enum LeaveError {
 /// Which of the conditions does not hold.
 pub fn may_leave<S>(stream: &TlsStream<RecordExact<S>>) -> Result<(), LeaveError> {
     let (record, session) = stream.get_ref();
-    if session.wants_write() {
+    if session.wants_write() || !record.io.is_written() {
         return Err(LeaveError::Unwritten);
     }
     if !record.at_boundary() {
         return Err(LeaveError::InsideRecord);
     }
-    if !session.wants_read() {
+    if !session.wants_read() || record.io.waiting() > 0 {
         return Err(LeaveError::Unread);
     }
     Ok(())
@@ -187,8 +229,8 @@ pub fn may_leave<S>(stream: &TlsStream<RecordExact<S>>) -> Result<(), LeaveError
 pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<S, LeaveError> {
     may_leave(&stream)?;
     Ok(match stream {
-        TlsStream::Client(client) => client.into_inner().0.io,
-        TlsStream::Server(server) => server.into_inner().0.io,
+        TlsStream::Client(client) => client.into_inner().0.io.io,
+        TlsStream::Server(server) => server.into_inner().0.io.io,
     })
 }
 

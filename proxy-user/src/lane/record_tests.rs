@@ -110,7 +110,7 @@ async fn every_split_of_the_first_messages_of_a_handshake() {
 }
 
 fn reader(lane: &mut Lane) -> &mut Pieces<DuplexStream> {
-    &mut lane.get_mut().0.io
+    &mut lane.get_mut().0.io.io
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ impl Route for LaneRoute {
         Box::pin(async {
             let socket = self.connector.connect(STEP_TIMEOUT).await;
             let socket = socket.map_err(|error| RouteError::Failed(error.to_string()))?;
-            let shaken = self.tls.connect(&self.name, RecordExact::new(socket), STEP_TIMEOUT).await;
+            let shaken = self.tls.connect(&self.name, RecordExact::in_flights(socket), STEP_TIMEOUT).await;
             shaken.map_err(|error| {
                 if error.is_no_application_protocol() {
                     RouteError::NoLanes

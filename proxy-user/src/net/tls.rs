@@ -1,17 +1,17 @@
 //! TLS from files, on both sides, with the rules of the wire contract.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{Acceptor, ClientHello, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, server};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::cipher::TlsPolicy;
@@ -117,6 +117,8 @@ impl ServerTls {
         // A handshake takes one ticket and brings one: a second is work for nothing.
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(server::NoServerSessionStorage {});
+        // First words go with the first flight, unless a client certificate has yet to be verified.
+        config.send_half_rtt_data = true;
         Ok(config)
     }
 
@@ -147,9 +149,33 @@ impl ServerEndpoint {
         accepted: Accepted<S>,
         timeout: Duration,
     ) -> Result<Accepted<tokio_rustls::server::TlsStream<S>>, HandshakeError> {
+        self.accept_with(accepted, timeout, |_, _| None).await
+    }
+
+    /// As [`ServerEndpoint::accept`]. `first` sees what the client offers, and may have bytes sent to it as soon
+    /// as TLS allows it: with the server's first flight, when no client certificate has yet to be verified.
+    pub async fn accept_with<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        accepted: Accepted<S>,
+        timeout: Duration,
+        first: impl FnOnce(&ClientHello<'_>, &mut S) -> Option<Vec<u8>>,
+    ) -> Result<Accepted<tokio_rustls::server::TlsStream<S>>, HandshakeError> {
         let Accepted { stream, local, remote, .. } = accepted;
-        let handshake = TlsAcceptor::from(self.config()).accept(stream);
-        let stream = tokio::time::timeout(timeout, handshake)
+        let handshake = async {
+            let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let words = first(&start.accepted.client_hello(), &mut start.io);
+            let mut said = Ok(());
+            let stream = start.into_stream_with(self.config(), |connection| {
+                said = words.map_or(Ok(()), |words| connection.writer().write_all(&words));
+            });
+            said?;
+            match stream.into_fallible().await {
+                Ok(stream) => Ok(stream),
+                Err((error, io)) => Err(tell(error, io).await),
+            }
+        };
+        // On the heap at once: the state of a handshake is large, and whoever awaits it is moved about.
+        let stream = tokio::time::timeout(timeout, Box::pin(handshake))
             .await
             .map_err(|_| HandshakeError::Timeout(timeout))??;
         let connection = stream.get_ref().1;
@@ -240,8 +266,22 @@ impl ClientEndpoint {
         let name = rustls_pki_types::ServerName::try_from(bare)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?}: {error}")))?;
         let handshake = TlsConnector::from(self.config()).connect(name, stream);
-        Ok(tokio::time::timeout(timeout, handshake).await.map_err(|_| HandshakeError::Timeout(timeout))??)
+        let handshake = async {
+            match handshake.into_fallible().await {
+                Ok(stream) => Ok(stream),
+                Err((error, io)) => Err(tell(error, io).await),
+            }
+        };
+        Ok(tokio::time::timeout(timeout, Box::pin(handshake))
+            .await
+            .map_err(|_| HandshakeError::Timeout(timeout))??)
     }
+}
+
+/// After a handshake that failed: what TLS had to say about it may still wait to be written.
+async fn tell<S: AsyncWrite + Unpin>(error: io::Error, mut stream: S) -> io::Error {
+    let _ = stream.shutdown().await;
+    error
 }
 
 fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::flow::{DialReason, Path};
-use world::{SOON, World, echoes, until};
+use crate::net::connect::Connector;
+use crate::net::tls::ClientTls;
+use open::Route as _;
+use world::{Files, SOON, Server, World, echoes, until};
 
 #[tokio::test]
 async fn the_first_flow_comes_on_a_new_lane_the_next_ones_on_warm_lanes() {
@@ -137,4 +140,18 @@ async fn a_pending_dial_fails_at_once_when_the_control_stream_ends() {
         ended.cancel();
     });
     assert_eq!(dialled.err().unwrap().reason, DialReason::AgentLost);
+}
+
+#[tokio::test]
+async fn an_agent_whose_certificate_is_refused_hears_why() {
+    let (files, foreign) = (Files::new(), Files::new());
+    let config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
+    let server = Server::start(&files, config, &[ALPN_LANE]).await;
+    let identity = Some((foreign.path("agent.crt"), foreign.path("agent.key")));
+    let tls = ClientTls { ca: files.path("ca.crt"), identity, alpn: vec![ALPN_LANE.to_vec()] };
+    let connector = Connector::by("127.0.0.1", server.address.port(), None, "").unwrap();
+    let route = LaneRoute::new(connector, "server.test", tls.watch().unwrap());
+    let mut lane = Wire::from(route.connect().await.unwrap());
+    let error = hello::hear_server(&mut lane).await.unwrap_err();
+    assert!(error.to_string().contains("fatal alert"), "{error}");
 }

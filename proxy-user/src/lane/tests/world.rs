@@ -13,9 +13,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::flow::{DialError, DialReason, Path};
 use crate::lane::open::{BoxFuture, Host, LaneFlow, Route, RouteError};
-use crate::lane::record::RecordExact;
 use crate::lane::testing::Pki;
 use crate::lane::*;
+use crate::lane::{self, record::RecordExact};
 use crate::net::cipher::TlsPolicy;
 use crate::net::connect::Connector;
 use crate::net::listener::TcpListener;
@@ -44,8 +44,7 @@ impl Files {
 
     pub(super) fn client(&self, name: &str) -> ClientEndpoint {
         let identity = Some((self.path(&format!("{name}.crt")), self.path(&format!("{name}.key"))));
-        let tls =
-            ClientTls { ca: self.path("ca.crt"), identity, alpn: vec![ALPN_LANE.to_vec(), b"h2".to_vec()] };
+        let tls = ClientTls { ca: self.path("ca.crt"), identity, alpn: vec![ALPN_LANE.to_vec()] };
         tls.watch().unwrap()
     }
 }
@@ -73,10 +72,10 @@ impl Server {
         let accepting = lanes.clone();
         tokio::spawn(async move {
             loop {
-                let accepted = listener.accept().await.map(RecordExact::new);
+                let accepted = listener.accept().await;
                 let (tls, lanes) = (tls.clone(), accepting.clone());
                 tokio::spawn(async move {
-                    if let Ok(accepted) = tls.accept(accepted, SOON).await {
+                    if let Ok(accepted) = lane::handshake(&tls, Some(&lanes), accepted, SOON).await {
                         lanes.accept(accepted).await;
                     }
                 });

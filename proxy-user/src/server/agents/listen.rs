@@ -19,7 +19,7 @@ use tonic::transport::server::Connected;
 
 use super::service::Service;
 use crate::lane::record::RecordExact;
-use crate::lane::{ALPN_LANE, ServerLanes};
+use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::sockopt;
 use crate::net::tls::{Identity, ServerEndpoint};
@@ -102,7 +102,7 @@ async fn accept(
         tokio::spawn(async move {
             let remote = accepted.remote;
             let shaken = tokio::select! {
-                shaken = tls.accept(accepted.map(RecordExact::new), HANDSHAKE) => shaken,
+                shaken = lane::handshake(&tls, lanes.as_ref(), accepted, HANDSHAKE) => shaken,
                 _ = given_up => return,
             };
             match shaken {
