@@ -23,8 +23,8 @@ const PONG_TIMEOUT: Duration = Duration::from_secs(5);
 const ASK_LATER: Duration = Duration::from_millis(2);
 /// Dials that may use lanes while lanes are paced: so many at once, then so many in a second. By the rates of eight
 /// clients a lane's handshake costs both ends 0.6 ms of CPU, nearly twice a whole short flow on the mux.
-const PACED_BURST: u32 = 100;
-const PACED_PER_SECOND: u32 = 100;
+const PACED_BURST: u32 = 50;
+const PACED_PER_SECOND: u32 = 25;
 
 pub(super) struct Pool {
     pub(super) shared: Arc<Shared>,

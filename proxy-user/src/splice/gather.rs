@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::Plain;
 use super::kernel::sock::receive_at_least;
 use super::policy::{
-    GATHER_LEAST, GATHER_MOST, GATHER_PATIENCE, GATHER_PAUSE_LEAST, GATHER_PAUSE_MOST, GATHER_STEADY,
-    GATHER_TIME,
+    GATHER_FASTEST, GATHER_LEAST, GATHER_MOST, GATHER_PATIENCE, GATHER_PAUSE_LEAST, GATHER_PAUSE_MOST,
+    GATHER_STEADY, GATHER_TIME,
 };
 
 #[derive(Debug, Default)]
@@ -53,6 +53,9 @@ impl Gather {
     }
 
     fn arm(&mut self, source: &Plain, speed: u64, helping: u64, now: Instant) {
+        if speed > GATHER_FASTEST {
+            return self.disarm(source);
+        }
         let bytes = (speed * GATHER_TIME.as_micros() as u64 / 1_000_000).min(GATHER_MOST);
         let deadline = now + GATHER_PATIENCE;
         if let Some(armed) = &mut self.armed {
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_sources_unix_sources_and_large_helpings_wake_at_once() {
+    fn slow_and_saturated_sources_unix_sources_and_large_helpings_wake_at_once() {
         let (_sender, source) = sockets();
         let (mut gather, now) = (Gather::default(), Instant::now());
         gather.emptied(&source, 1_000_000, now);
@@ -178,6 +181,11 @@ mod tests {
         gather.took(1 << 20);
         gather.emptied(&source, SPEED, now);
         assert_eq!(gather.deadline(), None);
+        gather.emptied(&source, SPEED, now);
+        assert!(gather.deadline().is_some());
+        gather.took(1 << 20);
+        gather.emptied(&source, 20 * SPEED, now);
+        assert_eq!(gather.deadline(), None, "a saturated source wakes at once");
         let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         gather.emptied(&Plain::Unix(unix), SPEED, now);
         assert_eq!(gather.deadline(), None);

@@ -176,7 +176,7 @@ macro_rules! konduit_flags {
         vec![
             flag!(LANE_GROUP, "lanes", lanes.mode,
                 "auto: flows get a TCP connection of their own where both ends are Konduit, so that a stalled flow \
-                 stalls nobody else; of more than 100 dials a second to one agent the others travel as packets on \
+                 stalls nobody else; of more than 25 dials a second to one agent the others travel as packets on \
                  the control stream, which short flows are better off with. always: however many dials there are \
                  (the server decides; the same as auto on an agent). off: every flow travels as packets, as \
                  upstream's do."),
