@@ -14,10 +14,11 @@ fn bench(engine: EngineChoice) -> Bench {
     Bench::with(SpliceConfig { engine, orphan_after: ORPHAN_AFTER, ..SpliceConfig::default() })
 }
 
-fn fill(outer: &mut Outer) {
+/// Writes until nobody takes more; bytes written.
+fn fill(outer: &mut Outer) -> usize {
     outer.set_timeout(Duration::from_millis(200));
     let chunk = [0; 64 << 10];
-    while outer.write(&chunk).is_ok_and(|bytes| bytes > 0) {}
+    std::iter::from_fn(|| outer.write(&chunk).ok().filter(|bytes| *bytes > 0)).sum()
 }
 
 #[test]
@@ -60,6 +61,26 @@ fn a_client_that_only_sends_no_more_is_waited_for() {
             flow.target.finish();
             assert_eq!(flow.client.read_pattern(1).0, 1000, "{engine} {right:?}");
             assert!(bench.ending(flow.ending).is_clean());
+        }
+    }
+}
+
+/// To the kernel a Unix peer that sends no more, after we did the same, looks like one that closed.
+#[test]
+fn the_last_bytes_of_a_client_reach_a_target_that_ended_first_and_pauses() {
+    for engine in EngineChoice::ALL {
+        let bench = bench(engine);
+        for right in [Kind::Tcp, Kind::Stream] {
+            let mut flow = bench.flow(Kind::Unix, right);
+            flow.target.finish();
+            assert_eq!(flow.client.read(&mut [0]).unwrap(), 0);
+            let sent = fill(&mut flow.client);
+            flow.client.finish();
+            std::thread::sleep(ORPHAN_AFTER * 3);
+            let mut taken = Vec::new();
+            flow.target.read_to_end(&mut taken).unwrap();
+            assert_eq!(taken.len(), sent, "{engine} {right:?}");
+            assert!(bench.ending(flow.ending).is_clean(), "{engine} {right:?}");
         }
     }
 }

@@ -168,7 +168,7 @@ impl Serving {
             let dial = request.dial;
             let answered = cancelled.run_until_cancelled_owned(Box::pin(serving.answer(request))).await;
             serving.dials().remove(&dial);
-            drop(work);
+            drop((work, serving));
             // Nobody cancels it now; the task goes on as the flow's.
             if let Some(Some(flow)) = answered {
                 flow.await;

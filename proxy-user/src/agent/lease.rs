@@ -30,19 +30,13 @@ pub(super) struct LeaseCounter {
 struct Seen {
     /// When each stops to count.
     leases: HashMap<String, Option<Timestamp>>,
-    /// The API server tells what changes.
-    live: bool,
-    /// The count while it last did.
-    last: usize,
+    /// The last news of the API server: without any, every lease would expire though its server lives.
+    heard: Timestamp,
 }
 
 impl Seen {
-    fn count(&mut self, now: Timestamp) -> usize {
-        // Without news every lease would expire though its server lives.
-        if self.live {
-            self.last = self.leases.values().flatten().filter(|expiry| **expiry > now).count().max(1);
-        }
-        self.last
+    fn count(&self) -> usize {
+        self.leases.values().flatten().filter(|expiry| **expiry > self.heard).count().max(1)
     }
 
     fn put(&mut self, lease: &Lease) {
@@ -58,13 +52,13 @@ impl LeaseCounter {
             leases: Leases::new(kube, &options.lease_namespace),
             selector: options.lease_label_selector.clone(),
             metrics: metrics.clone(),
-            seen: Mutex::new(Seen { leases: HashMap::new(), live: false, last: 1 }),
+            seen: Mutex::new(Seen { leases: HashMap::new(), heard: Timestamp::now() }),
         }
     }
 
     /// Servers with a valid lease, at least 1; while the API server is silent, as many as there were before.
     pub(super) fn count(&self) -> usize {
-        self.seen().count(Timestamp::now())
+        self.seen().count()
     }
 
     /// Follows the leases until dropped.
@@ -73,11 +67,6 @@ impl LeaseCounter {
         loop {
             let began = Instant::now();
             let ended = self.follow().await;
-            {
-                let mut seen = self.seen();
-                seen.count(Timestamp::now());
-                seen.live = false;
-            }
             if let Err(error) = &ended {
                 tracing::warn!(servers = self.count(), %error, "Cannot count servers by their leases; the count stays");
             }
@@ -107,7 +96,7 @@ impl LeaseCounter {
             let mut seen = self.seen();
             seen.leases.clear();
             listed.items.iter().for_each(|lease| seen.put(lease));
-            seen.live = true;
+            seen.heard = Timestamp::now();
         }
         let version = listed.metadata.resource_version.unwrap_or_default();
         let watched = self.leases.watch(&self.selector, &version).await;
@@ -121,7 +110,9 @@ impl LeaseCounter {
         }
         let mut events = watched?;
         while let Ok(Some(event)) = tokio::time::timeout(QUIET, events.next()).await {
-            match event? {
+            let event = event?;
+            self.seen().heard = Timestamp::now();
+            match event {
                 WatchEvent::Added(lease) | WatchEvent::Modified(lease) => self.seen().put(&lease),
                 WatchEvent::Deleted(lease) => {
                     if let Some(name) = lease.metadata.name {
@@ -156,15 +147,11 @@ mod tests {
         let later = now + SignedDuration::from_secs(60);
         let at = |seconds| Some(now + SignedDuration::from_secs(seconds));
         let leases = [("a", at(30)), ("b", at(90)), ("c", None)].map(|(name, at)| (name.to_owned(), at));
-        let mut seen = Seen { leases: leases.into(), live: false, last: 1 };
-        assert_eq!(seen.count(now), 1);
-        seen.live = true;
-        assert_eq!(seen.count(now), 2);
-        seen.live = false;
-        assert_eq!(seen.count(later), 2);
-        seen.live = true;
-        assert_eq!(seen.count(later), 1);
+        let mut seen = Seen { leases: leases.into(), heard: now };
+        assert_eq!(seen.count(), 2, "a lease without an expiry does not count");
+        seen.heard = later;
+        assert_eq!(seen.count(), 1);
         seen.leases.clear();
-        assert_eq!(seen.count(later), 1);
+        assert_eq!(seen.count(), 1, "there is always one server");
     }
 }

@@ -70,6 +70,9 @@ impl Servers {
             // A stream that ends meanwhile needs not be told.
             let _ = connected.link.send(Packet::Drain);
         }
+        for link in self.leaving().values() {
+            let _ = link.send(Packet::Drain);
+        }
     }
 
     /// Ends every stream.

@@ -37,7 +37,7 @@ impl KubeError {
 
     /// Other credentials, another address or another authority might help.
     pub(super) fn may_be_outdated(&self) -> bool {
-        matches!(self, KubeError::Unreachable(_)) || self.is(401)
+        matches!(self, KubeError::Unreachable(_) | KubeError::Silent(_)) || self.is(401)
     }
 }
 

@@ -30,9 +30,13 @@ pub async fn handshake(
     accepted: Accepted<TcpStream>,
     within: Duration,
 ) -> Result<Accepted<TlsStream<RecordExact<TcpStream>>>, HandshakeError> {
+    // Whom the server will not hear it does not greet either: an agent that was greeted thinks that it was let in.
+    let heard = lanes.filter(|lanes| {
+        lanes.admits(address(&accepted.remote)) && lanes.shared.hellos.available_permits() > 0
+    });
     let first = |hello: &ClientHello<'_>, connection: &mut RecordExact<TcpStream>| {
         let only_lane = hello.alpn().is_some_and(|offered| offered.eq([ALPN_LANE]));
-        let words = lanes.filter(|_| only_lane).and_then(|lanes| lanes.words().encode().ok());
+        let words = heard.filter(|_| only_lane).and_then(|lanes| lanes.words().encode().ok());
         match words {
             Some(_) => connection.hold(),
             None => connection.read_exactly(),

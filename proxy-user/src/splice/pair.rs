@@ -98,8 +98,9 @@ impl Pair {
         if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
             self.tracks[side].direction.step(Event::SourceEnding);
         }
-        // Also told of a peer that closed its side after ours was shut; that flow is over.
-        if flags.contains(EventFlags::HUP) && matches!(self.ends[side], Plain::Unix(_)) {
+        // Once we have shut our side, a peer that shuts its own looks the same, and its bytes may be on their way.
+        let unfinished = self.tracks[other].finish().is_none();
+        if flags.contains(EventFlags::HUP) && self.ends[side].is_unix() && unfinished {
             self.orphaned = true;
         }
         if flags.contains(EventFlags::IN) {

@@ -103,7 +103,7 @@ pub(super) const UNSENT_MOST: u32 = 512 << 10;
 /// How often the kernel is asked to let directions out of the map: a walk over all TCP sockets, 100 µs with few.
 pub(super) const LEAVE_EVERY: Duration = Duration::from_millis(20);
 
-/// A steady source's bytes gather for so long before they wake a mover: at 1 Gbit/s a whole pipe, 440 wake-ups a
+/// A steady source's bytes gather for so long before they wake a mover: at 1 Gbit/s a whole pipe, 480 wake-ups a
 /// second instead of 1,300. Twice as long without them, and the source is not steady.
 pub(super) const GATHER_TIME: Duration = Duration::from_millis(2);
 pub(super) const GATHER_PATIENCE: Duration = Duration::from_millis(4);
@@ -119,6 +119,6 @@ pub(super) const GATHER_PAUSE_LEAST: Duration = Duration::from_millis(20);
 pub(super) const GATHER_PAUSE_MOST: Duration = Duration::from_millis(1280);
 pub(super) const GATHER_STEADY: Duration = Duration::from_millis(300);
 
-/// SO_SNDBUF of a Unix end, which the kernel doubles. Its writer is woken when three quarters are read; of the kernel's 208 KiB the reader
-/// then has the rest read before the writer runs.
+/// SO_SNDBUF of a Unix end, which the kernel doubles. Its writer is woken when three quarters are read; of the kernel's
+/// 208 KiB the reader then has the rest read before the writer runs.
 pub(super) const UNIX_SEND_BUFFER: usize = 256 << 10;

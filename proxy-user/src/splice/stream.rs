@@ -180,7 +180,10 @@ impl Copy {
                 (look.since, look.moved) = (now, moved);
                 continue;
             }
-            if self.ends.iter().any(TokioEnd::is_orphaned) && now >= look.since + self.orphan_after {
+            // A direction that is over was shut by us, and then a half-close of the peer looks the same.
+            let orphaned =
+                |side: usize| self.halves[1 - side].finish().is_none() && self.ends[side].is_orphaned();
+            if (0..2).any(orphaned) && now >= look.since + self.orphan_after {
                 return Poll::Ready(());
             }
             let broken = [0, 1].map(|side| self.ends[side].poll_broken(context).is_ready());

@@ -193,8 +193,8 @@ impl Track {
         if self.direction.next() == Act::Recv && quiet { self.promote(link, turn) } else { Ok(()) }
     }
 
-    /// When to look for gathered bytes, or to give the pipe back, if nothing moves until then. A time that has passed is none: then bytes
-    /// wait in the pipe for the destination.
+    /// When to look for gathered bytes, or to give the pipe back, if nothing moves until then. A time that has passed
+    /// is none: then bytes wait in the pipe for the destination.
     fn wakes(&self, now: Instant) -> Option<Instant> {
         if self.asks_to_leave() {
             return Some(now + LEAVE_EVERY);
@@ -376,7 +376,7 @@ impl Track {
     fn settle(&mut self, to: &Plain, now: Instant) -> Result<Option<Instant>, Lost> {
         let until = self.greeted.map_or(now, |at| at + GREETING_WAIT);
         if to.is_unix() && now < until && to.unacknowledged().is_ok_and(|bytes| bytes > 0) {
-            return Ok(Some(until));
+            return Ok(Some(until.min(now + GREETING_WAIT / 50)));
         }
         self.step(Event::Settled).map(|()| None)
     }
