@@ -72,6 +72,16 @@ impl Call {
         self.send.send_data(out.freeze(), false).is_ok()
     }
 
+    /// Waits until this many bytes can go out at once, at most the peer's window.
+    pub async fn room(&mut self, bytes: usize) -> anyhow::Result<()> {
+        self.send.reserve_capacity(bytes);
+        while self.send.capacity() < bytes {
+            let more = std::future::poll_fn(|cx| self.send.poll_capacity(cx)).await;
+            more.ok_or_else(|| anyhow::anyhow!("the call has ended"))??;
+        }
+        Ok(())
+    }
+
     pub fn say(&mut self, packet: Packet) {
         let packet = pb::Packet::from(packet).encode_to_vec();
         self.send_message(&packet);

@@ -10,7 +10,7 @@ use proxy_tests::konduit::Frontend;
 use proxy_tests::runner::SOON;
 use proxy_user::wire::ids::{ConnId, DialId};
 use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 const CHUNK: usize = 32 << 10;
@@ -123,6 +123,55 @@ impl Flow {
         ensure!(got.len() == length, "{} of {length} bytes came back", got.len());
         ensure!(got == sent, "{length} bytes came back changed");
         Ok(())
+    }
+
+    /// What comes, as bytes; nothing is taken that is not read.
+    pub(crate) fn into_reader(self) -> Box<dyn AsyncRead + Send + Unpin> {
+        match self {
+            Flow::Connect(stream) => Box::new(stream),
+            Flow::Grpc(mut call, _) => {
+                let (mut to, from) = tokio::io::duplex(CHUNK);
+                tokio::spawn(async move {
+                    while let Some(Packet::Data { data, .. }) = call.hear().await {
+                        if to.write_all(&data).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+                Box::new(from)
+            }
+        }
+    }
+
+    /// As soon as there is room for it.
+    pub(crate) async fn write(&mut self, data: Bytes) -> anyhow::Result<()> {
+        match self {
+            Flow::Connect(stream) => stream.write_all(&data).await?,
+            Flow::Grpc(call, conn) => {
+                for start in (0..data.len()).step_by(CHUNK) {
+                    let data = data.slice(start..data.len().min(start + CHUNK));
+                    call.room(data.len() + 64).await?;
+                    call.say(Packet::Data { conn: *conn, data });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes next.
+    pub(crate) async fn hear(&mut self) -> anyhow::Result<Bytes> {
+        match self {
+            Flow::Connect(stream) => {
+                let mut got = vec![0; CHUNK];
+                let read = stream.read(&mut got).await?;
+                got.truncate(read);
+                Ok(got.into())
+            }
+            Flow::Grpc(call, _) => match call.hear().await {
+                Some(Packet::Data { data, .. }) => Ok(data),
+                other => bail!("{other:?} instead of bytes"),
+            },
+        }
     }
 
     /// Until the other side has ended it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub struct Limits {
     /// Bytes that one flow may queue before the stream is paused for it (`--mux-flow-buffer`).
     pub flow: u64,
-    /// Bytes that all flows of the process may queue together (`--mux-buffer`).
+    /// Bytes that all flows of the process from upstream's peers may queue together (`--mux-buffer`).
     pub total: u64,
 }
 
@@ -19,10 +19,11 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// A paused stream goes on when the flow has drained to this: the room lets a burst in, so that a flow that
-    /// drains at 5 MB/s or more is slowed down to its reader's pace by pauses that all end early.
-    pub fn resume(&self) -> u64 {
-        self.flow - (self.flow / 8).min(512 << 10)
+    /// How far a flow has to drain until a stream that was paused for it goes on: the room lets a burst in, so that a
+    /// flow that drains at 5 MB/s or more is slowed down to its reader's pace by pauses that all end early, also one
+    /// that was carried beyond its bound while its reader rested.
+    pub fn step(&self) -> u64 {
+        (self.flow / 8).min(512 << 10)
     }
 }
 
@@ -33,6 +34,10 @@ const SHARE: Duration = Duration::from_millis(200);
 const PERIOD: Duration = Duration::from_secs(1);
 /// A flow at its bound of which nobody took a byte for this long is given up.
 pub const STALLED: Duration = Duration::from_secs(10);
+/// What the reader of a flow at its last bound has to take within [`PATIENCE`], in bytes: for less the whole stream
+/// does not wait.
+pub const PACE: u64 = 256 << 10;
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The book of one stream's pauses.
 ///

@@ -57,8 +57,7 @@ impl AsyncRead for MuxStream {
         });
         match popped {
             Some(Ok(Some(data))) => {
-                self.link.config.pool.sub(data.len() as u64);
-                self.link.tell_paused_reader();
+                self.link.left(data.len() as u64);
                 buf.put_slice(&data);
                 Poll::Ready(Ok(()))
             }
@@ -129,7 +128,6 @@ impl Drop for MuxStream {
             flow.step(Event::Abort);
             flow.discard()
         });
-        self.link.config.pool.sub(discarded.unwrap_or(0));
-        self.link.tell_paused_reader();
+        self.link.left(discarded.unwrap_or(0));
     }
 }

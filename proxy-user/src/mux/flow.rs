@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::brake::STALLED;
+use super::brake::{PACE, PATIENCE, STALLED};
 use super::state::{Closing, Dialect, Event, FlowState, ReadEnd, Role};
 use super::window::{Overrun, ReceiveWindow, SendCredit};
 
@@ -44,10 +44,15 @@ pub(super) struct Flow {
     pub(super) unwritable: Option<Waker>,
     /// When a byte was taken out of the inbox, or one came into an empty inbox.
     progressed: Instant,
+    /// When [`PACE`] bytes had been taken since the time before, or the inbox was empty.
+    kept_pace: Instant,
+    /// Bytes taken since then.
+    taken: u64,
 }
 
 impl Flow {
     pub(super) fn new(role: Role, dialect: Dialect) -> Flow {
+        let now = Instant::now();
         Flow {
             state: FlowState::new(role, dialect),
             dialect,
@@ -64,7 +69,9 @@ impl Flow {
             reader: None,
             writer: None,
             unwritable: None,
-            progressed: Instant::now(),
+            progressed: now,
+            kept_pace: now,
+            taken: 0,
         }
     }
 
@@ -86,6 +93,7 @@ impl Flow {
         }
         if self.inbox.is_empty() {
             self.progressed = Instant::now();
+            (self.kept_pace, self.taken) = (self.progressed, 0);
         }
         self.queued += bytes;
         self.inbox.push_back(if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data });
@@ -104,6 +112,10 @@ impl Flow {
         }
         self.queued -= data.len() as u64;
         self.progressed = Instant::now();
+        self.taken += data.len() as u64;
+        if self.taken >= PACE {
+            (self.kept_pace, self.taken) = (self.progressed, 0);
+        }
         if self.dialect == Dialect::Ours && self.state.is_reading() {
             self.owed += self.window.read(data.len() as u64).unwrap_or(0);
         }
@@ -133,9 +145,9 @@ impl Flow {
         now.saturating_duration_since(self.progressed) >= STALLED
     }
 
-    /// How long nobody has taken a byte.
-    pub(super) fn idle_for(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.progressed)
+    /// The reader takes too little to make all others wait for it.
+    pub(super) fn is_too_slow(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.kept_pace) >= PATIENCE
     }
 
     /// Forgets what waits to be read and aborts; the reader learns it even when the peer had closed cleanly.

@@ -53,8 +53,6 @@ pub struct Link {
 pub(super) struct Inner {
     pub(super) config: LinkConfig,
     book: Mutex<Book>,
-    /// A flow was read from or ended: a paused reader looks again.
-    pub(super) moved: Notify,
     pub(super) ended: Notify,
 }
 
@@ -88,8 +86,7 @@ impl Link {
             outlet: None,
             closed: None,
         };
-        let inner =
-            Arc::new(Inner { config, book: Mutex::new(book), moved: Notify::new(), ended: Notify::new() });
+        let inner = Arc::new(Inner { config, book: Mutex::new(book), ended: Notify::new() });
         inner.config.pool.join(&inner);
         (Link { inner: inner.clone() }, Outlet { inner, idle: false })
     }
@@ -190,11 +187,9 @@ impl Inner {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes were read. Between our own ends no reader ever pauses.
-    pub(super) fn tell_paused_reader(&self) {
-        if self.config.dialect == Dialect::Upstream {
-            self.moved.notify_waiters();
-        }
+    /// Bytes of a flow were read or forgotten.
+    pub(super) fn left(&self, bytes: u64) {
+        self.config.pool.sub(self.config.dialect, bytes);
     }
 }
 
@@ -224,7 +219,7 @@ impl Book {
         }
         self.flows.retain(|_, flow| !flow.is_done());
         wake(&mut self.outlet);
-        inner.moved.notify_waiters();
+        inner.config.pool.moved.notify_waiters();
         inner.ended.notify_waiters();
     }
 

@@ -138,29 +138,32 @@ async fn a_peer_that_reads_no_answers_loses_its_stream() {
     assert!(matches!(end, LinkEnd::Us));
 }
 
-/// Towards upstream: a reader at 20 MB/s gets every byte of a sender that never waits, and a neighbour's round trip
-/// stays short although both share one stream.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_steady_reader_loses_nothing_and_its_neighbour_hardly_waits() {
-    let limits = Limits { flow: 1 << 20, total: 8 << 20 };
+/// Takes all there is, 64 KiB at most at a time and then `rest`; each 4 MiB it takes nothing for `nap`.
+async fn read_slowly(mut from: MuxStream, rest: Duration, nap: Duration) -> usize {
+    let (mut got, mut buffer) = (0, vec![0; 64 << 10]);
+    let mut awake = 4 << 20;
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) => return got,
+            Ok(bytes) => got += bytes,
+            Err(error) => panic!("after {got} bytes: {error}"),
+        }
+        let nods = got >= awake;
+        awake += if nods { 4 << 20 } else { 0 };
+        tokio::time::sleep(if nods { nap } else { rest }).await;
+    }
+}
+
+/// Towards upstream: whoever reads steadily, reads with rests or reads slowly gets every byte of a sender that never
+/// waits, although far more is sent than may wait; and a neighbour's round trip stays short.
+async fn a_draining_reader_loses_nothing(limits: Limits, total: usize, rest: Duration, nap: Duration) {
     let (dialer, acceptor) = links(Dialect::Upstream, limits);
-    let (mut slow, mut fast) = flow(&dialer, &acceptor);
-    let total = 24usize << 20;
+    let (slow, mut fast) = flow(&dialer, &acceptor);
     let sender = tokio::spawn(async move {
         fast.write_all(&vec![7; total]).await.unwrap();
         fast.shutdown().await.unwrap();
     });
-    let reader = tokio::spawn(async move {
-        let (mut got, mut buffer) = (0, vec![0; 64 << 10]);
-        loop {
-            match slow.read(&mut buffer).await {
-                Ok(0) => return got,
-                Ok(bytes) => got += bytes,
-                Err(error) => panic!("after {got} bytes: {error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    });
+    let reader = tokio::spawn(read_slowly(slow, rest, nap));
     let (mut here, mut there) = flow(&dialer, &acceptor);
     tokio::spawn(async move {
         let mut byte = [0; 64];
@@ -172,6 +175,7 @@ async fn a_steady_reader_loses_nothing_and_its_neighbour_hardly_waits() {
         here.write_all(&[7; 64]).await.unwrap();
         here.read_exact(&mut [0; 64]).await.unwrap();
         trips.push(began.elapsed());
+        assert!(dialer.inner.config.pool.queued() <= limits.total);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(reader.await.unwrap(), total);
@@ -180,7 +184,26 @@ async fn a_steady_reader_loses_nothing_and_its_neighbour_hardly_waits() {
     assert!(trips[trips.len() / 2] < Duration::from_millis(250), "median {:?}", trips[trips.len() / 2]);
 }
 
-/// Towards upstream: a flow that nobody reads is given up when the whole buffer is full; the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_steady_reader_loses_nothing_and_its_neighbour_hardly_waits() {
+    let limits = Limits { flow: 1 << 20, total: 8 << 20 };
+    a_draining_reader_loses_nothing(limits, 24 << 20, Duration::from_millis(2), Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_rests_at_times_loses_nothing() {
+    let limits = Limits { flow: 1 << 20, total: 8 << 20 };
+    let (rest, nap) = (Duration::from_millis(2), Duration::from_millis(500));
+    a_draining_reader_loses_nothing(limits, 24 << 20, rest, nap).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_that_fills_the_whole_buffer_loses_nothing() {
+    let limits = Limits { flow: 512 << 10, total: 1 << 20 };
+    a_draining_reader_loses_nothing(limits, 2 << 20, Duration::from_millis(80), Duration::ZERO).await;
+}
+
+/// Towards upstream: a flow that nobody reads is given up at the last bound; the others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flow_that_nobody_reads_is_given_up() {
     let limits = Limits { flow: 256 << 10, total: 1 << 20 };
@@ -215,6 +238,38 @@ async fn a_trickling_reader_does_not_lift_the_bound() {
     tokio::time::timeout(SOON, flood).await.unwrap().unwrap();
 }
 
+/// Towards upstream: what waits for a stalled reader leaves the others their share, on this stream and on any other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_reader_on_one_stream_pauses_no_other_stream() {
+    let pool = Pool::new(Limits { flow: 256 << 10, total: 1 << 20 });
+    let link = |role| {
+        let observer = Arc::new(());
+        Link::new(LinkConfig { role, dialect: Dialect::Upstream, pool: pool.clone(), observer })
+    };
+    let pair = || {
+        let ((dialer, from_dialer), (acceptor, from_acceptor)) = (link(Role::Dialer), link(Role::Acceptor));
+        let (a, b) = (dialer.clone(), acceptor.clone());
+        tokio::spawn(async move { a.run(from_acceptor, |_| {}).await });
+        tokio::spawn(async move { b.run(from_dialer, |_| {}).await });
+        (dialer, acceptor)
+    };
+    let (one, two) = (pair(), pair());
+    let (_unread, mut flood) = flow(&one.0, &one.1);
+    let flood = tokio::spawn(async move { while flood.write_all(&[7; 65536]).await.is_ok() {} });
+    let (mut here, mut there) = flow(&two.0, &two.1);
+    let mut trips = Vec::new();
+    while !flood.is_finished() {
+        let began = Instant::now();
+        there.write_all(&[7; 64]).await.unwrap();
+        here.read_exact(&mut [0; 64]).await.unwrap();
+        trips.push(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    flood.await.unwrap();
+    trips.sort();
+    assert!(trips[trips.len() * 9 / 10] < Duration::from_millis(50), "{:?}", trips[trips.len() * 9 / 10]);
+}
+
 /// Bytes were thrown away, so the end is an abort, although the peer had closed cleanly behind them.
 #[tokio::test]
 async fn a_flow_given_up_behind_a_clean_close_does_not_read_as_clean() {
@@ -228,7 +283,7 @@ async fn a_flow_given_up_behind_a_clean_close_does_not_read_as_clean() {
         }
     });
     closed.await.unwrap();
-    assert!(dialer.inner.config.pool.give_up_largest(Duration::ZERO));
+    dialer.inner.give_up(unread.conn());
     assert!(unread.read_to_end(&mut Vec::new()).await.is_err());
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tonic::Status;
 
-use super::brake::Brake;
+use super::brake::{Brake, LONGEST_PAUSE};
 use super::link::{Inner, Link};
 use super::state::{Dialect, Event, Role};
 use crate::wire::ids::ConnId;
@@ -16,8 +16,6 @@ use crate::wire::pb;
 
 /// How often flows that nobody reads are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Flows that stood still for so long are the first to go when the whole buffer is full.
-const IDLE: Duration = Duration::from_millis(100);
 
 /// Why a link ended.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -162,49 +160,58 @@ impl Inner {
             return Delivered::Unclaimed(Packet::Data { conn, data });
         };
         match flow.push(data) {
-            Ok(bytes) => self.config.pool.add(bytes),
+            Ok(bytes) => self.config.pool.add(self.config.dialect, bytes),
             Err(_) => flow.step(Event::Abort),
         }
         let full = self.config.dialect == Dialect::Upstream
             && flow.queued > 0
-            && (flow.queued >= self.config.pool.limits.flow || self.config.pool.is_over());
+            && (flow.queued >= self.config.pool.limits.flow || flow.queued >= self.config.pool.last_bound());
         book.settle(conn);
         if full { Delivered::Full(conn) } else { Delivered::Done }
     }
 
-    /// A flow is at its bound: waits until it has drained a little, as long as the brake allows.
+    /// A flow is at its bound: waits until it has drained a little, as long as the brake allows. At its last bound
+    /// the stream waits on, but only for a reader that keeps a pace.
     async fn hold(&self, conn: ConnId, brake: &mut Brake) {
-        while self.config.pool.is_over() && self.config.pool.give_up_largest(IDLE) {}
-        let Some(allowance) = brake.allowance(Instant::now()) else {
-            // No pause is left and nobody stands still: the bound holds all the same.
-            while self.config.pool.is_over() && self.config.pool.give_up_largest(Duration::ZERO) {}
-            return;
-        };
         let began = Instant::now();
-        let drained = tokio::time::timeout(allowance, async {
+        if let Some(allowance) = brake.allowance(began) {
+            let enough = self.queued(conn).saturating_sub(self.config.pool.limits.step());
+            if !self.wait(allowance, || self.queued(conn) <= enough).await {
+                brake.charge(Instant::now(), began.elapsed());
+            }
+        }
+        while self.is_at_last_bound(conn) {
+            if !self.config.pool.give_up_slowest() {
+                self.wait(LONGEST_PAUSE, || !self.is_at_last_bound(conn)).await;
+            }
+        }
+        self.config.observer.paused(began.elapsed());
+    }
+
+    /// Stays until enough has drained, at most for `longest`; false when it has not.
+    async fn wait(&self, longest: Duration, enough: impl Fn() -> bool) -> bool {
+        let drained = async {
             loop {
-                let moved = self.moved.notified();
-                let mut moved = pin!(moved);
+                let mut moved = pin!(self.config.pool.moved.notified());
                 moved.as_mut().enable();
-                if self.has_drained(conn) {
+                if enough() {
                     return;
                 }
                 moved.await;
             }
-        });
-        let drained = drained.await.is_ok();
-        let paused = began.elapsed();
-        if !drained {
-            brake.charge(Instant::now(), paused);
-        }
-        self.config.observer.paused(paused);
+        };
+        tokio::time::timeout(longest, drained).await.is_ok()
     }
 
-    fn has_drained(&self, conn: ConnId) -> bool {
+    fn is_at_last_bound(&self, conn: ConnId) -> bool {
+        let queued = self.queued(conn);
+        queued > 0 && queued >= self.config.pool.last_bound()
+    }
+
+    /// Bytes that wait for the flow's reader; none of a flow or a link that is gone.
+    fn queued(&self, conn: ConnId) -> u64 {
         let book = self.book();
-        let resume = self.config.pool.limits.resume();
-        book.closed.is_some()
-            || (!self.config.pool.is_over() && book.flows.get(&conn).is_none_or(|flow| flow.queued <= resume))
+        if book.closed.is_some() { 0 } else { book.flows.get(&conn).map_or(0, |flow| flow.queued) }
     }
 
     /// Once a second: tells what waits, ends flows at their bound that nobody has read for long.
@@ -216,7 +223,7 @@ impl Inner {
         let now = Instant::now();
         let stalled: Vec<ConnId> = {
             let book = self.book();
-            let bound = self.config.pool.limits.resume();
+            let bound = self.config.pool.limits.flow - self.config.pool.limits.step();
             let at_bound = book.flows.iter().filter(|(_, flow)| flow.queued >= bound && flow.is_stalled(now));
             at_bound.map(|(conn, _)| *conn).collect()
         };

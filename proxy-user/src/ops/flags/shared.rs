@@ -202,7 +202,7 @@ macro_rules! konduit_flags {
             flag!(ENGINE_GROUP, "mux-flow-buffer", mux.flow_buffer,
                 "Bytes one flow that travels as packets may queue towards an end that does not read."),
             flag!(ENGINE_GROUP, "mux-buffer", mux.buffer,
-                "Bytes all flows that travel as packets may queue together."),
+                "Bytes all flows that travel as packets may queue together where their peer is upstream's."),
             flag!(OPERATE_GROUP, "operator-socket", operator_socket,
                 "Unix socket (mode 0600) that answers `flows`, `doctor` and `set`; empty turns it off."),
             flag!(OPERATE_GROUP, "live-settings", live_settings,
