@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::sockopt;
+use super::dial;
 
 /// The head of a proxy's answer.
 const MAX_HEAD: usize = 8 << 10;
@@ -77,7 +77,7 @@ impl Connector {
         Ok(Connector { host, port, proxy })
     }
 
-    /// A new connection, with [`sockopt::tune`] applied.
+    /// A new connection, with [`super::sockopt::tune`] applied.
     ///
     /// # Errors
     /// The last address' failure, or the proxy's.
@@ -149,12 +149,9 @@ async fn connect(host: &str, port: u16, within: Duration) -> Result<TcpStream, C
     let share = within / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = lookup(io::Error::from(io::ErrorKind::NotFound));
     for address in addresses {
-        let connected = timeout(share, TcpStream::connect(address)).await;
+        let connected = timeout(share, dial::one(address)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(socket) => {
-                sockopt::tune(&socket).map_err(|source| ConnectError::Connect { address, source })?;
-                return Ok(socket);
-            }
+            Ok(socket) => return Ok(socket),
             Err(source) => last = ConnectError::Connect { address, source },
         }
     }

@@ -10,6 +10,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::sockopt;
+
 /// How long the next address waits for the one before it, as in Go.
 const HEAD_START: Duration = Duration::from_millis(300);
 
@@ -20,8 +22,7 @@ pub struct Refused {
     pub source: io::Error,
 }
 
-/// Connects to the first address that answers; its socket has no options set, which is left to the join. `None`:
-/// there was no address.
+/// Connects to the first address that answers, with [`sockopt::tune`] applied. `None`: there was no address.
 ///
 /// # Errors
 /// The first address's error, once all have failed.
@@ -56,9 +57,11 @@ pub async fn connect(addresses: Vec<SocketAddr>) -> Result<Option<TcpStream>, Re
     }
 }
 
-async fn one(address: SocketAddr) -> io::Result<TcpStream> {
+/// One connection, with [`sockopt::tune`] applied.
+pub(super) async fn one(address: SocketAddr) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    sockopt::tune(&socket)?;
     let under_way = match socket.connect(&address.into()) {
         Ok(()) => false,
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => !is_over(&socket)?,

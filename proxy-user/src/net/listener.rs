@@ -133,9 +133,6 @@ impl TcpListener {
         loop {
             match self.inner.accept().await {
                 Ok((stream, remote)) => {
-                    if sockopt::tune(&stream).is_err() {
-                        continue; // reset by the peer already
-                    }
                     let local = stream.local_addr().unwrap_or(self.local);
                     return Accepted {
                         stream,
@@ -156,6 +153,8 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it.
+    sockopt::tune(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     tokio::net::TcpListener::from_std(socket.into())
@@ -201,6 +200,7 @@ mod tests {
         let Remote::Tcp(remote) = accepted.remote else { panic!("{:?}", accepted.remote) };
         assert_eq!(remote.port(), client.local_addr().unwrap().port());
         assert!(accepted.stream.nodelay().unwrap());
+        assert!(socket2::SockRef::from(&accepted.stream).keepalive().unwrap());
     }
 
     #[tokio::test]

@@ -15,7 +15,6 @@ use super::budget::Grant;
 use super::kernel::sock::unacknowledged;
 use super::policy::UNIX_SEND_BUFFER;
 use crate::flow::Finish;
-use crate::net::sockopt;
 
 impl AsFd for Plain {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -31,7 +30,7 @@ impl Plain {
         matches!(self, Plain::Unix(_))
     }
 
-    /// No delay and the design's keepalive on a TCP socket. Never `TCP_USER_TIMEOUT`: it also ends a flow whose
+    /// No delay on a TCP socket; its keepalive is the business of whoever made it. Never `TCP_USER_TIMEOUT`: it also ends a flow whose
     /// reader merely pauses.
     ///
     /// `grant` bounds the receive buffer only where it must, for that ends the kernel's autotuning.
@@ -107,8 +106,8 @@ impl Plain {
 
 /// As [`Plain::prepare`], for a socket that does not block already.
 pub(super) fn prepare_tcp(socket: &impl AsFd, grant: Grant) -> io::Result<()> {
-    sockopt::tune(socket)?;
     let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(grant.unsent())?;
     if let Some(bytes) = grant.receive_buffer() {
         // The kernel doubles it.
