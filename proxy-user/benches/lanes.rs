@@ -17,7 +17,7 @@ use proxy_user::net::cipher::TlsPolicy;
 use proxy_user::net::connect::Connector;
 use proxy_user::net::listener::TcpListener;
 use proxy_user::net::tls::{ClientTls, ServerTls};
-use proxy_user::splice::{End, EndIo, Plain};
+use proxy_user::splice::{End, EndIo, Watched};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -31,8 +31,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 fn io(end: End) -> Box<dyn Bytes> {
     match end.io {
-        EndIo::Plain(Plain::Tcp(socket)) => Box::new(TcpStream::from_std(socket).expect("a socket")),
-        EndIo::Watched(_) | EndIo::Plain(Plain::Unix(_)) => unreachable!("a lane is a plain TCP socket"),
+        EndIo::Watched(Watched::Tcp(socket)) => Box::new(socket),
+        EndIo::Watched(Watched::Unix(_)) | EndIo::Plain(_) => unreachable!("a lane is a TCP socket"),
         EndIo::Stream(stream) => Box::new(stream),
     }
 }

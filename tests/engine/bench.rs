@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_user::flow::{Ending, Meter};
-use proxy_user::splice::{End, EngineChoice, SpliceConfig, Splicer};
+use proxy_user::splice::{End, EngineChoice, SpliceConfig, Splicer, Watched};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -264,7 +264,7 @@ impl Bench {
         Bench { splicer: Splicer::start(config).unwrap(), runtime }
     }
 
-    /// An outer socket and the inner end at its other side.
+    /// An outer socket and the inner end at its other side, which tokio watches as those of a dial.
     pub fn end(&self, kind: Kind) -> (Outer, End) {
         match kind {
             Kind::Unix => {
@@ -272,7 +272,9 @@ impl Bench {
                 inner.set_nonblocking(true).unwrap();
                 let outer = Outer::Unix(outer);
                 outer.set_timeout(Duration::from_secs(30));
-                (outer, End::unix(inner))
+                let _context = self.runtime.enter();
+                let inner = tokio::net::UnixStream::from_std(inner).unwrap();
+                (outer, End::watched(Watched::Unix(inner)))
             }
             Kind::Tcp | Kind::Stream | Kind::Closing => {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -282,11 +284,11 @@ impl Bench {
                 inner.set_nonblocking(true).unwrap();
                 let outer = Outer::Tcp(outer);
                 outer.set_timeout(Duration::from_secs(30));
-                if kind == Kind::Tcp {
-                    return (outer, End::tcp(inner));
-                }
                 let _context = self.runtime.enter();
                 let socket = tokio::net::TcpStream::from_std(inner).unwrap();
+                if kind == Kind::Tcp {
+                    return (outer, End::watched(Watched::Tcp(socket)));
+                }
                 (outer, End::stream(Opaque { socket, closing: kind == Kind::Closing }))
             }
         }

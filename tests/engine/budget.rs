@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use proxy_tests::memory::pipe_bytes;
-use proxy_user::splice::{End, EndIo, EngineChoice, Plain, SpliceConfig};
+use proxy_user::splice::{End, EndIo, EngineChoice, SpliceConfig, Watched};
 
 use crate::bench::{Bench, Flow, Kind, Outer};
 
@@ -68,10 +68,10 @@ fn stalled_flows_share_the_budget() {
     }
 }
 
-/// The socket of a plain end, once more.
+/// The socket of a clear end, once more.
 fn twin(end: &End) -> Option<TcpStream> {
     match &end.io {
-        EndIo::Plain(Plain::Tcp(socket)) => Some(socket.try_clone().unwrap()),
+        EndIo::Watched(Watched::Tcp(socket)) => Some(socket.as_fd().try_clone_to_owned().unwrap().into()),
         _ => None,
     }
 }

@@ -2,24 +2,12 @@
 
 use std::io::{Read, Write};
 
-use proxy_user::flow::{Direction, Finish};
-use proxy_user::splice::{End, EndIo, EngineChoice, Plain, Watched};
+use std::time::Duration;
 
-use crate::bench::{Bench, Kind};
+use proxy_user::flow::{Direction, Engine, Finish};
+use proxy_user::splice::EngineChoice;
 
-/// The same end, in tokio's hands.
-fn watched(bench: &Bench, end: End) -> End {
-    let _context = bench.runtime.enter();
-    match end.io {
-        EndIo::Plain(Plain::Tcp(socket)) => {
-            End::watched(Watched::Tcp(tokio::net::TcpStream::from_std(socket).unwrap()))
-        }
-        EndIo::Plain(Plain::Unix(socket)) => {
-            End::watched(Watched::Unix(tokio::net::UnixStream::from_std(socket).unwrap()))
-        }
-        io => End { io, ..end },
-    }
-}
+use crate::bench::{Bench, Kind, wait};
 
 #[test]
 fn sockets_that_tokio_watches_join_as_others_do() {
@@ -27,8 +15,7 @@ fn sockets_that_tokio_watches_join_as_others_do() {
     for (left, right) in [(Kind::Unix, Kind::Tcp), (Kind::Unix, Kind::Stream), (Kind::Stream, Kind::Tcp)] {
         let (client, left_end) = bench.end(left);
         let (target, right_end) = bench.end(right);
-        let ends = (watched(&bench, left_end), watched(&bench, right_end));
-        let mut flow = bench.join((client, ends.0), (target, ends.1));
+        let mut flow = bench.join((client, left_end), (target, right_end));
         flow.client.write_all(b"question").unwrap();
         flow.client.finish();
         let mut question = String::new();
@@ -44,11 +31,76 @@ fn sockets_that_tokio_watches_join_as_others_do() {
 
         let (client, left_end) = bench.end(left);
         let (target, right_end) = bench.end(right);
-        let ends = (watched(&bench, left_end), watched(&bench, right_end));
-        let mut flow = bench.join((client, ends.0), (target, ends.1));
+        let mut flow = bench.join((client, left_end), (target, right_end));
         flow.cancel.cancel();
         let ending = bench.ending(flow.ending);
         assert_eq!((ending.up, ending.down), (Finish::Cancelled, Finish::Cancelled));
         assert!(flow.target.read(&mut [0]).is_err(), "a TCP side sees a reset: {left:?} {right:?}");
     }
+}
+
+#[test]
+fn a_short_flow_needs_no_engine_thread_and_one_that_lasts_gets_one() {
+    let bench = Bench::new(EngineChoice::Auto);
+    let threads = || bench.splicer.snapshot().flows;
+    let echo = |flow: &mut crate::bench::Flow| {
+        flow.client.write_all(b"echo").unwrap();
+        flow.target.read_exact(&mut [0; 4]).unwrap();
+        flow.target.write_all(b"echo").unwrap();
+        flow.client.read_exact(&mut [0; 4]).unwrap();
+    };
+    let mut flow = bench.flow(Kind::Tcp, Kind::Tcp);
+    echo(&mut flow);
+    assert_eq!(threads(), 0);
+    // By its age, at its next byte.
+    std::thread::sleep(Duration::from_millis(150));
+    echo(&mut flow);
+    wait("an engine thread", || threads() == 1);
+    flow.client.finish();
+    flow.target.finish();
+    let ending = bench.ending(flow.ending);
+    assert!(ending.is_clean());
+    assert_eq!((ending.up_bytes, ending.down_bytes), (8, 8));
+    assert_eq!(threads(), 0);
+
+    // By its bytes, those included that its reader has not taken; and with one direction over already.
+    for over in [false, true] {
+        let mut flow = bench.flow(Kind::Tcp, Kind::Tcp);
+        if over {
+            flow.client.finish();
+            assert_eq!(flow.target.read(&mut [0]).unwrap(), 0);
+        }
+        let bytes = 64 << 20;
+        let sender = std::thread::spawn(move || {
+            flow.target.send_pattern(9, bytes);
+            flow.target.finish();
+            flow.target
+        });
+        wait("an engine thread", || threads() == 1);
+        std::thread::sleep(Duration::from_millis(50));
+        let (read, end) = flow.client.read_pattern(9);
+        end.unwrap();
+        if !over {
+            flow.client.finish();
+        }
+        drop(sender.join().unwrap());
+        let ending = bench.ending(flow.ending);
+        assert!(ending.is_clean(), "{ending:?}");
+        assert_eq!((read, ending.down_bytes), (bytes, bytes));
+        assert!(flow.meter.by(Direction::Down, Engine::Copy) < bytes, "bulk is spliced");
+    }
+}
+
+#[test]
+fn a_half_closed_flow_is_handed_on_by_a_timer_and_can_still_be_cancelled() {
+    let bench = Bench::new(EngineChoice::Auto);
+    let mut flow = bench.flow(Kind::Tcp, Kind::Tcp);
+    flow.client.finish();
+    assert_eq!(flow.target.read(&mut [0]).unwrap(), 0);
+    wait("an engine thread", || bench.splicer.snapshot().flows == 1);
+    flow.cancel.cancel();
+    let ending = bench.ending(flow.ending);
+    assert_eq!((ending.up, ending.down), (Finish::Clean, Finish::Cancelled));
+    assert!(flow.client.read(&mut [0]).is_err());
+    assert_eq!(bench.splicer.snapshot().flows, 0);
 }

@@ -12,7 +12,7 @@ use super::Security;
 use super::record::{self, LeaveError, RecordExact};
 use super::stream::{LaneStream, reset};
 use crate::flow::Path;
-use crate::splice::End;
+use crate::splice::{End, Watched};
 
 /// TLS over a socket that is read record by record.
 pub type Wire = TlsStream<RecordExact<TcpStream>>;
@@ -83,10 +83,7 @@ impl Lane {
         let wire = self.wire.take().ok_or(LeaveError::Unread)?;
         match self.security {
             Security::Encrypt => Ok((End::stream(LaneStream::new(*wire)), Path::LaneEncrypt)),
-            Security::Raw => {
-                let socket = record::leave(*wire)?.into_std().map_err(|_| LeaveError::Unread)?;
-                Ok((End::tcp(socket), Path::LaneRaw))
-            }
+            Security::Raw => Ok((End::watched(Watched::Tcp(record::leave(*wire)?)), Path::LaneRaw)),
         }
     }
 }

@@ -9,9 +9,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
+use super::EngineChoice;
+use super::direction::Event;
 use super::policy::{GREETING_WAIT, STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST};
 use super::stream::finish_of;
 use super::tokio_end::TokioEnd;
+use super::track::Track;
 use crate::flow::{self, Engine, Finish, Meter};
 
 /// The end that failed for good.
@@ -96,6 +99,30 @@ impl Half {
             Phase::Done(_) => false,
             _ => true,
         }
+    }
+
+    /// Whether an engine thread can go on from here: nothing failed, and the greeting was read.
+    pub(super) fn can_go_on(&self, to: &TokioEnd) -> bool {
+        match self.phase {
+            Phase::Move if self.source.is_none() && !self.failing => match self.settling {
+                Some(Settling { until, .. }) => Instant::now() >= until || to.unacknowledged() == 0,
+                None => true,
+            },
+            Phase::Done(finish) => finish == Finish::Clean,
+            _ => false,
+        }
+    }
+
+    /// What [`Half::can_go_on`] says yes to, for an engine thread. Bytes that were read and not written come along.
+    pub(super) fn into_track(mut self, engine: EngineChoice) -> Track {
+        let over = self.finish().is_some();
+        let waiting = self.buffer.split_off(self.written).freeze();
+        let mut track = Track::new(self.side, Bytes::new(), waiting, engine);
+        if over {
+            track.direction.step(Event::Eof);
+            track.direction.step(Event::Shut);
+        }
+        track
     }
 
     /// The source is dead: what it still gives is read, then its end is an abort.

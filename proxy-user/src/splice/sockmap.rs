@@ -60,6 +60,11 @@ impl KernelMap {
         self.early.lock().unwrap_or_else(PoisonError::into_inner).take(now)
     }
 
+    /// As [`KernelMap::affords_early`], for somebody who only wants to know.
+    pub(super) fn may_afford_early(&self, now: Instant) -> bool {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner).may(now)
+    }
+
     /// Bytes that may wait unsent for one direction: its share of the budget.
     pub(super) fn limit(&self) -> u32 {
         let share = self.budget.load(Ordering::Relaxed) / u64::from(self.sockmap.mapped().max(1));

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -13,13 +14,13 @@ use super::half::Half;
 use super::join::Join;
 use super::kernel::Sockmap;
 use super::pair::Pair;
-use super::policy::DIRECTIONS;
+use super::policy::{DIRECTIONS, STREAM_BUFFER_FIRST};
 use super::sockmap::KernelMap;
 use super::stats::{Fallback, Snapshot};
 use super::stream::{self, StreamCancel};
 use super::tokio_end::Unjoined;
 use super::track::Track;
-use super::{End, EndIo, EngineChoice, Plain, SpliceConfig, SpliceError};
+use super::{End, EndIo, EngineChoice, Plain, SpliceConfig, SpliceError, Watched};
 use crate::flow::{Direction, Meter};
 
 /// Joins ends. Cheap to clone.
@@ -73,10 +74,13 @@ impl Splicer {
 
     /// Joins the client's side `left` and the target's side `right`, and counts into `meter`.
     ///
-    /// Two plain sockets go to an engine thread. With a [`FlowStream`](super::FlowStream) the returned future
+    /// Two plain sockets go to an engine thread; those that tokio watches may stay there while the flow is a short
+    /// one. With a [`FlowStream`](super::FlowStream) the returned future
     /// itself copies, so it must be polled on a tokio runtime.
     pub fn join(&self, left: End, right: End, meter: Arc<Meter>) -> Join {
+        let brief = self.may_be_brief(&left.io, &right.io);
         let ends = match (left.io, right.io) {
+            (client, target) if brief => [Unjoined::new(client), Unjoined::new(target)],
             (client @ EndIo::Stream(_), target) | (client, target @ EndIo::Stream(_)) => {
                 [Unjoined::new(client), Unjoined::new(target)]
             }
@@ -93,11 +97,27 @@ impl Splicer {
         };
         let cancel = Arc::new(StreamCancel::default());
         let share = Share::take(&self.threads);
-        let most = share.grant.in_hand();
+        let most = share.grant.in_hand().min(if brief { STREAM_BUFFER_FIRST } else { usize::MAX });
         let up = Half::new(Direction::Up, right.greeting, left.early, most);
         let down = Half::new(Direction::Down, left.greeting, right.early, most);
-        let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone());
+        let lasting = brief.then(|| self.clone());
+        let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone(), lasting);
         Join::on_tokio(Box::pin(copy) as Pin<Box<_>>, cancel, meter)
+    }
+
+    /// Two sockets that tokio watches stay there while their flow may be a short one: handing them to a thread costs
+    /// more than moving what most flows have. Not where the kernel's map is to be entered before the first byte.
+    fn may_be_brief(&self, client: &EndIo, target: &EndIo) -> bool {
+        let (EndIo::Watched(client), EndIo::Watched(target)) = (client, target) else { return false };
+        let early = matches!((client, target), (Watched::Unix(_), Watched::Tcp(_)))
+            && self.threads.crew().map.as_ref().is_some_and(|map| map.may_afford_early(Instant::now()));
+        self.engine() == EngineChoice::Auto && !early
+    }
+
+    /// A flow that began on tokio, from where its halves are.
+    pub(super) fn go_on(&self, ends: [Plain; 2], halves: [Half; 2], meter: Arc<Meter>) -> Join {
+        let engine = self.engine();
+        self.join_plain(ends, halves.map(|half| half.into_track(engine)), meter)
     }
 
     fn join_plain(&self, ends: [Plain; 2], tracks: [Track; 2], meter: Arc<Meter>) -> Join {

@@ -1,4 +1,4 @@
-//! The copy on tokio, for joins in which an end is no plain socket.
+//! The copy on tokio, for joins in which an end is no plain socket, and for the begin of others.
 //!
 //! One future moves both directions. A direction reads until the source has no more or its buffer is full, then
 //! writes in one piece: a TLS end turns large writes into full records, and a read of one record at a time would
@@ -15,6 +15,8 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
+use super::Splicer;
+use super::brief::{self, Brief};
 use super::crew::Share;
 use super::half::{Half, Lost};
 use super::policy::{ABORT_WAIT, LOOK_AFTER};
@@ -34,35 +36,40 @@ impl StreamCancel {
         self.waker.wake();
     }
 
-    fn poll(&self, context: &mut Context<'_>) -> bool {
+    pub(super) fn poll(&self, context: &mut Context<'_>) -> bool {
         self.waker.register(context.waker());
         self.cancelled.load(Ordering::Acquire)
     }
 }
 
-/// Copies until both directions ended; aborts both ends unless both ended cleanly.
+/// Why a copy stopped.
+enum Stop {
+    Over,
+    Cancelled,
+    /// It is for an engine thread to go on.
+    Lasting,
+}
+
+/// Copies until both directions ended; aborts both ends unless both ended cleanly. With a splicer the ends are clear
+/// sockets, and a flow that turns out to be no short one is left to that.
 pub(super) async fn join(
     ends: [Unjoined; 2],
     [up, down]: [Half; 2],
     share: Share,
     meter: Arc<Meter>,
     cancel: Arc<StreamCancel>,
+    splicer: Option<Splicer>,
 ) -> Ending {
-    let ending = |up, down| Ending {
-        up,
-        down,
-        up_bytes: meter.total(Direction::Up),
-        down_bytes: meter.total(Direction::Down),
-    };
     let [left, right] = ends;
     let (left, right) = match (left.begin(share.grant), right.begin(share.grant)) {
         (Ok(left), Ok(right)) => (left, right),
         (Err(error), _) | (_, Err(error)) => {
             let finish = finish_of(&error);
-            return ending(finish, finish);
+            return ending(&meter, finish, finish);
         }
     };
-    let mut copy = Copy {
+    let mut running = Running(Some(Copy {
+        brief: splicer.is_some().then(Brief::new),
         ends: [left, right],
         halves: [up, down],
         broken: [false; 2],
@@ -71,23 +78,53 @@ pub(super) async fn join(
         stall: None,
         clean: false,
         cut: false,
-    };
-    let cancelled = poll_fn(|context| {
-        if cancel.poll(context) { Poll::Ready(true) } else { copy.poll(context, &meter).map(|()| false) }
+    }));
+    let stop = poll_fn(|context| match &mut running.0 {
+        _ if cancel.poll(context) => Poll::Ready(Stop::Cancelled),
+        Some(copy) => copy.poll(context, &meter),
+        None => Poll::Ready(Stop::Over),
     })
     .await;
+    if let (Stop::Lasting, Some(splicer)) = (&stop, splicer)
+        && let Some(Copy { ends, halves, .. }) = running.0.take()
+    {
+        drop(share);
+        return brief::go_on(&splicer, ends, halves, &meter, &cancel).await.unwrap_or_else(|| lost(&meter));
+    }
+    let Some(copy) = &mut running.0 else { return lost(&meter) };
     let finish = |half: &Half| half.finish().unwrap_or(Finish::Cancelled);
     let (up, down) = (finish(&copy.halves[0]), finish(&copy.halves[1]));
     copy.clean = up == Finish::Clean && down == Finish::Clean;
-    if (!copy.clean || copy.cut) && !cancelled {
+    if (!copy.clean || copy.cut) && matches!(stop, Stop::Over) {
         copy.part().await;
     }
-    drop(copy);
+    drop(running);
     drop(share);
-    ending(up, down)
+    ending(&meter, up, down)
+}
+
+fn ending(meter: &Meter, up: Finish, down: Finish) -> Ending {
+    Ending { up, down, up_bytes: meter.total(Direction::Up), down_bytes: meter.total(Direction::Down) }
+}
+
+fn lost(meter: &Meter) -> Ending {
+    ending(meter, Finish::Aborted, Finish::Aborted)
+}
+
+/// A copy that is an abort for both peers when it is dropped before it ended cleanly. Empty once another goes on.
+struct Running(Option<Copy>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(copy) = self.0.as_mut().filter(|copy| !copy.clean) {
+            copy.ends.iter_mut().for_each(TokioEnd::abort);
+        }
+    }
 }
 
 struct Copy {
+    /// None of a flow that is tokio's for good.
+    brief: Option<Brief>,
     ends: [TokioEnd; 2],
     halves: [Half; 2],
     broken: [bool; 2],
@@ -108,17 +145,9 @@ struct Look {
     moved: u64,
 }
 
-impl Drop for Copy {
-    fn drop(&mut self) {
-        if !self.clean {
-            self.ends.iter_mut().for_each(TokioEnd::abort);
-        }
-    }
-}
-
 impl Copy {
-    /// Ready when both directions ended.
-    fn poll(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<()> {
+    /// Ready when both directions ended, or are to go on elsewhere.
+    fn poll(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<Stop> {
         let mut again = true;
         while std::mem::take(&mut again) {
             for t in 0..2 {
@@ -140,13 +169,34 @@ impl Copy {
             }
         }
         if self.halves.iter().all(|half| half.finish().is_some()) {
-            return Poll::Ready(());
+            return Poll::Ready(Stop::Over);
+        }
+        if self.poll_brief(context, meter).is_ready() {
+            return Poll::Ready(Stop::Lasting);
         }
         if self.poll_peers(context, meter).is_pending() {
             ready!(self.poll_stall(context, meter));
         }
         self.halves.iter_mut().for_each(|half| half.destination_broke(Finish::Aborted));
-        Poll::Ready(())
+        Poll::Ready(Stop::Over)
+    }
+
+    /// Ready when the flow is no short one, and at a place from where an engine thread can go on.
+    fn poll_brief(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<()> {
+        let waits = self.waits();
+        let Some(brief) = &mut self.brief else { return Poll::Pending };
+        ready!(brief.poll_over(context, meter, waits));
+        let [left, right] = &self.ends;
+        let goes_on = self.broken == [false; 2]
+            && !self.cut
+            && self.halves[0].can_go_on(right)
+            && self.halves[1].can_go_on(left);
+        if goes_on { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// A direction is held up by its destination, or over.
+    fn waits(&self) -> bool {
+        self.halves.iter().any(|half| half.finish().is_some() || half.is_held_up())
     }
 
     /// A side is dead; false when that was known.
@@ -162,8 +212,8 @@ impl Copy {
     /// Looks after the peers while a direction is held up or over. Ready when the client is gone for good and
     /// nothing moves any more.
     fn poll_peers(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<()> {
-        let busy = self.halves.iter().all(|half| half.finish().is_none() && !half.is_held_up());
-        if busy {
+        let timed = self.brief.as_ref().is_some_and(Brief::is_timed);
+        if timed || !self.waits() {
             return Poll::Pending;
         }
         let moved = meter.total(Direction::Up) + meter.total(Direction::Down);
@@ -230,7 +280,7 @@ impl Copy {
     }
 }
 
-trait PollElapsed {
+pub(super) trait PollElapsed {
     fn poll_elapsed(self, context: &mut Context<'_>) -> Poll<()>;
 }
 

@@ -87,6 +87,15 @@ impl TokioEnd {
         }
     }
 
+    /// A clear socket, out of tokio; none where it cannot leave.
+    pub(super) fn into_plain(self) -> Option<Plain> {
+        match self {
+            TokioEnd::Tcp(socket) => socket.into_std().ok().map(Plain::Tcp),
+            TokioEnd::Unix(socket) => socket.into_std().ok().map(Plain::Unix),
+            TokioEnd::Stream(_) => None,
+        }
+    }
+
     pub(super) fn is_unix(&self) -> bool {
         matches!(self, TokioEnd::Unix(_))
     }

@@ -20,7 +20,7 @@ use crate::net::cipher::TlsPolicy;
 use crate::net::connect::Connector;
 use crate::net::listener::TcpListener;
 use crate::net::tls::{ClientEndpoint, ClientTls, ServerTls};
-use crate::splice::{End, EndIo, FlowStream, Plain};
+use crate::splice::{End, EndIo, FlowStream, Watched};
 
 pub(super) const SOON: Duration = Duration::from_secs(30);
 
@@ -161,9 +161,9 @@ pub(super) enum Io {
 impl Io {
     pub(super) fn of(end: End) -> Io {
         match end.io {
-            EndIo::Plain(Plain::Tcp(socket)) => Io::Plain(TcpStream::from_std(socket).unwrap()),
+            EndIo::Watched(Watched::Tcp(socket)) => Io::Plain(socket),
             EndIo::Stream(stream) => Io::Stream(stream),
-            EndIo::Watched(_) | EndIo::Plain(Plain::Unix(_)) => panic!("a lane is no Unix socket"),
+            EndIo::Watched(Watched::Unix(_)) | EndIo::Plain(_) => panic!("a lane stays in tokio"),
         }
     }
 

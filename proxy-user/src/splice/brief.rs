@@ -1,0 +1,75 @@
+//! Flows of two clear sockets while they may be short ones: they stay on tokio, where their dial was.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::half::Half;
+use super::policy::{BRIEF_BYTES, BRIEF_TIME};
+use super::stream::{PollElapsed, StreamCancel};
+use super::tokio_end::TokioEnd;
+use super::{Plain, Splicer};
+use crate::flow::{Direction, Ending, Meter};
+
+/// A flow may yet be a short one.
+pub(super) struct Brief {
+    until: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Brief {
+    pub(super) fn new() -> Brief {
+        Brief { until: Instant::now() + BRIEF_TIME, timer: None }
+    }
+
+    fn is_fresh(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// The flow will be looked at again soon, whatever its ends do.
+    pub(super) fn is_timed(&self) -> bool {
+        self.timer.is_some() && self.is_fresh()
+    }
+
+    /// Ready when the flow is no short one: at its next byte, or by a timer while a direction `waits` for its
+    /// destination or is over, since an engine thread sees more of the peers then.
+    pub(super) fn poll_over(&mut self, context: &mut Context<'_>, meter: &Meter, waits: bool) -> Poll<()> {
+        let moved = meter.total(Direction::Up) + meter.total(Direction::Down);
+        if moved >= BRIEF_BYTES || !self.is_fresh() {
+            return Poll::Ready(());
+        }
+        if !waits {
+            return Poll::Pending;
+        }
+        let until = self.until;
+        self.timer.get_or_insert_with(|| Box::pin(sleep_until(until))).as_mut().poll_elapsed(context)
+    }
+}
+
+/// The rest of a flow, on an engine thread; none when its sockets cannot leave tokio.
+pub(super) async fn go_on(
+    splicer: &Splicer,
+    ends: [TokioEnd; 2],
+    halves: [Half; 2],
+    meter: &Arc<Meter>,
+    cancel: &StreamCancel,
+) -> Option<Ending> {
+    let ends = match ends.map(TokioEnd::into_plain) {
+        [Some(client), Some(target)] => [client, target],
+        ends => {
+            ends.iter().flatten().for_each(Plain::abort_on_close);
+            return None;
+        }
+    };
+    let mut join = splicer.go_on(ends, halves, meter.clone());
+    let ending = poll_fn(|context| {
+        if cancel.poll(context) {
+            join.cancel();
+        }
+        Pin::new(&mut join).poll(context)
+    });
+    Some(ending.await)
+}
