@@ -1,5 +1,6 @@
 //! One lane before it carries a flow, as either side holds it.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -49,8 +50,8 @@ impl Lane {
     /// bare FIN, for the flow's.
     pub(super) fn engage(&mut self) {
         self.engaged = true;
-        // From the next answer on there may be bytes of the flow behind a message.
-        if let Some(wire) = self.wire.as_deref_mut() {
+        // From the next answer on there may be bytes of the flow behind a message, and in clear they are not TLS'.
+        if let Some(wire) = self.wire.as_deref_mut().filter(|_| self.security == Security::Raw) {
             wire.get_mut().0.read_exactly();
         }
     }
@@ -108,9 +109,8 @@ pub(super) async fn disturbed(lane: &mut Lane) {
 
 /// Up to a quarter less than `duration`, so that what began together does not end together.
 pub(super) fn jitter(duration: Duration) -> Duration {
-    let mut bytes = [0; 4];
-    // Without random bytes everything ends together, which works too.
-    let _ = getrandom::fill(&mut bytes);
-    let share = f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX);
+    // Its keys are others each time, without a system call.
+    let random = RandomState::new().build_hasher().finish();
+    let share = random as f64 / u64::MAX as f64;
     duration.mul_f64(1.0 - share / 4.0)
 }

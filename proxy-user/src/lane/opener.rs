@@ -107,7 +107,8 @@ impl Stream {
                 return;
             };
             let ended = self.ended.clone();
-            tokio::spawn(ended.run_until_cancelled_owned(self.clone().run(slot)));
+            // On the heap at once: the state of a handshake is large, and a task is moved about before it runs.
+            tokio::spawn(ended.run_until_cancelled_owned(Box::pin(self.clone().run(slot))));
         }
     }
 

@@ -82,6 +82,7 @@ impl<S> RecordExact<S> {
 
     /// From here on reads may span records: for a connection that stays in TLS to its end.
     pub fn pass_through(&mut self) {
+        self.io.read_ahead(false);
         self.at = At::Through;
     }
 

@@ -13,11 +13,11 @@ const LINE_MAX: usize = 16 << 10;
 static PID: LazyLock<u32> = LazyLock::new(std::process::id);
 
 pub(super) fn line(event: &Event<'_>, skip_header: bool, directories: bool) -> String {
-    let mut text = String::with_capacity(160);
+    let mut text = String::with_capacity(320);
     if !skip_header {
         header(event.metadata(), directories, SystemTime::now(), &mut text);
     }
-    let mut words = Words { message: String::new(), fields: String::new() };
+    let mut words = Words { message: String::new(), fields: String::with_capacity(160) };
     event.record(&mut words);
     text.push_str(&words.message);
     text.push_str(&words.fields);
@@ -30,7 +30,9 @@ pub(super) fn line(event: &Event<'_>, skip_header: bool, directories: bool) -> S
         text.push('…');
     }
     // One event, one line: a peer's text must not be able to forge a line.
-    let mut text = text.replace(['\n', '\r'], " ");
+    if text.contains(['\n', '\r']) {
+        text = text.replace(['\n', '\r'], " ");
+    }
     text.push('\n');
     text
 }

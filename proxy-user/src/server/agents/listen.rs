@@ -99,7 +99,8 @@ async fn accept(
         let (under_way, given_up) = oneshot::channel();
         oldest_first.push_back(under_way);
         let (tls, lanes, control) = (tls.clone(), lanes.clone(), control.clone());
-        tokio::spawn(async move {
+        // On the heap at once: the state of a handshake is large, and a task is moved about before it runs.
+        tokio::spawn(Box::pin(async move {
             let remote = accepted.remote;
             let shaken = tokio::select! {
                 shaken = lane::handshake(&tls, lanes.as_ref(), accepted, HANDSHAKE) => shaken,
@@ -109,7 +110,7 @@ async fn accept(
                 Ok(accepted) => sort(accepted, lanes, control).await,
                 Err(error) => tracing::debug!(from = %remote, %error, "No TLS on the agents' port"),
             }
-        });
+        }));
     }
 }
 
