@@ -1,12 +1,13 @@
 //! Peers that are gone, and others that never notice.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use proxy_user::flow::Finish;
-use proxy_user::splice::{EngineChoice, SpliceConfig};
+use proxy_user::splice::{EngineChoice, Fallback, SpliceConfig};
 
-use crate::bench::{Bench, Kind, Outer};
+use crate::bench::{Bench, Kind, Outer, mappable};
 
 const ORPHAN_AFTER: Duration = Duration::from_millis(300);
 
@@ -100,4 +101,29 @@ fn a_dead_source_behind_a_stalled_reader_ends_the_flow() {
         assert!(since.elapsed() < Duration::from_secs(10), "{left:?} {right:?}: {:?}", since.elapsed());
         drop(flow.target);
     }
+}
+
+/// Its shutdown takes our socket out of the kernel's map, and nobody is told.
+#[test]
+fn what_a_client_sends_that_reads_no_more_arrives_all_the_same() {
+    if !mappable() {
+        return;
+    }
+    const BYTES: u64 = 3 << 20;
+    let bench = Bench::new(EngineChoice::Sockmap);
+    let mut flow = bench.flow(Kind::Unix, Kind::Tcp);
+    let Outer::Unix(client) = &flow.client else { unreachable!("a Unix end") };
+    client.shutdown(Shutdown::Read).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            flow.client.send_pattern(7, BYTES);
+            flow.client.finish();
+        });
+        let (bytes, end) = flow.target.read_pattern(7);
+        end.unwrap();
+        assert_eq!(bytes, BYTES);
+    });
+    flow.target.finish();
+    assert!(bench.ending(flow.ending).is_clean());
+    assert_eq!(bench.splicer.snapshot().fallbacks(Fallback::Evicted), 1);
 }

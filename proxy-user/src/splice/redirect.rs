@@ -15,6 +15,19 @@ use super::track::{Link, Lost, Track};
 use super::worker::Turn;
 use crate::flow::{Engine, Finish};
 
+/// Bytes of a Unix source that nobody redirects and nobody counts, from one look to the next: the peer's shutdown took
+/// the socket out of its map. One look is no proof, since bytes lie unread for an instant before each verdict.
+#[derive(Debug, Default)]
+struct Unread(Option<u64>);
+
+impl Unread {
+    /// `seen`: what the verdict had seen when bytes were found unread. Returns it once it is the same as before.
+    fn look(&mut self, seen: Option<u64>) -> Option<u64> {
+        let before = std::mem::replace(&mut self.0, seen);
+        seen.filter(|_| before == seen)
+    }
+}
+
 /// What a mapped direction remembers beside its counts.
 #[derive(Debug, Default)]
 pub(super) struct Times {
@@ -29,8 +42,10 @@ pub(super) struct Times {
     misplaced: bool,
     /// Asked to leave.
     leaving: bool,
-    /// The socket is in no map any more: its bytes are read as of any other.
-    evicted: bool,
+    unread: Unread,
+    /// The socket is in no map any more: its bytes are read as of any other. The verdict had seen so many, and sees
+    /// no other.
+    evicted: Option<u64>,
 }
 
 impl Track {
@@ -175,7 +190,7 @@ impl Track {
     /// Lets the kernel move the bytes again; until when to wait if it may not yet.
     pub(super) fn resume(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<Option<Instant>, Lost> {
         let Some(in_map) = &self.in_map else { return self.step(Event::NotResumed).map(|()| None) };
-        if self.times.evicted {
+        if self.times.evicted.is_some() {
             return self.step(Event::NotResumed).map(|()| None);
         }
         if in_map.mapped().waiting() > 0 {
@@ -211,7 +226,7 @@ impl Track {
     /// Whether the source's end must wait for passed bytes, and until when.
     pub(super) fn waits_for_passed(&mut self, now: Instant) -> Result<Option<Instant>, Lost> {
         let waiting = self.in_map.as_ref().is_some_and(|in_map| in_map.mapped().waiting() > 0);
-        if !waiting || self.times.evicted {
+        if !waiting || self.times.evicted.is_some() {
             return Ok(None);
         }
         self.lag(now).map(Some)
@@ -248,14 +263,16 @@ impl Track {
             distrust(in_map, &violation, turn.stats);
             return false;
         }
-        // Bytes that nobody redirects and nobody counts: the peer's shutdown took the socket out of its map.
-        let unix_waiting =
-            link.from.is_unix() && super::kernel::sock::readable(link.from).is_ok_and(|bytes| bytes > 0);
-        if unix_waiting && self.direction.is_redirecting() {
-            turn.stats.fell_back(Fallback::Evicted);
-            self.times.evicted = true;
-            in_map.mapped().pass();
-            self.direction.step(Event::Overflowed);
+        if let Some(before) = self.times.evicted {
+            return before == in_map.seen();
+        }
+        if link.from.is_unix() && self.direction.is_redirecting() {
+            let unread = super::kernel::sock::readable(link.from).is_ok_and(|bytes| bytes > 0);
+            self.times.evicted = self.times.unread.look(unread.then(|| in_map.seen()));
+            if self.times.evicted.is_some() {
+                turn.stats.fell_back(Fallback::Evicted);
+                self.direction.step(Event::Overflowed);
+            }
         }
         true
     }
@@ -278,7 +295,10 @@ impl Track {
         let redirected = in_map.take_redirected();
         link.meter.add(self.side, Engine::Sockmap, redirected);
         stats.trimmed.fetch_add(in_map.mapped().counts().trimmed, Ordering::Relaxed);
-        let clean = self.direction.finish() == Some(Finish::Clean) && !self.times.evicted;
+        if let Some(before) = self.times.evicted {
+            return before == in_map.seen();
+        }
+        let clean = self.direction.finish() == Some(Finish::Clean);
         let stage = if clean { Stage::Ended } else { Stage::Moving };
         let Err(violation) = in_map.check(link.from, link.to, stage) else { return true };
         distrust(in_map, &violation, stats);
@@ -291,4 +311,19 @@ fn distrust(in_map: &InMap, violation: &Violation, stats: &Stats) {
     let counts = in_map.mapped().counts();
     tracing::error!(%violation, ?counts, "sockmap cannot be trusted on this kernel; new flows use splice(2) and copy");
     in_map.distrust();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Unread;
+
+    #[test]
+    fn only_what_stays_unread_while_no_verdict_runs_was_evicted() {
+        let mut unread = Unread::default();
+        for (seen, evicted) in
+            [(Some(10), None), (None, None), (Some(10), None), (Some(30), None), (Some(30), Some(30))]
+        {
+            assert_eq!(unread.look(seen), evicted, "{seen:?}");
+        }
+    }
 }

@@ -181,6 +181,12 @@ impl InMap {
         fresh
     }
 
+    /// Bytes that the verdict has seen, whatever it decided.
+    pub(super) fn seen(&self) -> u64 {
+        let counts = self.mapped.counts();
+        counts.redirected + counts.passed
+    }
+
     /// Wants to leave; with a higher limit it is more often in redirect, from where it can.
     pub(super) fn ask_to_leave(&self) {
         self.mapped.set_limit(self.limit().saturating_mul(2));
