@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proxy_user::flow::{Direction, Engine};
 use proxy_user::splice::{EngineChoice, Fallback};
 
-use crate::bench::{Bench, Kind, mappable, wait};
+use crate::bench::{Bench, Kind, Outer, mappable, wait};
 use crate::pattern;
 
 /// Small messages there and back, slowly, for longer than the policy waits before it believes them.
@@ -110,5 +110,51 @@ fn the_tail_of_a_steady_sender_does_not_wait_for_more() {
         assert!(flow.meter.by(Direction::Down, Engine::Splice) > STEADY);
         client.finish();
         assert!(bench.ending(flow.ending).is_clean());
+    }
+}
+
+/// Sends so many bytes one way, then that way's end.
+fn send_all(from: &mut Outer, to: &mut Outer, count: u64) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            from.send_pattern(3, count);
+            from.finish();
+        });
+        let (bytes, end) = to.read_pattern(3);
+        end.unwrap();
+        assert_eq!(bytes, count);
+    });
+}
+
+#[test]
+fn what_comes_from_a_unix_socket_is_copied_and_mapped_only_on_request() {
+    const BYTES: u64 = 64 << 20;
+    let mappable = mappable();
+    for (engine, up, down) in [
+        (EngineChoice::Auto, Engine::Copy, Engine::Splice),
+        (EngineChoice::Splice, Engine::Splice, Engine::Splice),
+        (EngineChoice::Sockmap, Engine::Sockmap, Engine::Splice),
+    ] {
+        if engine == EngineChoice::Sockmap && !mappable {
+            continue;
+        }
+        let bench = Bench::new(engine);
+        let flow = bench.flow(Kind::Unix, Kind::Tcp);
+        let (mut client, mut target) = (flow.client, flow.target);
+        chat(&mut client, &mut target);
+        send_all(&mut client, &mut target, BYTES);
+        send_all(&mut target, &mut client, BYTES);
+        let ending = bench.ending(flow.ending);
+        assert!(ending.is_clean(), "{engine}: {ending:?}");
+        let (upward, downward) = (flow.meter.by(Direction::Up, up), flow.meter.by(Direction::Down, down));
+        assert!(
+            upward >= BYTES && downward > BYTES / 2,
+            "{engine}: {upward} by {up:?}, {downward} by {down:?}"
+        );
+        assert_eq!(
+            bench.splicer.snapshot().promotions,
+            u64::from(engine == EngineChoice::Sockmap),
+            "{engine}"
+        );
     }
 }

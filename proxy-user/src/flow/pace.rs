@@ -18,19 +18,14 @@ impl Pace {
 
     /// Whether it may happen once more; then it counts.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let may = self.may(now);
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = (self.left + passed * self.per_second).min(self.burst);
+        self.at = self.at.max(now);
+        let may = self.left >= 1.0;
         if may {
             self.left -= 1.0;
         }
         may
-    }
-
-    /// Whether it may happen, for somebody who does not do it.
-    pub(crate) fn may(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.left = (self.left + passed * self.per_second).min(self.burst);
-        self.at = self.at.max(now);
-        self.left >= 1.0
     }
 
     /// How long after the last [`Pace::take`] the next may succeed.
@@ -50,9 +45,7 @@ mod tests {
         let taken = |pace: &mut Pace, at| (0..100).filter(|_| pace.take(at)).count();
         assert_eq!(taken(&mut pace, start), 3);
         assert_eq!(taken(&mut pace, start + Duration::from_millis(90)), 0);
-        assert!(pace.may(start + Duration::from_millis(250)));
         assert_eq!(taken(&mut pace, start + Duration::from_millis(250)), 2);
-        assert!(!pace.may(start + Duration::from_millis(250)));
         // A clock that was read earlier neither gives nor takes.
         assert_eq!(taken(&mut pace, start), 0);
         assert_eq!(taken(&mut pace, start + Duration::from_secs(60)), 3);

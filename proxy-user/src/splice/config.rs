@@ -11,7 +11,7 @@ use super::policy::{CALM_AFTER, ORPHAN_AFTER};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum EngineChoice {
-    /// Start in copy, move bulk to splice(2), promote what stays small or rare to sockmap.
+    /// Start in copy; from a TCP socket move bulk to splice(2), promote what stays small or rare to sockmap.
     #[default]
     Auto = 0,
     /// sockmap from the first byte wherever the ends allow it.

@@ -42,11 +42,6 @@ pub(super) const SPLICE_QUANTUM: usize = 256 << 10;
 /// A pipe takes one quantum. Also the unit of the pool's byte budget.
 pub(super) const PIPE_BYTES: usize = SPLICE_QUANTUM;
 
-/// Unix sources that `auto` maps before their first byte: so many at once, then so many in a second. Entering and
-/// leaving costs about ten system calls, and who opens flows faster than this opens short ones.
-pub(super) const EARLY_BURST: u32 = 32;
-pub(super) const EARLY_PER_SECOND: u32 = 16;
-
 /// Empty pipes kept for the next bulk direction; making one costs three system calls.
 pub(super) const PIPES_KEPT: usize = 32;
 

@@ -11,9 +11,8 @@ use super::Plain;
 use super::budget::Grant;
 use super::control::Control;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
-use super::policy::{EARLY_BURST, EARLY_PER_SECOND, LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST};
+use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST};
 use super::stats::{Fallback, Stats};
-use crate::flow::Pace;
 
 /// Loaded programs, shared by all engine threads.
 pub(super) struct KernelMap {
@@ -22,8 +21,6 @@ pub(super) struct KernelMap {
     owners: Mutex<HashMap<SlotId, Arc<Control>>>,
     /// Flows with a direction that wants to leave, and when the kernel was last asked to let them.
     leavers: Mutex<(Vec<Arc<Control>>, Option<Instant>)>,
-    /// Entries before the first byte.
-    early: Mutex<Pace>,
     trusted: AtomicBool,
     budget: AtomicU64,
     flow_most: u64,
@@ -35,7 +32,6 @@ impl KernelMap {
             sockmap,
             owners: Mutex::new(HashMap::new()),
             leavers: Mutex::new((Vec::new(), None)),
-            early: Mutex::new(Pace::new(EARLY_BURST, EARLY_PER_SECOND, Instant::now())),
             trusted: AtomicBool::new(true),
             budget: AtomicU64::new(budget),
             flow_most,
@@ -53,16 +49,6 @@ impl KernelMap {
     /// The kernel was caught at a wrong count: no new direction enters.
     pub(super) fn distrust(&self) {
         self.trusted.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether one more flow may enter before its first byte, without knowing what it will be.
-    pub(super) fn affords_early(&self, now: Instant) -> bool {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner).take(now)
-    }
-
-    /// As [`KernelMap::affords_early`], for somebody who only wants to know.
-    pub(super) fn may_afford_early(&self, now: Instant) -> bool {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner).may(now)
     }
 
     /// Bytes that may wait unsent for one direction: its share of the budget.

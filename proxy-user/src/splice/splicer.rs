@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -20,7 +19,7 @@ use super::stats::{Fallback, Snapshot};
 use super::stream::{self, StreamCancel};
 use super::tokio_end::Unjoined;
 use super::track::Track;
-use super::{End, EndIo, EngineChoice, Plain, SpliceConfig, SpliceError, Watched};
+use super::{End, EndIo, EngineChoice, Plain, SpliceConfig, SpliceError};
 use crate::flow::{Direction, Meter};
 
 /// Joins ends. Cheap to clone.
@@ -106,12 +105,10 @@ impl Splicer {
     }
 
     /// Two sockets that tokio watches stay there while their flow may be a short one: handing them to a thread costs
-    /// more than moving what most flows have. Not where the kernel's map is to be entered before the first byte.
+    /// more than moving what most flows have. Forced engines move every byte themselves.
     fn may_be_brief(&self, client: &EndIo, target: &EndIo) -> bool {
-        let (EndIo::Watched(client), EndIo::Watched(target)) = (client, target) else { return false };
-        let early = matches!((client, target), (Watched::Unix(_), Watched::Tcp(_)))
-            && self.threads.crew().map.as_ref().is_some_and(|map| map.may_afford_early(Instant::now()));
-        self.engine() == EngineChoice::Auto && !early
+        matches!((client, target), (EndIo::Watched(_), EndIo::Watched(_)))
+            && self.engine() == EngineChoice::Auto
     }
 
     /// A flow that began on tokio, from where its halves are.

@@ -60,6 +60,8 @@ pub fn hop_sentence(hop: Hop, security: LaneSecurity, now: InForce, abilities: &
     }
     let sockmap = if hop == Hop::Agent { &abilities.sockmap_tcp } else { &abilities.sockmap_unix };
     let allowed = |engine: &str| match now.engine {
+        // What comes from a Unix socket is mapped only on request.
+        EngineChoice::Auto if hop == Hop::ServerUnix => engine == "splice",
         EngineChoice::Auto | EngineChoice::Sockmap => true,
         EngineChoice::Splice => engine == "splice",
         EngineChoice::Copy => false,
@@ -117,6 +119,11 @@ mod tests {
                 sentence(Hop::Agent, LaneSecurity::Raw, Auto, on),
                 "splice, copy move",
                 "no sockmap: CAP_BPF is missing",
+            ),
+            (
+                sentence(Hop::ServerUnix, LaneSecurity::Raw, Auto, on),
+                "then splice, copy move",
+                "no sockmap: engine is auto",
             ),
             (
                 sentence(Hop::ServerUnix, LaneSecurity::Raw, Copy, on),
