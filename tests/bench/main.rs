@@ -41,7 +41,7 @@ enum Command {
     Integrity(integrity::Options),
     /// Show what our two hops do with real bytes, beside a direct connection.
     Demo(Options),
-    /// Name the scenarios.
+    /// Name the scenarios and what each takes.
     List,
     /// Be one hop that is nothing but the splice engine (what the join routes consist of).
     #[command(hide = true)]
@@ -98,8 +98,10 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Demo(options) => demo::run(options),
         Command::List => {
             for scenario in scenario::ALL {
-                println!("{:<12} {}", scenario.name, scenario.about);
+                println!("{:<12} {:>4} s  {}", scenario.name, scenario.seconds, scenario.about);
             }
+            let all: u32 = scenario::ALL.iter().map(|scenario| scenario.seconds).sum();
+            println!("{:<12} {all:>4} s  with five rounds, on two cores", "all");
             Ok(ExitCode::SUCCESS)
         }
         Command::Relay(Relay { listen, to, pages, engine, buffer_budget }) => {

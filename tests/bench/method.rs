@@ -53,11 +53,6 @@ impl Samples {
         self.values.get(route).and_then(|metrics| metrics.get(metric)).map_or(&[], Vec::as_slice)
     }
 
-    /// What carried the bytes of a route.
-    pub fn shares_of(&self, route: &str) -> Shares {
-        self.shares.get(route).cloned().unwrap_or_default()
-    }
-
     /// A line of the table: the metric on every route.
     pub fn line(&self, figure: &str, metric: &'static str, unit: &'static str) -> Line {
         let values = self
@@ -138,6 +133,12 @@ impl Line {
 
     pub fn with_ratio(mut self, ratio: Option<(String, Spread)>) -> Line {
         self.ratios.extend(ratio);
+        self
+    }
+
+    /// What carried the bytes stands at another line already.
+    pub fn without_shares(mut self) -> Line {
+        self.shares.clear();
         self
     }
 

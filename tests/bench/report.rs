@@ -99,7 +99,10 @@ impl Report {
         let results = self.out.join("results.json");
         fs::write(&results, serde_json::to_string_pretty(&self.as_json())?)?;
         let drawing = self.out.join("results.svg");
-        fs::write(&drawing, picture::draw(self.lines.iter().map(|(_, line)| line), self.noisy))?;
+        fs::write(
+            &drawing,
+            picture::draw(self.lines.iter().map(|(scenario, line)| (*scenario, line)), self.noisy),
+        )?;
         println!("   {} and {}", results.display(), drawing.display());
         let held = self.show_only || missed.is_empty();
         Ok(if held && self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -168,12 +171,41 @@ fn gate_in_words(gate: &Gate) -> String {
     }
 }
 
-/// Three significant digits.
+/// Three significant digits, thousands set apart.
 pub fn short(value: f64) -> String {
     let digits = match value.abs() {
+        size if size >= 999.5 => {
+            let whole = value.round() as i64;
+            let (above, below) = (whole / 1000, (whole % 1000).abs());
+            return format!(
+                "{},{below:03}",
+                if above.abs() < 1000 { above.to_string() } else { short(above as f64) }
+            );
+        }
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
         _ => 2,
     };
     format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short;
+
+    #[test]
+    fn figures_are_short() {
+        let cases = [
+            (0.004, "0.00"),
+            (9.5, "9.50"),
+            (12.34, "12.3"),
+            (-160.4, "-160"),
+            (999.6, "1,000"),
+            (5503.2, "5,503"),
+            (1234567.0, "1,234,567"),
+        ];
+        for (value, words) in cases {
+            assert_eq!(short(value), words);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::Plain;
 use super::budget::Grant;
 use super::control::Control;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
-use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST};
+use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX};
 use super::stats::{Fallback, Stats};
 
 /// Loaded programs, shared by all engine threads.
@@ -82,13 +82,13 @@ impl KernelMap {
         std::mem::take(&mut leavers.0)
     }
 
-    /// Makes the destination's send buffer hold what the limit lets wait beside what is in flight, and bounds
-    /// what userspace may put there unsent.
-    fn widen(&self, to: &Plain, limit: u32) {
+    /// Makes the destination's send buffer hold what may wait `unsent` beside what is in flight, and bounds what
+    /// anybody may put there unsent.
+    fn widen(&self, to: &Plain, unsent: u32) {
         if let Plain::Tcp(socket) = to {
             // Without the right, or on a dying socket, the kernel's own size stays: slower, not wrong.
             let _ = sock::force_send_buffer(socket, (self.flow_most / 2).min(i32::MAX as u64 / 2) as u32);
-            let _ = SockRef::from(socket).set_tcp_notsent_lowat(limit.saturating_mul(2));
+            let _ = SockRef::from(socket).set_tcp_notsent_lowat(unsent);
         }
     }
 
@@ -146,10 +146,15 @@ impl InMap {
         let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
         let mapped = match from {
             Plain::Tcp(socket) => {
-                map.widen(to, limit);
+                map.widen(to, limit.saturating_mul(2));
                 map.sockmap.map_tcp(socket, to, limit)?
             }
-            Plain::Unix(socket) => map.sockmap.map_unix(socket, to)?,
+            Plain::Unix(socket) => {
+                if !grant.is_bounded() {
+                    map.widen(to, UNSENT_OF_UNIX);
+                }
+                map.sockmap.map_unix(socket, to)?
+            }
         };
         map.owners().insert(mapped.slot(), control.clone());
         Ok(InMap { mapped, map: map.clone(), grant, counted: 0, received_before, enqueued_before })

@@ -18,6 +18,8 @@ use crate::method::Line;
 pub struct Scenario {
     pub name: &'static str,
     pub about: &'static str,
+    /// What five rounds take on two cores.
+    pub seconds: u32,
     pub run: fn(&mut Context) -> anyhow::Result<Vec<Line>>,
 }
 
@@ -25,23 +27,55 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "throughput",
         about: "one and eight streams each way, and the CPU they cost",
+        seconds: 131,
         run: throughput::run,
     },
-    Scenario { name: "paced", about: "CPU of senders paced at 1 Gbit/s each", run: paced::run },
-    Scenario { name: "roundtrip", about: "64-byte round trips, nothing beside them", run: latency::alone },
-    Scenario { name: "loaded", about: "64-byte round trips beside four bulk flows", run: latency::loaded },
-    Scenario { name: "churn", about: "dial + echo + close, eight clients; the dial alone", run: churn::run },
-    Scenario { name: "turned", about: "interactive first, then gigabytes one way", run: turned::run },
-    Scenario { name: "encrypted", about: "lanes that stay in TLS, beside ssh -L", run: encrypt::run },
-    Scenario { name: "grpc", about: "the gRPC frontend, one stream each way", run: grpc::run },
-    Scenario { name: "stalled", about: "eight readers that never read", run: stalled::run },
+    Scenario { name: "paced", about: "CPU of senders paced at 1 Gbit/s each", seconds: 110, run: paced::run },
+    Scenario {
+        name: "roundtrip",
+        about: "64-byte round trips, nothing beside them",
+        seconds: 62,
+        run: latency::alone,
+    },
+    Scenario {
+        name: "loaded",
+        about: "64-byte round trips beside four bulk flows",
+        seconds: 67,
+        run: latency::loaded,
+    },
+    Scenario {
+        name: "churn",
+        about: "dial + echo + close, eight clients; the dial alone",
+        seconds: 83,
+        run: churn::run,
+    },
+    Scenario {
+        name: "turned",
+        about: "interactive first, then gigabytes one way",
+        seconds: 48,
+        run: turned::run,
+    },
+    Scenario {
+        name: "encrypted",
+        about: "lanes that stay in TLS, beside ssh -L",
+        seconds: 67,
+        run: encrypt::run,
+    },
+    Scenario { name: "grpc", about: "the gRPC frontend, one stream each way", seconds: 68, run: grpc::run },
+    Scenario { name: "stalled", about: "eight readers that never read", seconds: 160, run: stalled::run },
     Scenario {
         name: "budget",
         about: "an agent with a budget of 8 MiB and 64 stalled flows",
+        seconds: 22,
         run: budget::run,
     },
-    Scenario { name: "link", about: "a link of 1 Gbit/s with 5 and 20 ms each way", run: link::run },
-    Scenario { name: "idle", about: "memory of flows that do nothing", run: idle::run },
+    Scenario {
+        name: "link",
+        about: "a link of 1 Gbit/s with 5 and 20 ms each way",
+        seconds: 180,
+        run: link::run,
+    },
+    Scenario { name: "idle", about: "memory of flows that do nothing", seconds: 30, run: idle::run },
 ];
 
 /// The scenarios of these names, all without a name.

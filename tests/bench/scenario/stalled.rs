@@ -15,6 +15,8 @@ use crate::method::{Gate, Line, Sample, rounds};
 use crate::route::Route;
 
 const FLOWS: usize = 8;
+/// A look takes 40 s, and memory varies little from one to the next.
+const ROUNDS: usize = 2;
 const MIB: f64 = (1 << 20) as f64;
 
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
@@ -22,7 +24,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     names.extend(context.ours());
     let routes = context.routes(&names)?;
     let context = &*context;
-    let samples = rounds(context.choose(2, 1), &routes, |route| look(context, route))?;
+    let samples = rounds(context.rounds().min(ROUNDS), &routes, |route| look(context, route))?;
     let held = samples.line("held per stalled flow, eight stalled readers", "held", "MiB");
     let mut lines = vec![context.ours().iter().fold(held, |line, ours| {
         line.with_gate(samples.gate("held", (ours, "haproxy"), Bound::AtMost(1.0)))

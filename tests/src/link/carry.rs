@@ -11,11 +11,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
 
 use super::overlap::Overlapper;
+use super::segments::{self, Wire};
 use super::{Counts, Nature};
 
 /// A packet that would wait longer for its turn is dropped, as a router with a full queue does.
 const LONGEST_QUEUE: Duration = Duration::from_millis(40);
 const LATE: Duration = Duration::from_millis(1);
+/// Bytes read at a time, so that what is due does not wait for what comes.
+const BATCH: usize = 128 << 10;
 
 pub(super) struct Way {
     from: Arc<OwnedFd>,
@@ -26,6 +29,7 @@ pub(super) struct Way {
     overlapper: Overlapper,
     /// By time, then by number, so that equal times keep their order.
     waiting: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
+    offloads: bool,
     number: u64,
     /// When the wire has sent what it was given.
     free: Instant,
@@ -43,6 +47,7 @@ impl Way {
     ) -> Way {
         let overlapper = Overlapper::default();
         let free = Instant::now();
+        let offloads = nature.offloads();
         Way {
             from,
             to,
@@ -51,6 +56,7 @@ impl Way {
             stop,
             overlapper,
             waiting: BinaryHeap::new(),
+            offloads,
             number: 0,
             free,
             dice: seed,
@@ -58,7 +64,7 @@ impl Way {
     }
 
     pub(super) fn run(mut self) {
-        let mut buffer = vec![0; 65536];
+        let mut buffer = vec![0; segments::LONGEST];
         loop {
             let patience = self.waiting.peek().map(|Reverse((due, ..))| {
                 let left = due.saturating_duration_since(Instant::now());
@@ -72,28 +78,29 @@ impl Way {
             if !fds[1].revents().is_empty() {
                 return;
             }
-            // A few at a time, so that what is due does not wait for what comes.
-            for _ in 0..64 {
-                match read(&*self.from, &mut buffer) {
-                    Ok(length) => self.take(&buffer[..length]),
-                    Err(_) => break,
-                }
+            let mut taken = 0;
+            while taken < BATCH
+                && let Ok(length) = read(&*self.from, &mut buffer)
+            {
+                self.take(&buffer[..length]);
+                taken += length;
             }
             self.deliver();
         }
     }
 
     fn take(&mut self, packet: &[u8]) {
+        let wire = self.on_wire(packet);
         if self.strikes(self.nature.lose_one_in) {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let now = Instant::now();
         if self.free.saturating_duration_since(now) > LONGEST_QUEUE {
-            self.counts.overrun.fetch_add(1, Ordering::Relaxed);
+            self.counts.overrun.fetch_add(wire.packets, Ordering::Relaxed);
             return;
         }
-        let nanos = packet.len() as u64 * 8 * 1_000_000_000 / self.nature.rate;
+        let nanos = wire.bytes * 8 * 1_000_000_000 / self.nature.rate;
         self.free = self.free.max(now) + Duration::from_nanos(nanos);
         let mut due = self.free + self.nature.delay;
         if self.strikes(self.nature.delay_one_in) {
@@ -118,7 +125,14 @@ impl Way {
             }
             // A full device drops, as links do.
             let _ = write(&*self.to, merged.as_deref().unwrap_or(&packet));
-            self.counts.carried.fetch_add(1, Ordering::Relaxed);
+            self.counts.carried.fetch_add(self.on_wire(&packet).packets, Ordering::Relaxed);
+        }
+    }
+
+    fn on_wire(&self, packet: &[u8]) -> Wire {
+        match self.offloads {
+            true => Wire::of_offloaded(packet),
+            false => Wire { packets: 1, bytes: packet.len() as u64 },
         }
     }
 

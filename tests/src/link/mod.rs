@@ -3,6 +3,7 @@
 
 mod carry;
 mod overlap;
+mod segments;
 mod tun;
 
 use std::net::Ipv4Addr;
@@ -36,12 +37,18 @@ pub struct Nature {
 }
 
 impl Nature {
+    /// Without faults segments cross as the kernel's offload makes them, up to 64 KiB in one piece, or the link's
+    /// own work takes the machine that is to be measured. Faults want single segments.
+    fn offloads(&self) -> bool {
+        [self.lose_one_in, self.delay_one_in, self.overlap_one_in].iter().all(Option::is_none)
+    }
+
     pub fn clean(delay: Duration, rate: u64) -> Nature {
         Nature { delay, rate, mtu: 1500, lose_one_in: None, delay_one_in: None, overlap_one_in: None }
     }
 }
 
-/// What happened so far.
+/// What happened so far, in packets as a wire has them: an offloaded piece counts as the segments it stands for.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub carried: AtomicU64,
@@ -64,8 +71,8 @@ pub struct Link {
 impl Link {
     pub fn new(nature: &Nature) -> anyhow::Result<Link> {
         let (near, far) = (Netns::new()?, Netns::new()?);
-        let near_tun = near.run(|| device(NEAR, FAR, nature.mtu))?;
-        let far_tun = far.run(|| device(FAR, NEAR, nature.mtu))?;
+        let near_tun = near.run(|| device(NEAR, FAR, nature))?;
+        let far_tun = far.run(|| device(FAR, NEAR, nature))?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let counts = Arc::new(Counts::default());
         let (near_tun, far_tun) = (Arc::new(near_tun), Arc::new(far_tun));
@@ -112,9 +119,9 @@ impl Drop for Link {
     }
 }
 
-fn device(own: Ipv4Addr, peer: Ipv4Addr, mtu: u32) -> anyhow::Result<OwnedFd> {
-    let tun = tun::open("link0")?;
+fn device(own: Ipv4Addr, peer: Ipv4Addr, nature: &Nature) -> anyhow::Result<OwnedFd> {
+    let tun = tun::open("link0", nature.offloads())?;
     ip(&["addr", "add", &own.to_string(), "peer", &peer.to_string(), "dev", "link0"])?;
-    ip(&["link", "set", "link0", "mtu", &mtu.to_string(), "txqueuelen", "5000", "up"])?;
+    ip(&["link", "set", "link0", "mtu", &nature.mtu.to_string(), "txqueuelen", "5000", "up"])?;
     Ok(tun)
 }

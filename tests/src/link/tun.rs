@@ -1,5 +1,5 @@
 //! Opens a TUN device in the namespace of the calling thread.
-#![allow(unsafe_code)] // TUNSETIFF has no safe wrapper
+#![allow(unsafe_code)] // TUNSETIFF and TUNSETOFFLOAD have no safe wrapper
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::Context;
 
-pub(super) fn open(name: &str) -> anyhow::Result<OwnedFd> {
+/// With `offload` TCP segments cross in pieces of up to 64 KiB, each behind a virtio-net header, as on a machine
+/// whose network card segments and merges. Without it every segment is a bare IP packet.
+pub(super) fn open(name: &str, offload: bool) -> anyhow::Result<OwnedFd> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -19,12 +21,21 @@ pub(super) fn open(name: &str) -> anyhow::Result<OwnedFd> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
         *to = from as libc::c_char;
     }
-    // Bare IP packets, without the four bytes in front.
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // Without the four bytes of packet information in front.
+    let header = if offload { libc::IFF_VNET_HDR } else { 0 };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | header) as libc::c_short;
     // SAFETY: the request is a valid ifreq that outlives the call.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if done < 0 {
         return Err(std::io::Error::last_os_error()).with_context(|| format!("making the TUN device {name}"));
+    }
+    if offload {
+        let what = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+        // SAFETY: the request takes an integer, no pointer.
+        let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(what)) };
+        if done < 0 {
+            return Err(std::io::Error::last_os_error()).context("letting the TUN device offload segments");
+        }
     }
     Ok(file.into())
 }
