@@ -45,7 +45,7 @@ fn tcp_in(ctx: &SkBuffContext, number: u32, slot: *mut Slot) -> u32 {
     if passes(slot, len) {
         return SK_PASS;
     }
-    if !has_credit(slot, len) {
+    if !has_credit(number, slot, len) {
         return overflow(number, slot, len);
     }
     redirect(ctx, number, slot, len)
@@ -160,9 +160,10 @@ fn passes(slot: *mut Slot, len: u64) -> bool {
 }
 
 /// Whether `len` more bytes may wait at the destination. Looks at it only when the last look's credit is used
-/// up, which is safe since what was sent only grows.
+/// up, which is safe since what was sent only grows. A destination with half of the limit waiting is told of: who is
+/// bulky is better let out while redirecting than when it overflows.
 #[inline(always)]
-fn has_credit(slot: *mut Slot, len: u64) -> bool {
+fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
     let credit = unsafe { (*slot).credit };
     if credit >= len as i64 {
         unsafe { (*slot).credit = credit - len as i64 };
@@ -186,7 +187,12 @@ fn has_credit(slot: *mut Slot, len: u64) -> bool {
     if unsent >= limit {
         return false;
     }
-    unsafe { (*slot).credit = (limit - unsent) as i64 - len as i64 };
+    let half = limit / 2;
+    if unsent >= half {
+        let _ = EVENTS.output::<u32>(number, 0);
+    }
+    let room = if limit - unsent < half { limit - unsent } else { half };
+    unsafe { (*slot).credit = room as i64 - len as i64 };
     true
 }
 

@@ -40,8 +40,9 @@ pub(crate) fn visit(walk: *const Walk) {
         unsafe { bpf_map_delete_elem(from_ref(&TCP_SOURCES).cast_mut().cast(), from_ref(&cookie).cast()) };
     if removed == 0 {
         unsafe {
-            write_volatile(state, now | PASS);
+            // In this order: userspace must not take a direction that left for one that overflowed.
             write_volatile(addr_of_mut!((*slot).left), 1);
+            write_volatile(state, now | PASS);
         }
     }
 }

@@ -15,7 +15,7 @@ use tonic::{Extensions, Request, Status, Streaming};
 
 use super::flows::{Flows, LaneHost, target_end};
 use super::goaway::Tap;
-use super::route::{Route, RouteError};
+use super::route::{Route, RouteError, SILENCE};
 use crate::flow::{DialError, Path};
 use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
 use crate::mux::{Link, LinkEnd, Outlet};
@@ -25,8 +25,6 @@ use crate::wire::metadata::{AgentHello, MetadataError, ServerHello};
 use crate::wire::packet::{Answer, DialRequest, DialResponse, MAX_PACKET, Packet};
 use crate::wire::pb::{self, agent_service_client::AgentServiceClient};
 
-/// Unanswered pings end the stream after this long, as upstream.
-const SILENCE: Duration = Duration::from_secs(20);
 /// For the server's response headers; upstream waits for ever, which stalls the discovery of all others.
 const HELLO: Duration = Duration::from_secs(20);
 /// What a server may send before we read it. The brake towards an upstream server works through this window alone.

@@ -135,6 +135,9 @@ impl Agent {
             () = drain.draining() => {}
         }
         self.servers.drain();
+        if let Some(lanes) = &self.servers.lanes {
+            lanes.drain();
+        }
         drain.cut().await;
         self.servers.close();
     }

@@ -10,10 +10,14 @@ use super::StartError;
 use super::options::Options;
 use crate::lane::{ALPN_LANE, LaneRoute};
 use crate::net::connect::{ConnectError, Connector};
+use crate::net::sockopt;
 use crate::net::tls::{ALPN_H2, ClientEndpoint, ClientTls, HandshakeError, alpn_list};
 
 /// For TCP and for TLS, as upstream.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Unanswered pings and unacknowledged bytes end a control stream after this long, as upstream.
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
 /// Where the servers are, and how to get there. Every connection may reach another of them.
 pub struct Route {
@@ -59,6 +63,8 @@ impl Route {
     /// What failed first.
     pub async fn connect(&self) -> Result<TlsStream<TcpStream>, RouteError> {
         let socket = self.connector.connect(LIMIT).await?;
+        // A socket that is gone already says so in the handshake.
+        let _ = sockopt::set_user_timeout(&socket, SILENCE);
         let stream = self.tls.connect(&self.host, socket, LIMIT).await?;
         match stream.get_ref().1.alpn_protocol() {
             Some(_) => Ok(stream),

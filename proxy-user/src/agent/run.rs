@@ -8,7 +8,7 @@ use super::options::Options;
 use super::{Agent, StartError};
 use crate::ops::drain;
 use crate::ops::flags::LanesMode;
-use crate::ops::life::end_agent;
+use crate::ops::life::{Ended, end_agent};
 use crate::ops::log::LogGuard;
 use crate::ops::phase::{Phase, PhaseTeller};
 use crate::ops::signal::Signals;
@@ -43,8 +43,9 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
     let serving = tokio::spawn(agent.run(watch));
     phase.reach(Phase::Serving);
     let (quiet, limit) = (options.drain_quiet, options.drain_timeout);
-    end_agent(&mut signals, &phase, &mut trigger, &flows, quiet, limit).await;
-    // What is still running then ends with the runtime.
-    let _ = tokio::time::timeout(LAST, serving).await;
+    if end_agent(&mut signals, &phase, &mut trigger, &flows, quiet, limit).await == Ended::InOrder {
+        // What is still running then ends with the runtime.
+        let _ = tokio::time::timeout(LAST, serving).await;
+    }
     Ok(ExitCode::SUCCESS)
 }

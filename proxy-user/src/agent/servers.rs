@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tonic::Code;
+
 use super::control::{self, OpenError, Opening};
 use super::flows::Flows;
 use super::lease::LeaseCounter;
@@ -191,8 +193,13 @@ impl Servers {
     fn lost(&self, server: &ServerId, number: u64, end: &LinkEnd) {
         self.forget(server, number);
         self.leaving().remove(&number);
-        if let LinkEnd::Failed(status) = end {
-            self.flows.metrics.stream_error(Segment::ToAgent, code_name(status.code()), "Unknown");
+        let code = match end {
+            LinkEnd::Failed(status) => Some(status.code()),
+            LinkEnd::Malformed(_) => Some(Code::Internal),
+            LinkEnd::Peer | LinkEnd::Us => None,
+        };
+        if let Some(code) = code {
+            self.flows.metrics.stream_error(Segment::ToAgent, code_name(code), "Unknown");
         }
         tracing::info!(%server, why = %end, "Disconnected from a server");
     }
@@ -217,8 +224,9 @@ impl Observer for ServerPackets {
         self.0.packet(Segment::ToAgent, kind);
     }
 
-    fn paused(&self, _for: Duration) {
+    fn pauses(&self) -> Option<GaugeGuard> {
         self.0.konduit.mux_paused();
+        None
     }
 
     fn queued(&self, bytes: u64) {

@@ -224,6 +224,7 @@ fn verdict(heard: Result<What, TalkError>, number: u64) -> Result<(), Warm> {
     }
 }
 
+/// In upstream's words.
 fn agent_lost() -> DialError {
-    DialError::new(DialReason::AgentLost, "the agent's control stream ended while the dial was pending")
+    DialError::new(DialReason::AgentLost, "context canceled")
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::client::TlsStream;
 
 use super::counters::{AgentCounters, AgentLaneStats};
@@ -91,7 +91,10 @@ pub(super) struct Shared {
     streams: Mutex<HashMap<String, Arc<Stream>>>,
     idle: AtomicUsize,
     pub(super) opening: Semaphore,
-    pub(super) off: AtomicBool,
+    /// No lanes for now, by the operator's word.
+    off: watch::Sender<bool>,
+    /// The agent drains.
+    draining: AtomicBool,
 }
 
 /// The lanes of one control stream; dropping it closes idle lanes and abandons dials, established flows go on.
@@ -118,7 +121,8 @@ impl AgentLanes {
                 route,
                 streams: Mutex::new(HashMap::new()),
                 idle: AtomicUsize::new(0),
-                off: AtomicBool::new(false),
+                off: watch::Sender::new(false),
+                draining: AtomicBool::new(false),
             }),
         }
     }
@@ -131,9 +135,14 @@ impl AgentLanes {
         AgentStream { stream }
     }
 
-    /// Whether lanes may be opened; those there are, are left alone.
+    /// Whether new flows may use lanes: without, idle ones close. Established flows are left alone.
     pub fn allow(&self, allowed: bool) {
-        self.shared.off.store(!allowed, Ordering::Relaxed);
+        self.shared.off.send_replace(!allowed);
+    }
+
+    /// Opens no more lanes, whatever is allowed; idle ones still serve dials.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
     }
 
     pub fn stats(&self) -> AgentLaneStats {
@@ -164,6 +173,18 @@ impl Drop for AgentStream {
 impl Shared {
     pub(super) fn streams(&self) -> MutexGuard<'_, HashMap<String, Arc<Stream>>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn opens_none(&self) -> bool {
+        *self.off.borrow() || self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when lanes are switched off.
+    pub(super) fn switched_off(&self) -> impl Future<Output = ()> + use<> {
+        let mut off = self.off.subscribe();
+        async move {
+            let _ = off.wait_for(|off| *off).await;
+        }
     }
 
     pub(super) fn slot(self: &Arc<Self>) -> Option<Idle> {

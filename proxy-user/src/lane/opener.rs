@@ -1,7 +1,6 @@
 //! The agent's end of a new lane: when to open one, and what to make of where it landed.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -97,8 +96,7 @@ impl Stream {
 
     /// Opens so many lanes, as far as the ceiling and earlier failures allow.
     pub(super) fn open(self: &Arc<Self>, lanes: usize) {
-        let off = self.shared.off.load(Ordering::Relaxed);
-        if off || self.ended.is_cancelled() || self.is_failing() {
+        if self.shared.opens_none() || self.ended.is_cancelled() || self.is_failing() {
             return;
         }
         for _ in 0..lanes.min(self.shared.config.ceiling) {

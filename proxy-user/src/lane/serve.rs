@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::select;
@@ -41,12 +40,14 @@ impl Stream {
     /// An idle lane: answers pings and dials until one of them takes it.
     pub(super) async fn serve(self: &Arc<Self>, mut lane: Lane, _slot: Idle) {
         let silence = self.shared.config.silence;
+        let mut off = pin!(self.shared.switched_off());
         loop {
             let Ok(wire) = lane.wire() else { return };
-            let heard = match timeout(silence, hear_whenever(wire, MESSAGE_TIMEOUT)).await {
-                Ok(heard) => heard,
-                Err(_) => Err(TalkError::Timeout(silence)),
+            let heard = select! {
+                heard = timeout(silence, hear_whenever(wire, MESSAGE_TIMEOUT)) => heard,
+                () = &mut off => return,
             };
+            let heard = heard.unwrap_or(Err(TalkError::Timeout(silence)));
             match heard {
                 Ok(What::Ping(_)) => {
                     if say(wire, pb::Pong {}, MESSAGE_TIMEOUT).await.is_err() {
@@ -120,7 +121,7 @@ impl AgentStream {
     ) -> Answered<T> {
         let stream = &self.stream;
         stream.admit(number, u32::MAX);
-        let failing = stream.is_failing() || stream.shared.off.load(Ordering::Relaxed);
+        let failing = stream.is_failing() || stream.shared.opens_none();
         let mut pending = Pending { stream, number, lane: stream.pend(number) };
         stream.open(1);
         let mut dial = pin!(dial);

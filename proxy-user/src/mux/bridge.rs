@@ -102,6 +102,11 @@ impl FlowStream for MuxStream {
         self.with(|flow| flow.step(Event::Abort));
     }
 
+    /// What no packet carries yet, for want of the peer's window or of the stream's.
+    fn unacknowledged(&self) -> u64 {
+        self.with(|flow| flow.outgoing()).unwrap_or(0)
+    }
+
     fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         match self.with(|flow| flow.is_reset()) {
             Some(false) => Poll::Pending,

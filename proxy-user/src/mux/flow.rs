@@ -207,10 +207,20 @@ impl Flow {
         out
     }
 
+    /// Bytes that wait to be sent, each packet's cost included.
+    pub(super) fn outgoing(&self) -> u64 {
+        self.outgoing as u64
+    }
+
     // Ends.
 
     pub(super) fn step(&mut self, event: Event) {
         let step = self.state.step(event);
+        if matches!(event, Event::PeerReset | Event::PeerGone) {
+            // Whatever ended before: nobody takes what waits here.
+            self.outbox.clear();
+            self.outgoing = 0;
+        }
         if let Some(end) = step.read {
             self.read_end = Some(end);
             self.owed = 0;

@@ -13,6 +13,7 @@ use super::bridge::MuxStream;
 use super::flow::{Flow, Out, wake};
 use super::pool::Pool;
 use super::state::{Closing, Dialect, Role};
+use crate::ops::metrics::GaugeGuard;
 use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::Packet;
 use crate::wire::pb;
@@ -25,8 +26,10 @@ const MAX_CONTROL: usize = 4096;
 pub trait Observer: Send + Sync + 'static {
     fn sent(&self, _kind: &'static str) {}
     fn received(&self, _kind: &'static str) {}
-    /// The stream was not read for a while because one flow's queue was full.
-    fn paused(&self, _for: std::time::Duration) {}
+    /// The stream is not read for a while because one flow's queue is full; what comes back is held meanwhile.
+    fn pauses(&self) -> Option<GaugeGuard> {
+        None
+    }
     /// So many bytes wait to be read on all links together.
     fn queued(&self, _bytes: u64) {}
     /// A flow was ended because nobody read it.

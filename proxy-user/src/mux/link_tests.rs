@@ -92,6 +92,48 @@ async fn a_finished_flow_leaves_nothing_behind() {
     }
 }
 
+/// The peer resets a flow whose end waits here, behind bytes for which there is no credit and never will be.
+#[tokio::test]
+async fn a_reset_behind_our_own_end_leaves_nothing_behind() {
+    for peer_ended_first in [false, true] {
+        let (dialer, acceptor) = links(Dialect::Ours, Limits::default());
+        let (mut here, mut there) = flow(&dialer, &acceptor);
+        there.write_all(&vec![7; (1 << 20) + (64 << 10)]).await.unwrap();
+        there.shutdown().await.unwrap();
+        if peer_ended_first {
+            here.shutdown().await.unwrap();
+            assert_eq!(there.read(&mut [0; 1]).await.unwrap(), 0);
+            drop(there);
+            drop(here);
+        } else {
+            drop(here);
+            assert!(there.read(&mut [0; 1]).await.is_err());
+            drop(there);
+        }
+        let empty = async {
+            while dialer.flows() + acceptor.flows() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, empty).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_wait_for_the_peers_window_are_unacknowledged() {
+    let (dialer, acceptor) = links(Dialect::Ours, Limits::default());
+    let (mut here, mut there) = flow(&dialer, &acceptor);
+    there.write_all(&vec![7; (1 << 20) + (64 << 10)]).await.unwrap();
+    assert!(there.unacknowledged() >= 64 << 10);
+    here.read_exact(&mut vec![0; (1 << 20) + (64 << 10)]).await.unwrap();
+    let sent = async {
+        while there.unacknowledged() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, sent).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_upstream_close_tells_the_writer() {
     let (dialer, acceptor) = links(Dialect::Upstream, Limits::default());

@@ -173,6 +173,7 @@ impl Inner {
     /// A flow is at its bound: waits until it has drained a little, as long as the brake allows. At its last bound
     /// the stream waits on, but only for a reader that keeps a pace.
     async fn hold(&self, conn: ConnId, brake: &mut Brake) {
+        let _paused = self.config.observer.pauses();
         let began = Instant::now();
         if let Some(allowance) = brake.allowance(began) {
             let enough = self.queued(conn).saturating_sub(self.config.pool.limits.step());
@@ -185,7 +186,6 @@ impl Inner {
                 self.wait(LONGEST_PAUSE, || !self.is_at_last_bound(conn)).await;
             }
         }
-        self.config.observer.paused(began.elapsed());
     }
 
     /// Stays until enough has drained, at most for `longest`; false when it has not.

@@ -99,6 +99,7 @@ impl TlsPolicy {
         provider.cipher_suites.retain(|suite| suite.tls13().is_some() || wanted.contains(&suite.suite()));
         if provider.cipher_suites.iter().all(|suite| suite.tls13().is_some()) {
             policy.versions = ONLY_13;
+            policy.notes.push("of the cipher suites none is left for TLS 1.2, so only TLS 1.3 is offered".into());
         }
         policy.provider = Arc::new(provider);
         Ok(policy)
@@ -133,7 +134,8 @@ mod tests {
     #[test]
     fn cbc_names_are_accepted_with_a_note_and_leave_tls13() {
         let policy = parse("VersionTLS12", &["TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA"]).unwrap();
-        assert_eq!(policy.notes.len(), 1);
+        assert_eq!(policy.notes.len(), 2);
+        assert!(policy.notes[1].contains("only TLS 1.3"), "{:?}", policy.notes);
         assert_eq!(policy.versions.len(), 1);
     }
 

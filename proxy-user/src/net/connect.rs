@@ -162,7 +162,8 @@ impl Proxy {
     fn parse(text: &str) -> Result<Proxy, ProxyError> {
         let refuse = || ProxyError(text.rsplit('@').next().unwrap_or_default().to_owned());
         let bare = match text.split_once("://") {
-            Some(("http", rest)) => rest,
+            // grpc-go asks every proxy in clear, whatever its URL says.
+            Some(("http" | "https", rest)) => rest,
             Some(_) => return Err(refuse()),
             None => text,
         };

@@ -165,26 +165,32 @@ impl Live {
         }
     }
 
-    /// The operator's word, such as `engine=splice`. `auto`, for lanes the value of the flag, takes an earlier word back.
-    pub fn set(&self, text: &str) -> Result<(), SettingError> {
-        let setting = Setting::parse(text)?;
+    /// The operator's words, such as `engine=splice`: all of them or, if one is not taken, none. `auto`, for lanes
+    /// the value of the flag, takes an earlier word back.
+    pub fn set<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Result<(), SettingError> {
+        let settings = words.into_iter().map(Setting::parse).collect::<Result<Vec<_>, _>>()?;
         self.change(|state| {
-            match setting {
-                Setting::Engine(engine) => {
-                    let flag = state.engine[0];
-                    if engine != EngineChoice::Auto && engine_rank(engine) > engine_rank(flag) {
-                        return Err(raised("engine", engine.show(), flag.show()));
+            let layer = Layer::Operator as usize;
+            let (mut new_engine, mut new_lanes) = (state.engine[layer], state.lanes[layer]);
+            for setting in settings {
+                match setting {
+                    Setting::Engine(engine) => {
+                        let flag = state.engine[0];
+                        if engine != EngineChoice::Auto && engine_rank(engine) > engine_rank(flag) {
+                            return Err(raised("engine", engine.show(), flag.show()));
+                        }
+                        new_engine = engine;
                     }
-                    state.engine[Layer::Operator as usize] = engine;
-                }
-                Setting::Lanes(lanes) => {
-                    let flag = state.lanes[0];
-                    if lanes == LanesMode::Always && lanes_rank(lanes) > lanes_rank(flag) {
-                        return Err(raised("lanes", lanes.show(), flag.show()));
+                    Setting::Lanes(lanes) => {
+                        let flag = state.lanes[0];
+                        if lanes == LanesMode::Always && lanes_rank(lanes) > lanes_rank(flag) {
+                            return Err(raised("lanes", lanes.show(), flag.show()));
+                        }
+                        new_lanes = lanes;
                     }
-                    state.lanes[Layer::Operator as usize] = lanes;
                 }
             }
+            (state.engine[layer], state.lanes[layer]) = (new_engine, new_lanes);
             Ok(())
         })
     }
@@ -294,10 +300,10 @@ mod tests {
         let watch = live.watch();
         live.file("# fleet\nengine=splice\nlanes = off\n").unwrap();
         assert_eq!(live.now(), InForce { engine: EngineChoice::Splice, lanes: LanesMode::Off });
-        live.set("engine=copy").unwrap();
+        live.set(["engine=copy"]).unwrap();
         assert_eq!(watch.borrow().engine, EngineChoice::Copy);
         assert_eq!(live.to_string(), "engine=copy (operator), lanes=off (file)");
-        live.set("engine=auto").unwrap();
+        live.set(["engine=auto"]).unwrap();
         assert_eq!(live.now().engine, EngineChoice::Splice);
         live.file("").unwrap();
         assert_eq!(live.now(), InForce { engine: EngineChoice::Auto, lanes: LanesMode::Auto });
@@ -313,12 +319,21 @@ mod tests {
     }
 
     #[test]
+    fn of_several_words_all_are_taken_or_none() {
+        let (live, _) = live(EngineChoice::Auto);
+        assert!(live.set(["lanes=off", "engine=warp"]).is_err());
+        assert_eq!(live.now(), InForce { engine: EngineChoice::Auto, lanes: LanesMode::Auto });
+        live.set(["lanes=off", "engine=copy"]).unwrap();
+        assert_eq!(live.now(), InForce { engine: EngineChoice::Copy, lanes: LanesMode::Off });
+    }
+
+    #[test]
     fn nobody_raises_what_the_flag_limits() {
         let (live, _) = live(EngineChoice::Splice);
-        assert!(matches!(live.set("engine=sockmap"), Err(SettingError::Raised { .. })));
+        assert!(matches!(live.set(["engine=sockmap"]), Err(SettingError::Raised { .. })));
         live.file("engine=sockmap").unwrap();
         assert_eq!(live.now().engine, EngineChoice::Splice);
-        assert!(matches!(live.set("lanes=always"), Err(SettingError::Raised { .. })));
+        assert!(matches!(live.set(["lanes=always"]), Err(SettingError::Raised { .. })));
         live.file("lanes=always").unwrap();
         assert_eq!(live.now().lanes, LanesMode::Auto);
     }
@@ -328,12 +343,12 @@ mod tests {
         let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
         let live = Live::new(EngineChoice::Auto, LanesMode::Always, metrics.konduit.clone());
         assert_eq!(live.now().lanes, LanesMode::Always);
-        live.set("lanes=auto").unwrap();
+        live.set(["lanes=auto"]).unwrap();
         live.file("lanes=off").unwrap();
         assert_eq!(live.now().lanes, LanesMode::Off);
         live.file("").unwrap();
         assert_eq!(live.to_string(), "engine=auto (flag), lanes=auto (operator)");
-        live.set("lanes=always").unwrap();
+        live.set(["lanes=always"]).unwrap();
         assert_eq!(live.now().lanes, LanesMode::Always);
     }
 
@@ -342,7 +357,7 @@ mod tests {
         let (live, _) = live(EngineChoice::Auto);
         live.file("engine=copy").unwrap();
         for text in ["engine", "engine=fast", "lanes=", "speed=11"] {
-            assert!(live.set(text).is_err(), "{text}");
+            assert!(live.set([text]).is_err(), "{text}");
             assert!(live.file(&format!("lanes=off\n{text}")).is_err(), "{text}");
         }
         assert_eq!(live.now(), InForce { engine: EngineChoice::Copy, lanes: LanesMode::Auto });

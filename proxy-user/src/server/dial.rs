@@ -14,6 +14,9 @@ use crate::splice::{End, Splicer};
 /// Agents that are asked for one dial before its failure is told. Only one that was lost or did not answer is replaced,
 /// by one that the same strategy calls equal.
 const AGENTS: usize = 2;
+/// A name has 253 characters at the most. What is longer is refused here: a dial has to fit into every message.
+const LONGEST_TARGET: usize = 1024;
+const LONGEST_PROTOCOL: usize = 64;
 
 /// Which frontend asks; their failures are counted differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,9 @@ impl Dialer {
         let _under_way = self.flows.busy();
         let result = if self.flows.under_way() > self.most_flows {
             Err(exhausted())
+        } else if dial.target.len() > LONGEST_TARGET || dial.protocol.len() > LONGEST_PROTOCOL {
+            let text = format!("dial: the address is longer than {LONGEST_TARGET} bytes");
+            Err(DialError::new(DialReason::BadAddress, text))
         } else {
             self.try_agents(&dial).await
         };

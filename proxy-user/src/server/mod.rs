@@ -124,7 +124,7 @@ impl Server {
     pub async fn run(self, drain: DrainWatch, stop: CancellationToken) {
         let Server { options, agents: (listener, tls), frontend, service, dialer, bound, leases, .. } = self;
         tracing::info!(agents = %bound.agents, frontend = ?bound.frontend, server = options.server_id, "Serving");
-        let agents = listen::serve(listener, tls, service, options.keepalive_time, stop);
+        let agents = listen::serve(listener, tls, service, options.keepalive_time, drain.clone(), stop);
         let leases = leases.map(|leases| leases.run(drain.clone()));
         let frontend = frontend.serve(dialer, options.frontend_keepalive_time, drain);
         tokio::join!(agents, frontend, OptionFuture::from(leases));

@@ -34,8 +34,11 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
     dialer.metrics.konduit.show_counter(log.lost())?;
     let (metrics, flows, splicer) = (dialer.metrics.clone(), dialer.flows.clone(), dialer.splicer.clone());
     let registry = server.registry().clone();
-    let (mut listeners, live) =
-        operate(&options, &metrics, &flows, &splicer, abilities, move || registry.is_ready());
+    let phase = PhaseTeller::default();
+    let now = phase.watch();
+    // Whoever probes a server that ends must send nobody here any more.
+    let ready = move || *now.borrow() < Phase::Draining && registry.is_ready();
+    let (mut listeners, live) = operate(&options, &metrics, &flows, &splicer, abilities, ready);
     if let Some(lanes) = server.lanes().cloned() {
         let counted = lanes.clone();
         metrics.konduit.show_server_lanes(move || counted.stats())?;
@@ -44,17 +47,18 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
             lanes.allow(now.lanes != LanesMode::Off);
         }));
     }
-    let phase = PhaseTeller::default();
     let (mut trigger, watch) = drain::channel();
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.run(watch, stop.clone()));
     phase.reach(Phase::Serving);
     let ended = end_server(&mut signals, &phase, &mut trigger, options.graceful_shutdown_timeout).await;
     stop.cancel();
-    // What is still running then ends with the runtime.
-    let _ = tokio::time::timeout(LAST, serving).await;
     Ok(match ended {
-        Ended::InOrder => ExitCode::SUCCESS,
+        Ended::InOrder => {
+            // What is still running then ends with the runtime.
+            let _ = tokio::time::timeout(LAST, serving).await;
+            ExitCode::SUCCESS
+        }
         Ended::AtOnce => ExitCode::FAILURE,
     })
 }

@@ -140,10 +140,9 @@ pub(super) fn handshakes() -> usize {
     (file_descriptors() / 16).clamp(8, 4096)
 }
 
+/// Its notes are among the options' warnings.
 pub(super) fn policy(options: &Options) -> Result<TlsPolicy, PolicyError> {
-    let policy = TlsPolicy::parse(&options.tls_min_version, &options.cipher_suites)?;
-    policy.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    Ok(policy)
+    TlsPolicy::parse(&options.tls_min_version, &options.cipher_suites)
 }
 
 pub(super) fn file(name: &str) -> Option<PathBuf> {

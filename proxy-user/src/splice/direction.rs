@@ -329,10 +329,11 @@ impl Direction {
         self.look = true;
     }
 
-    /// Only while redirecting: then every passed byte was forwarded.
+    /// Only while redirecting, or with nothing in hand: then every passed byte was forwarded.
     fn left(&mut self) {
-        if self.phase == Phase::Redirect {
+        if self.phase == Phase::Redirect || self.phase == Phase::Pass && self.held == 0 {
             self.phase = Phase::Leave;
+            self.resume = false;
             self.ended = None;
         }
     }

@@ -157,9 +157,8 @@ impl Half {
         let failed = match moved {
             Poll::Pending => None,
             Poll::Ready(Ok(())) => {
-                // A clean end is none when the source was already known to be dead.
-                let dead = matches!(self.finish(), Some(Finish::Aborted | Finish::Failed(_)));
-                return (dead && self.source.is_some()).then_some(Lost::Source);
+                // A destination that broke says nothing of its source, which may have ended cleanly before.
+                return self.source_is_lost();
             }
             Poll::Ready(Err(finish)) => Some(finish),
         };
@@ -168,6 +167,10 @@ impl Half {
             return Some(Lost::Destination);
         }
         // The source is lost at once for the other direction, even while its last bytes wait here.
+        self.source_is_lost()
+    }
+
+    fn source_is_lost(&self) -> Option<Lost> {
         matches!(self.source, Some(Finish::Aborted | Finish::Failed(_))).then_some(Lost::Source)
     }
 
@@ -311,5 +314,29 @@ fn step<T>(polled: Poll<std::io::Result<T>>) -> Result<Poll<T>, Finish> {
         Poll::Ready(Ok(value)) => Ok(Poll::Ready(value)),
         Poll::Ready(Err(error)) => Err(finish_of(&error)),
         Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// A client that half-closed is no dead client: the answer's last bytes are still for it.
+    #[tokio::test]
+    async fn a_broken_destination_says_nothing_of_a_source_that_ended_cleanly() {
+        let end = || TokioEnd::Unix(UnixStream::pair().unwrap().0);
+        let (mut from, mut to) = (end(), end());
+        let mut half = Half::new(flow::Direction::Up, Bytes::new(), Bytes::new(), 1 << 16);
+        half.source = Some(Finish::Clean);
+        half.destination_broke(Finish::Aborted);
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(half.poll(&mut context, &mut from, &mut to, &Meter::default()), None);
+        half.source = Some(Finish::Aborted);
+        let lost = half.poll(&mut context, &mut from, &mut to, &Meter::default());
+        assert_eq!(lost, Some(Lost::Source));
     }
 }

@@ -58,8 +58,9 @@ pub(super) const BULK_WINDOW: Duration = Duration::from_millis(50);
 pub(super) const BULK_REST: Duration = Duration::from_millis(200);
 
 /// Bytes that may wait unsent at a mapped destination. 1 MiB kept every flow that its reader keeps up with in
-/// redirect; never below 64 KiB, however many flows share the budget.
-pub(super) const LIMIT_MOST: u64 = 1 << 20;
+/// redirect; the other half is for the time until a direction that turned bulky is let out. Never below 64 KiB, however
+/// many flows share the budget.
+pub(super) const LIMIT_MOST: u64 = 2 << 20;
 pub(super) const LIMIT_LEAST: u64 = 64 << 10;
 
 /// A direction is calm that had no burst over 256 KiB for 2 s. A TLS handshake and a protocol upgrade look

@@ -37,6 +37,12 @@ impl Rate {
         }
     }
 
+    /// More came at once than a calm direction sends, whoever moved it.
+    pub(super) fn surge(&mut self, now: Instant) {
+        self.burst = now;
+        self.bulk = Some(now);
+    }
+
     pub(super) fn speed(&self) -> u64 {
         self.speed
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Plain;
+use super::{EngineChoice, Plain};
 use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
 use super::policy::{HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN};
@@ -99,9 +99,14 @@ impl Track {
         if redirected > 0 {
             link.meter.add(self.side, Engine::Sockmap, redirected);
         }
-        if self.times.leaving && self.direction.is_redirecting() && in_map.mapped().has_left() {
+        if !self.direction.is_redirecting() {
+            return;
+        }
+        // Asked in this order, since whoever leaves says so before it passes.
+        let passes = in_map.mapped().mode() == Mode::Pass;
+        if self.times.leaving && in_map.mapped().has_left() {
             self.direction.step(Event::Left);
-        } else if self.direction.is_redirecting() && in_map.mapped().mode() == Mode::Pass {
+        } else if passes {
             turn.stats.fell_back(Fallback::Overflow);
             let often = self.times.redirecting.is_some_and(|at| turn.now - at < OVERFLOW_OFTEN);
             self.times.hold = match often {
@@ -110,6 +115,10 @@ impl Track {
             };
             self.times.passing = Some(turn.now);
             self.direction.step(Event::Overflowed);
+        }
+        if self.engine == EngineChoice::Auto && !self.times.leaving && in_map.is_crowded() {
+            self.rate.surge(turn.now);
+            self.ask_to_leave();
         }
     }
 
@@ -157,7 +166,7 @@ impl Track {
     }
 
     pub(super) fn asks_to_leave(&self) -> bool {
-        self.times.leaving && self.in_map.is_some()
+        self.times.leaving && self.in_map.is_some() && self.finish().is_none()
     }
 
     /// Lets directions out that asked; the others' owners look by themselves.
@@ -192,6 +201,10 @@ impl Track {
         let Some(in_map) = &self.in_map else { return self.step(Event::NotResumed).map(|()| None) };
         if self.times.evicted.is_some() {
             return self.step(Event::NotResumed).map(|()| None);
+        }
+        // It was let out in the instant in which it was taken for overflowed: no verdict will pass or redirect again.
+        if self.times.leaving && in_map.mapped().has_left() {
+            return self.step(Event::Left).map(|()| None);
         }
         if in_map.mapped().waiting() > 0 {
             let dry = !self.direction.is_readable();

@@ -147,7 +147,7 @@ impl InMap {
         let mapped = match from {
             Plain::Tcp(socket) => {
                 map.widen(to, limit.saturating_mul(2));
-                map.sockmap.map_tcp(socket, to, limit)?
+                map.sockmap.map_tcp(socket, to, limit).inspect_err(|_| narrow(to, grant))?
             }
             Plain::Unix(socket) => {
                 if !grant.is_bounded() {
@@ -178,9 +178,12 @@ impl InMap {
         counts.redirected + counts.passed
     }
 
-    /// Wants to leave; with a higher limit it is more often in redirect, from where it can.
+    /// Half of what may wait unsent at the destination waited there: the direction is not calm.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.mapped.counts().peak >= u64::from(self.limit() / 2)
+    }
+
     pub(super) fn ask_to_leave(&self) {
-        self.mapped.set_limit(self.limit().saturating_mul(2));
         self.mapped.ask_to_leave();
     }
 
@@ -190,9 +193,7 @@ impl InMap {
 
     /// The destination goes on with a mover in userspace.
     pub(super) fn narrow(&self, to: &Plain) {
-        if let Plain::Tcp(socket) = to {
-            let _ = SockRef::from(socket).set_tcp_notsent_lowat(self.grant.unsent());
-        }
+        narrow(to, self.grant);
     }
 
     fn limit(&self) -> u32 {
@@ -234,6 +235,12 @@ impl InMap {
 
     pub(super) fn distrust(&self) {
         self.map.distrust();
+    }
+}
+
+fn narrow(to: &Plain, grant: Grant) {
+    if let Plain::Tcp(socket) = to {
+        let _ = SockRef::from(socket).set_tcp_notsent_lowat(grant.unsent());
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) struct Track {
     /// Taken from the source by copy, not taken by the destination.
     waiting: Bytes,
     pipe: Option<Pipe>,
-    engine: EngineChoice,
-    rate: Rate,
+    pub(super) engine: EngineChoice,
+    pub(super) rate: Rate,
     gather: Gather,
     /// Bytes that userspace took from the source.
     pub(super) taken: u64,

@@ -45,6 +45,7 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
     }
     // Upstream takes it and busies itself; a pause of nothing is none.
     o.probe_interval = o.probe_interval.max(Duration::from_millis(1));
+    o.sync_interval = o.sync_interval.max(Duration::from_millis(1));
     let token = &o.service_account_token_path;
     exists("service-account-token-path", "error checking service account token path", token, &mut found);
     match Identifiers::parse(&o.agent_identifiers) {

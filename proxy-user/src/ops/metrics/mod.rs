@@ -18,13 +18,15 @@ pub use guard::GaugeGuard;
 pub use konduit::KonduitMetrics;
 pub use server::{DialFailure, ServerMetrics, Service};
 
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::{Registry, TextEncoder};
+
+/// Bounds of buckets that Go writes in another form; a series' identity is its labels' text.
+const AS_GO: [(&str, &str); 2] = [("le=\"0.000001\"", "le=\"1e-06\""), ("le=\"0.00001\"", "le=\"1e-05\"")];
 
 /// What a scrape returns: Prometheus' text format, version 0.0.4.
 pub fn encode(registry: &Registry) -> Result<Vec<u8>, prometheus::Error> {
-    let mut text = Vec::with_capacity(16 << 10);
-    TextEncoder::new().encode(&registry.gather(), &mut text)?;
-    Ok(text)
+    let text = TextEncoder::new().encode_to_string(&registry.gather())?;
+    Ok(AS_GO.iter().fold(text, |text, (ours, gos)| text.replace(ours, gos)).into_bytes())
 }
 
 /// One hop and direction of packets, as upstream's `segment` label.

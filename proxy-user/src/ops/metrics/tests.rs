@@ -95,7 +95,7 @@ fn the_server_exports_upstreams_families() {
         "konnectivity_network_proxy_server_stream_errors_total{code=\"Canceled\",packet_type=\"DATA\",segment=\"to_agent\"} 1",
         "konnectivity_network_proxy_server_lease_delete_total{http_status_code=\"404\",reason=\"NotFound\"} 1",
         "konnectivity_network_proxy_server_lease_list_total{http_status_code=\"200\",reason=\"\"} 1",
-        "konnectivity_network_proxy_server_dial_duration_seconds_bucket{le=\"0.000001\"} 0",
+        "konnectivity_network_proxy_server_dial_duration_seconds_bucket{le=\"1e-06\"} 0",
         "konnectivity_network_proxy_server_dial_duration_seconds_bucket{le=\"12.5\"} 1",
         "konnectivity_network_proxy_server_connection_duration_seconds_bucket{le=\"86400\"} 1",
     ] {

@@ -30,10 +30,9 @@ pub struct Desk {
 
 impl Desk {
     fn set(&self, ask: &Ask) -> Page {
-        for (name, value) in ask.queries() {
-            if let Err(error) = self.live.set(&format!("{name}={value}")) {
-                return Page::text(StatusCode::BAD_REQUEST, format!("{error}\n"));
-            }
+        let words = ask.queries().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+        if let Err(error) = self.live.set(words.iter().map(String::as_str)) {
+            return Page::text(StatusCode::BAD_REQUEST, format!("{error}\n"));
         }
         Page::text(StatusCode::OK, format!("In force: {}\n", self.live))
     }

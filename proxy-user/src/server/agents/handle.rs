@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::trouble::Trouble;
 use crate::flow::{DialError, DialReason, Path};
 use crate::lane::{Dialled, Fallback, StreamLanes};
 use crate::mux::{Link, MuxStream};
@@ -30,6 +31,7 @@ pub struct AgentHandle {
     draining: AtomicBool,
     /// Dials and flows of this stream, lanes included.
     load: AtomicUsize,
+    trouble: Trouble,
     lanes: OnceLock<StreamLanes>,
     /// Why there are none, where there are none.
     without: Fallback,
@@ -64,6 +66,7 @@ impl AgentHandle {
             metrics,
             draining: AtomicBool::new(false),
             load: AtomicUsize::new(0),
+            trouble: Trouble::default(),
             lanes: OnceLock::new(),
             without,
             pending: Mutex::default(),
@@ -88,6 +91,11 @@ impl AgentHandle {
         self.load.load(Ordering::Relaxed)
     }
 
+    /// Its last dials failed by its own fault, as far as one can tell.
+    pub fn is_in_trouble(&self, now: Instant) -> bool {
+        self.trouble.is_in(now)
+    }
+
     /// One dial or flow more, until the guard drops.
     pub fn busy(self: &Arc<Self>) -> Busy {
         self.load.fetch_add(1, Ordering::Relaxed);
@@ -100,6 +108,17 @@ impl AgentHandle {
     /// # Errors
     /// What the agent says of the target, or what became of the agent.
     pub async fn dial(
+        &self,
+        protocol: &str,
+        address: &str,
+        timeout: Option<Duration>,
+    ) -> Result<(End, Path), DialError> {
+        let dialled = self.try_dial(protocol, address, timeout).await;
+        self.trouble.note(dialled.as_ref().err().map(|error| error.reason), Instant::now());
+        dialled
+    }
+
+    async fn try_dial(
         &self,
         protocol: &str,
         address: &str,
@@ -190,8 +209,8 @@ impl AgentHandle {
         let waiting = self.pending().dials.remove(&response.dial);
         let Some(waiting) = waiting else {
             // Cancelled or timed out meanwhile, or carried by a lane.
+            self.metrics.dial_failed(DialFailure::UnrecognizedResponse);
             if let Ok(Answer::Here(conn)) = response.outcome {
-                self.metrics.dial_failed(DialFailure::UnrecognizedResponse);
                 self.link.refuse(conn);
             }
             return;

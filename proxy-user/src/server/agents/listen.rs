@@ -23,6 +23,7 @@ use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::sockopt;
 use crate::net::tls::{Identity, ServerEndpoint};
+use crate::ops::drain::DrainWatch;
 use crate::server::start;
 use crate::wire::packet::MAX_PACKET;
 use crate::wire::pb::agent_service_server::AgentServiceServer;
@@ -35,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const MAX_HEADERS: u32 = 16 << 20;
 /// What a peer may send before we read it. The brake towards an upstream agent works through this window alone.
 const WINDOW: u32 = 1 << 20;
+/// How long agents may take to leave once they were told to.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Who is at the other end of a control stream.
 #[derive(Debug, Clone, Default)]
@@ -52,12 +55,15 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Serves the agents' port until `stop`; then every control stream ends.
+/// Serves the agents' port until `stop`; then agents are told GOAWAY and every control stream ends. An upstream agent
+/// drops its flows soon after a GOAWAY, so none is sent while they may run; but from the begin of the `drain` on nobody
+/// new is let in, and whoever looks for a server finds another.
 pub async fn serve(
     listener: TcpListener,
     tls: ServerEndpoint,
     service: Service,
     keepalive: Duration,
+    mut drain: DrainWatch,
     stop: CancellationToken,
 ) {
     let (accepted, incoming) = mpsc::channel(16);
@@ -70,15 +76,30 @@ pub async fn serve(
         .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .serve_with_incoming(service, incoming);
-    tokio::select! {
-        result = grpc => if let Err(error) = result {
+        .serve_with_incoming_shutdown(service, incoming, stop.clone().cancelled_owned());
+    // Held until the end: without anybody who may send connections the streams there are would be told to go.
+    let open = accepted.clone();
+    let accepting = async move {
+        tokio::select! {
+            () = accept(listener, tls, lanes, accepted) => {}
+            () = drain.draining() => {}
+        }
+    };
+    let ending = async {
+        stop.cancelled().await;
+        registry.streams().iter().for_each(|stream| stream.link.close(Ok(())));
+        tokio::time::sleep(GOODBYE).await;
+    };
+    let serving = async {
+        if let Err(error) = grpc.await {
             tracing::error!(%error, "The agents' port failed");
-        },
-        () = accept(listener, tls, lanes, accepted) => {}
-        () = stop.cancelled() => {}
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        ((), ()) = async { tokio::join!(accepting, ending) } => {}
     }
-    registry.streams().iter().for_each(|stream| stream.link.close(Ok(())));
+    drop(open);
 }
 
 async fn accept(

@@ -4,3 +4,4 @@ pub mod handle;
 pub mod listen;
 pub mod registry;
 pub mod service;
+mod trouble;

@@ -12,7 +12,7 @@ use super::listen::Peer;
 use super::registry::Registry;
 use crate::lane::{Fallback, ServerLanes};
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
-use crate::ops::metrics::{Segment, ServerMetrics, Service as Method};
+use crate::ops::metrics::{GaugeGuard, Segment, ServerMetrics, Service as Method};
 use crate::server::auth::Authenticator;
 use crate::wire::ids::ServerId;
 use crate::wire::metadata::{AgentHello, Secret, ServerHello};
@@ -91,7 +91,8 @@ impl pb::agent_service_server::AgentService for Service {
                     metrics.stream_error(Segment::FromAgent, code_name(status.code()), "Unknown");
                 }
                 LinkEnd::Malformed(error) => {
-                    tracing::warn!(agent = %handle.id, %error, "Ended a control stream")
+                    metrics.stream_error(Segment::FromAgent, code_name(tonic::Code::Internal), "Unknown");
+                    tracing::warn!(agent = %handle.id, %error, "Ended a control stream");
                 }
                 LinkEnd::Peer | LinkEnd::Us => {}
             }
@@ -125,8 +126,9 @@ impl Observer for AgentPackets {
         self.0.packet(Segment::FromAgent, kind);
     }
 
-    fn paused(&self, _for: std::time::Duration) {
+    fn pauses(&self) -> Option<GaugeGuard> {
         self.0.konduit.mux_paused();
+        Some(self.0.full_receive_channel(Method::Connect))
     }
 
     fn queued(&self, bytes: u64) {

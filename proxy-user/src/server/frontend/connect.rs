@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use super::places::Place;
 use crate::lane::LaneStream;
 use crate::lane::record::RecordExact;
 use crate::net::sockopt;
+use crate::ops::drain::DrainWatch;
 use crate::server::dial::{Dial, Dialer, Via};
 use crate::splice::{End, Watched};
 use crate::wire::connect::{ESTABLISHED, Head, MAX_HEAD, dial_failed, refused};
@@ -24,6 +26,8 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_EARLY: usize = 64 << 10;
 /// How long a client may take to read why it was refused.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// What a client may take for its head once the server drains: it was accepted before, and is answered if it speaks.
+const LAST_HEADS: Duration = Duration::from_secs(1);
 
 /// A client's connection before its flow is joined.
 pub trait Client: AsyncRead + AsyncWrite + Unpin + Send + Sized {
@@ -55,19 +59,28 @@ impl Client for TlsStream<RecordExact<TcpStream>> {
 }
 
 /// Serves one connection to its end; its CONNECT has to arrive within `head_timeout`. Without room it is only heard
-/// to be told so.
+/// to be told so. A client that says nothing does not hold up the `drain`.
 pub(super) async fn serve(
     mut client: impl Client,
     dialer: Arc<Dialer>,
     head_timeout: Duration,
     place: Place,
+    mut drain: DrainWatch,
 ) {
     let _open = dialer.metrics.http_connection();
     let mut buffer = BytesMut::with_capacity(1024);
     let head_timeout = if place.is_refused() { GOODBYE } else { head_timeout };
-    let Ok(head) = tokio::time::timeout(head_timeout, read_head(&mut client, &mut buffer)).await else {
-        return;
+    let too_late = async {
+        tokio::select! {
+            () = sleep(head_timeout) => {}
+            () = async { drain.draining().await; sleep(LAST_HEADS).await } => {}
+        }
     };
+    let head = tokio::select! {
+        head = read_head(&mut client, &mut buffer) => head,
+        () = too_late => return,
+    };
+    drop(drain);
     let target = match head {
         Ok(Head::Connect { target, end }) => {
             let _ = buffer.split_to(end);

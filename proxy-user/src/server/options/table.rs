@@ -149,7 +149,7 @@ fn upstream() -> Vec<Flag<Options>> {
             FLOWS,
             "backend-dial-timeout",
             backend_dial_timeout,
-            "How long a dial may wait for its agent, to be sent and again to be answered; 0 means no limit."
+            "How long a dial may take, from its agent being picked to its answer; 0 means no limit."
         ),
         flag!(
             FLOWS,

@@ -9,7 +9,7 @@ use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::message::{self, Code, DATA_OVERHEAD, MessageError};
-use crate::ops::metrics::{Segment, ServerMetrics};
+use crate::ops::metrics::{DialFailure, Segment, ServerMetrics};
 use crate::wire::ids::ConnId;
 use crate::wire::packet::Packet;
 
@@ -32,11 +32,18 @@ impl Sender {
         Sender { stream, metrics, waiting: None }
     }
 
-    /// Queues a packet at once, past flow control: packets other than DATA are few and small. Says nothing of a
-    /// stream that is over; receiving does.
+    /// Queues a packet at once, past flow control: packets other than DATA are few and small. A stream that is over
+    /// takes none, which is counted; receiving says so.
     pub(super) fn say(&mut self, packet: Packet) {
-        self.metrics.packet(Segment::ToClient, packet.kind());
-        let _ = self.stream.send_data(message::encode(packet), false);
+        let kind = packet.kind();
+        let answers = matches!(&packet, Packet::DialResponse(response) if response.outcome.is_ok());
+        self.metrics.packet(Segment::ToClient, kind);
+        if self.stream.send_data(message::encode(packet), false).is_err() {
+            self.metrics.stream_error(Segment::ToClient, Code::Canceled.name(), kind);
+            if answers {
+                self.metrics.dial_failed(DialFailure::SendResponse);
+            }
+        }
     }
 
     pub(super) fn close_response(&mut self, conn: ConnId, error: &str) {
