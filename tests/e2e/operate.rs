@@ -171,6 +171,71 @@ fn the_operator_sees_flows_and_lowers_settings() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The server asks for lanes still: what the agent allows is the agent's word.
+#[test]
+fn lanes_that_the_agent_alone_switches_off_are_used_by_no_new_flow() -> anyhow::Result<()> {
+    let ground = start(&[])?;
+    let target = echo()?;
+    let mut first = open(&ground.pair.socket, target)?;
+    let agent = ground.pair.agent_pages;
+    let idle = |least: f64| {
+        let lanes = move |page: Page| page.sum("konduit_lanes", &[("state", "idle")]);
+        move || {
+            Page::get(agent)
+                .is_ok_and(|page| if least > 0.0 { lanes(page) >= least } else { lanes(page) == 0.0 })
+        }
+    };
+    ports::wait(SOON, "a warm lane", idle(1.0))?;
+    let socket =
+        format!("--operator-socket={}", ground.directory.path().join("agent-operator.socket").display());
+    anyhow::ensure!(program("proxy-agent", &["set", "lanes=off", &socket])?.status.success());
+    ports::wait(SOON, "warm lanes to close", idle(0.0))?;
+    let _second = open(&ground.pair.socket, target)?;
+    let page = Page::get(ground.pair.server_pages)?;
+    assert_eq!(page.sum("konduit_flows", &[("path", "mux")]), 1.0);
+    ping(&mut first)
+}
+
+/// One setting that is wrong leaves the other as it was.
+#[test]
+fn an_engine_that_is_set_moves_the_bytes_of_new_flows() -> anyhow::Result<()> {
+    let ground = start(&[])?;
+    let target = echo()?;
+    let socket =
+        format!("--operator-socket={}", ground.directory.path().join("agent-operator.socket").display());
+    let mixed = program("proxy-agent", &["set", "lanes=off", "engine=warp", &socket])?;
+    anyhow::ensure!(!mixed.status.success());
+    anyhow::ensure!(program("proxy-agent", &["set", "engine=splice", &socket])?.status.success());
+    let mut flow = open(&ground.pair.socket, target)?;
+    let page = Page::get(ground.pair.agent_pages)?;
+    assert_eq!(page.sum("konduit_flows", &[("path", "lane-raw")]), 1.0, "lanes are as they were");
+    let by = |engine: &str| -> anyhow::Result<f64> {
+        Ok(Page::get(ground.pair.agent_pages)?.sum("konduit_bytes_total", &[("engine", engine)]))
+    };
+    let before = (by("splice")?, by("copy")?);
+    let sent = 1 << 20;
+    let mut reader = flow.try_clone()?;
+    let reading = std::thread::spawn(move || reader.read_exact(&mut vec![0; sent]));
+    flow.write_all(&vec![7; sent])?;
+    reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    let counted = || by("splice").is_ok_and(|now| now - before.0 >= 2.0 * sent as f64);
+    ports::wait(SOON, "the bytes to be counted", counted)?;
+    assert_eq!(by("copy")?, before.1, "splice was set, copy moved bytes");
+    Ok(())
+}
+
+#[test]
+fn an_agent_leaves_at_the_drains_deadline_with_a_flow_open() -> anyhow::Result<()> {
+    let mut ground = start(&["--drain-quiet=1h", "--drain-timeout=1s"])?;
+    let mut flow = open(&ground.pair.socket, echo()?)?;
+    let began = std::time::Instant::now();
+    ground.pair.agent.signal(Signal::TERM)?;
+    ping(&mut flow)?;
+    assert_eq!(ground.pair.agent.wait(SOON)?.code(), Some(0));
+    assert!(began.elapsed() >= Duration::from_secs(1), "left after {:?}", began.elapsed());
+    Ok(())
+}
+
 #[test]
 fn an_agent_drains_while_it_serves_and_leaves_when_it_is_quiet() -> anyhow::Result<()> {
     let mut ground = start(&["--drain-quiet=500ms"])?;

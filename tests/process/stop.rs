@@ -1,9 +1,11 @@
 //! How a server leaves.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use proxy_tests::scrape::http_get;
 use rustix::process::Signal;
 
 use crate::ground::{Place, SOON, echo, open, ping};
@@ -21,6 +23,9 @@ fn flows_go_on_until_the_graceful_timeout() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(UnixStream::connect(place.socket()).is_err(), "a server that leaves takes no new clients");
+    assert!(TcpStream::connect(("127.0.0.1", place.agent_port)).is_err(), "nor agents");
+    assert!(http_get(place.pages(), "/readyz").is_err(), "and tells whoever probes it");
+    assert_eq!(http_get(place.pages(), "/healthz").unwrap(), "ok");
     assert_eq!(server.wait(SOON).unwrap().code(), Some(0));
     assert!(began.elapsed() >= Duration::from_millis(3900), "left after {:?}", began.elapsed());
     // An end or an abort.
@@ -31,13 +36,27 @@ fn flows_go_on_until_the_graceful_timeout() {
 fn a_server_without_flows_does_not_wait_for_the_timeout() {
     let place = Place::new().unwrap();
     let mut server = place.start_server("server", &["--graceful-shutdown-timeout=10m"]).unwrap();
-    let _agent = place.start_agent().unwrap();
+    let agent = place.start_agent().unwrap();
     let mut flow = open(&place.socket(), &echo().unwrap()).unwrap();
     server.signal(Signal::TERM).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     ping(&mut flow).unwrap();
     server.check().unwrap();
     drop(flow);
+    assert_eq!(server.wait(SOON).unwrap().code(), Some(0));
+    // By GOAWAY: the agent looks for another server before its stream ends.
+    let told = || agent.last_words().contains("The server is ending");
+    proxy_tests::ports::wait(SOON, "the agent to be told", told).unwrap();
+}
+
+#[test]
+fn a_client_that_never_speaks_does_not_hold_a_server() {
+    let place = Place::new().unwrap();
+    let mut server = place.start_server("server", &["--graceful-shutdown-timeout=10m"]).unwrap();
+    let _agent = place.start_agent().unwrap();
+    let _silent = UnixStream::connect(place.socket()).unwrap();
+    let _flow = open(&place.socket(), &echo().unwrap()).map(drop);
+    server.signal(Signal::TERM).unwrap();
     assert_eq!(server.wait(SOON).unwrap().code(), Some(0));
 }
 
@@ -50,8 +69,10 @@ fn a_second_signal_ends_a_server_at_once() {
     server.signal(Signal::TERM).unwrap();
     proxy_tests::ports::wait(SOON, "the drain", || UnixStream::connect(place.socket()).is_err()).unwrap();
     server.check().unwrap();
+    let began = Instant::now();
     server.signal(Signal::TERM).unwrap();
-    server.wait(SOON).unwrap();
+    assert_eq!(server.wait(SOON).unwrap().code(), Some(1));
+    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
 }
 
 /// The next server binds the socket's name before the last one has gone, which must not take it along.

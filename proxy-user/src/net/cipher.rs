@@ -99,7 +99,9 @@ impl TlsPolicy {
         provider.cipher_suites.retain(|suite| suite.tls13().is_some() || wanted.contains(&suite.suite()));
         if provider.cipher_suites.iter().all(|suite| suite.tls13().is_some()) {
             policy.versions = ONLY_13;
-            policy.notes.push("of the cipher suites none is left for TLS 1.2, so only TLS 1.3 is offered".into());
+            policy
+                .notes
+                .push("of the cipher suites none is left for TLS 1.2, so only TLS 1.3 is offered".into());
         }
         policy.provider = Arc::new(provider);
         Ok(policy)

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{EngineChoice, Plain};
 use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
 use super::policy::{HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN};
@@ -13,6 +12,7 @@ use super::sockmap::{InMap, Stage, Violation, book, consumed};
 use super::stats::{Fallback, Stats};
 use super::track::{Link, Lost, Track};
 use super::worker::Turn;
+use super::{EngineChoice, Plain};
 use crate::flow::{Engine, Finish};
 
 /// Bytes of a Unix source that nobody redirects and nobody counts, from one look to the next: the peer's shutdown took

@@ -76,7 +76,8 @@ impl Frontend {
                     () = drain.draining() => return,
                 };
                 let Some(place) = places.take() else { continue };
-                let flow = connect::serve(accepted.stream, dialer.clone(), head_timeout, place, drain.clone());
+                let flow =
+                    connect::serve(accepted.stream, dialer.clone(), head_timeout, place, drain.clone());
                 until_cut(drain.clone(), flow);
             },
             (Mode::HttpConnect, Listener::Tls(listener, tls)) => loop {
@@ -89,7 +90,9 @@ impl Frontend {
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
                     match tls.accept(accepted.map(RecordExact::new), TLS_HANDSHAKE).await {
-                        Ok(accepted) => connect::serve(accepted.stream, dialer, head_timeout, place, begun).await,
+                        Ok(accepted) => {
+                            connect::serve(accepted.stream, dialer, head_timeout, place, begun).await
+                        }
                         Err(error) => tracing::info!(%remote, %error, "Refused a frontend connection"),
                     }
                 });
