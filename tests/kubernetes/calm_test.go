@@ -91,5 +91,5 @@ func proven(t *testing.T, c *cluster.Cell) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return metrics.Sum("konduit_engine_proven", `engine="sockmap"`) == 1
+	return metrics.Sum("konduit_engine_proven", `engine="sockmap-tcp"`) == 1
 }

@@ -23,7 +23,7 @@ const BUILD: [&str; 9] = [
     "libxml2-dev",
 ];
 /// Programs that the tests and the bench run beside ours.
-const TESTS: [&str; 4] = ["haproxy", "iproute2", "openssh-client", "openssh-server"];
+const TESTS: [&str; 5] = ["haproxy", "iproute2", "nftables", "openssh-client", "openssh-server"];
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";

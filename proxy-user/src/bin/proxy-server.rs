@@ -8,10 +8,6 @@ use proxy_user::server::run::run;
 
 const PROGRAM: &str = "proxy-server";
 
-/// A short flow is a few dozen allocations: with the C library's allocator two threads spent a tenth of it there.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() -> ExitCode {
     let args = cli::arguments(std::env::args_os());
     let invocation = Options::parse(&args, |name| std::env::var(name).ok());

@@ -118,10 +118,15 @@ impl Dialer {
                 return Err(error);
             }
             let (streams, known) = (self.registry.streams(), self.registry.known());
-            match pick_again(strategy, &streams, &known, &dial.target, &tried) {
-                Some(another) => agent = another,
-                None => return Err(error),
+            let Some(another) = pick_again(strategy, &streams, &known, &dial.target, &tried) else {
+                return Err(error);
+            };
+            // Upstream's counter counts failures, not dials that failed.
+            if let Some(failure) = failure(&error, dial.via) {
+                self.metrics.dial_failed(failure);
             }
+            tracing::info!(agent = %agent.id, another = %another.id, %error, "Asking another agent for a dial");
+            agent = another;
         }
     }
 

@@ -14,6 +14,9 @@ use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
 use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX};
 use super::stats::{Fallback, Stats};
 
+/// How many times its limit a direction may have unsent while it leaves.
+const WHILE_LEAVING: u32 = 2;
+
 /// Loaded programs, shared by all engine threads.
 pub(super) struct KernelMap {
     sockmap: Sockmap,
@@ -146,7 +149,7 @@ impl InMap {
         let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
         let mapped = match from {
             Plain::Tcp(socket) => {
-                map.widen(to, limit.saturating_mul(2));
+                map.widen(to, limit.saturating_mul(2 * WHILE_LEAVING));
                 map.sockmap.map_tcp(socket, to, limit).inspect_err(|_| narrow(to, grant))?
             }
             Plain::Unix(socket) => {
@@ -183,7 +186,9 @@ impl InMap {
         self.mapped.counts().peak >= u64::from(self.limit() / 2)
     }
 
+    /// Wants to leave; with a higher limit it is more often in redirect, from where it can.
     pub(super) fn ask_to_leave(&self) {
+        self.mapped.set_limit(self.limit().saturating_mul(WHILE_LEAVING));
         self.mapped.ask_to_leave();
     }
 

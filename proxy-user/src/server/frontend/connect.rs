@@ -49,8 +49,10 @@ impl Client for UnixStream {
 }
 
 impl Client for TlsStream<RecordExact<TcpStream>> {
+    /// Over TLS a client that has nothing more to say before its dial is answered is taken to have left, as upstream
+    /// has it.
     fn is_gone(&self) -> bool {
-        false
+        true
     }
 
     fn into_end(self) -> io::Result<End> {

@@ -6,6 +6,7 @@ use crate::mux::{Dialect, Link, LinkConfig, Pool, Role};
 use crate::ops::metrics::ServerMetrics;
 use crate::server::agents::registry::{Registered, Registry};
 use crate::wire::identifiers::Identifiers;
+use crate::wire::packet::Packet;
 
 struct World {
     strategies: Vec<Strategy>,
@@ -93,4 +94,35 @@ fn a_server_is_ready_when_its_first_strategy_has_something_to_pick_from() {
     let _node = world.agent("node", "cidr=10.1.2.0/24");
     assert!(world.registry.is_ready());
     assert_eq!(World::new(&[Strategy::Default]).pick("a:1"), Err("No agent available".into()));
+}
+
+#[test]
+fn a_draining_agent_is_picked_only_when_there_is_no_other_however_busy_the_others_are() {
+    let world = World::new(&[Strategy::Default]);
+    let (_leaving, staying) = (world.agent("leaving", ""), world.agent("staying", ""));
+    let stream = |name: &str| {
+        let found = world.registry.streams().iter().find(|stream| stream.id.to_string() == name).cloned();
+        found.unwrap()
+    };
+    stream("leaving").handle(Packet::Drain);
+    let _flows: Vec<_> = (0..10).map(|_| stream("staying").busy()).collect();
+    for _ in 0..20 {
+        assert_eq!(world.pick("a:1").as_deref(), Ok("staying"));
+    }
+    drop(staying);
+    assert_eq!(world.pick("a:1").as_deref(), Ok("leaving"));
+}
+
+#[test]
+fn hosts_are_matched_to_the_letter_and_no_match_is_the_next_strategys() {
+    let world = World::new(&[Strategy::DestHost, Strategy::DefaultRoute]);
+    let _node = world.agent("node", "host=node-1&ipv4=10.0.0.1");
+    assert_eq!(world.pick("node-1:80").as_deref(), Ok("node"));
+    assert_eq!(world.pick("10.0.0.1:80").as_deref(), Ok("node"));
+    for address in ["Node-1:80", "node-2:80"] {
+        assert_eq!(world.pick(address), Err("No agent available".into()), "{address}");
+    }
+    let _route = world.agent("route", "default-route=true");
+    assert_eq!(world.pick("Node-1:80").as_deref(), Ok("route"));
+    assert_eq!(world.pick("node-1:80").as_deref(), Ok("node"));
 }
