@@ -1,5 +1,8 @@
 //! Dials that succeed, fail, and are given up.
 
+use std::time::{Duration, Instant};
+
+use proxy_tests::dark::Dark;
 use proxy_tests::runner::{Cell, connect, until};
 use proxy_tests::targets::Target;
 use proxy_user::flow::{DialReason, Path};
@@ -78,11 +81,15 @@ async fn without_an_agent_the_client_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_takes_its_dial_with_it() {
     let cell = Cell::start(|_, _| {}).await.unwrap();
-    // TEST-NET-1: nobody answers there, neither with a SYN nor with an error, or at once with one.
+    let target = Dark::new().unwrap();
+    let load = || cell.server.dialer.registry.streams()[0].load();
     let mut client = tokio::net::UnixStream::connect(cell.server.socket()).await.unwrap();
-    client.write_all(b"CONNECT 192.0.2.1:80 HTTP/1.1\r\n\r\n").await.unwrap();
+    client.write_all(format!("CONNECT {} HTTP/1.1\r\n\r\n", target.address).as_bytes()).await.unwrap();
+    until("the dial", || load() == 1).await.unwrap();
+    let began = Instant::now();
     drop(client);
-    until("the dial to be given up", || cell.server.dialer.registry.streams()[0].load() == 0).await.unwrap();
+    until("the dial to be given up", || load() == 0).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "only the agent's own limit ended it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

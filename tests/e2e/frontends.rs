@@ -1,8 +1,11 @@
 //! Every way an API server can ask: both protocols, each over a Unix socket and over TCP with client certificates.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use proxy_tests::calls::{Call, Client};
 use proxy_tests::certs::Pair;
+use proxy_tests::dark::Dark;
 use proxy_tests::load::grpc::GrpcConn;
 use proxy_tests::runner::{Cell, Ground, SOON, connect, until};
 use proxy_tests::targets::Target;
@@ -50,6 +53,20 @@ async fn over(cell: &Cell, path: Path, flows: u64) -> anyhow::Result<()> {
         ended == flows && totals.live(path) == 0
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_over_tls_takes_its_dial_with_it() {
+    let cell = Cell::start(|server, _| over_tls(server)).await.unwrap();
+    let target = Dark::new().unwrap();
+    let load = || cell.server.dialer.registry.streams()[0].load();
+    let mut client = tls(&cell, ALPN_HTTP1).await.unwrap();
+    client.write_all(format!("CONNECT {} HTTP/1.1\r\n\r\n", target.address).as_bytes()).await.unwrap();
+    until("the dial", || load() == 1).await.unwrap();
+    let began = Instant::now();
+    client.shutdown().await.unwrap();
+    until("the dial to be given up", || load() == 0).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "only the agent's own limit ended it");
 }
 
 on_every_path!(http_connect_over_tls, grpc_over_tls, grpc_over_a_unix_socket);

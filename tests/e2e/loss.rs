@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use proxy_tests::runner::{Cell, Ground, RunningAgent, RunningServer, SOON, until};
+use proxy_tests::dark::Dark;
+use proxy_tests::runner::{Cell, Ground, RunningAgent, RunningServer, SOON, connect, until};
+use proxy_tests::scrape::Page;
 use proxy_tests::targets::Target;
 use proxy_user::flow::Path;
 use proxy_user::ops::flags::LanesMode;
+use proxy_user::ops::metrics::encode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::paths::cell;
@@ -79,6 +83,44 @@ async fn a_dial_whose_agent_is_lost_goes_to_another() {
         agent.end().await.unwrap();
     }
     server.has_agents(0).await.unwrap();
+}
+
+/// Not only a dial that comes after the loss: one that was under way, and only for the agent's sake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_under_way_is_asked_of_another_agent_but_never_after_the_target_refused() {
+    let ground = Ground::new().unwrap();
+    let mut options = ground.server_options("server");
+    options.lanes.mode = LanesMode::Off;
+    let server = RunningServer::start(options).unwrap();
+    let start = |name: &str| RunningAgent::start(ground.agent_options(name, server.agent_port())).unwrap();
+    let first = start("first");
+    server.has_agents(1).await.unwrap();
+    let target = Dark::new().unwrap();
+    let name = target.address.to_string();
+    let dialling = connect(server.socket(), &name);
+    tokio::pin!(dialling);
+    let taken = until("the dial", || server.registry().streams()[0].load() == 1);
+    tokio::select! {
+        taken = taken => taken.unwrap(),
+        answered = &mut dialling => panic!("{:?}", answered.unwrap().1),
+    }
+    let second = start("second");
+    server.has_agents(2).await.unwrap();
+    first.end().await.unwrap();
+    let lighting = tokio::task::spawn_blocking(move || target.light(Duration::from_secs(3)));
+    let (_client, head) = dialling.await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(lighting.await.unwrap().unwrap() >= 1);
+
+    let third = start("third");
+    server.has_agents(2).await.unwrap();
+    let (_, head) = connect(server.socket(), "127.0.0.1:1").await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 50"), "{head}");
+    let tries = |agent: &RunningAgent| {
+        let text = String::from_utf8(encode(agent.metrics.registry()).unwrap()).unwrap();
+        Page::parse(&text).sum("endpoint_dial_failure_total", &[])
+    };
+    assert_eq!(tries(&second) + tries(&third), 1.0, "a target that refused was asked again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod certs;
 pub mod child;
 pub mod cpu;
+pub mod dark;
 pub mod field;
 pub mod haproxy;
 pub mod integrity;

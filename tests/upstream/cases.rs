@@ -6,8 +6,8 @@ use std::time::Duration;
 use proxy_tests::konduit::Frontend;
 use proxy_tests::targets::Target;
 
-use crate::dark::Dark;
 use crate::pair::{Pair, Pairing, Side};
+use proxy_tests::dark::Dark;
 
 /// Makes one test of each pairing and frontend.
 macro_rules! in_every_pairing {

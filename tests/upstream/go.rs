@@ -8,8 +8,8 @@ use anyhow::Context;
 use proxy_tests::konduit::Frontend;
 use proxy_tests::targets::Target;
 
-use crate::dark::Dark;
 use crate::pair::{Pair, Pairing, Side};
+use proxy_tests::dark::Dark;
 
 /// Builds `tests/kubernetes/konnectivity` once.
 fn client() -> anyhow::Result<PathBuf> {

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)] // A test fails by it.
 
 mod cases;
-mod dark;
 mod flow;
 mod go;
 mod pair;

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-pub(crate) struct Dark {
+/// A bound socket whose queue is full until [`Dark::light`].
+pub struct Dark {
     listener: Socket,
     pub address: SocketAddr,
     fillers: Vec<TcpStream>,
 }
 
 impl Dark {
-    pub(crate) fn new() -> anyhow::Result<Dark> {
+    /// # Errors
+    /// The queue cannot be filled.
+    pub fn new() -> anyhow::Result<Dark> {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
         listener.listen(0)?;
@@ -26,7 +29,7 @@ impl Dark {
     }
 
     /// Accepts for this long; gives the connections whose other end is still open then, without the fillers.
-    pub(crate) fn light(self, time: Duration) -> anyhow::Result<usize> {
+    pub fn light(self, time: Duration) -> anyhow::Result<usize> {
         let fillers: Vec<_> = self.fillers.iter().map(TcpStream::local_addr).collect::<Result<_, _>>()?;
         self.listener.set_nonblocking(true)?;
         self.listener.listen(64)?;
