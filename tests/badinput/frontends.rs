@@ -56,7 +56,10 @@ async fn half_a_head_is_given_up_in_time() {
     let mut witness = Witness::new(&cell).await;
     let mut stream = UnixStream::connect(cell.socket()).await.unwrap();
     stream.write_all(b"CONNECT 127.0.0.1:1 HT").await.unwrap();
+    // As upstream, which ends it without a word.
     assert_eq!(rest(&mut stream).await, "");
+    let refused = [("port", "frontend"), ("reason", "head")];
+    cell.server_counts("konduit_refused_connections_total", &refused, 1.0).await;
     cell.server_counts("http_connections", &[], 1.0).await;
     witness.still_works().await;
 }

@@ -47,6 +47,8 @@ async fn garbage_on_the_agents_port_ends_its_own_connection() {
     dials(&cell).await;
 }
 
+const REFUSED: &str = "konduit_refused_connections_total";
+
 /// Whether somebody with this certificate gets past the handshake: in TLS 1.3 a client learns that by reading.
 async fn admitted(address: std::net::SocketAddr, tls: &proxy_user::net::tls::ClientEndpoint) -> bool {
     let stream = TcpStream::connect(address).await.unwrap();
@@ -75,6 +77,7 @@ async fn strangers_get_no_further_than_the_handshake() {
     let wrong_use = cell.tls(Some(&server), ALPN_H2);
     assert!(!admitted(cell.server.bound.agents, &wrong_use).await);
     assert!(admitted(cell.server.bound.agents, &cell.tls(Some(&cell.client()), ALPN_H2)).await);
+    cell.server_counts(REFUSED, &[("port", "agents"), ("reason", "tls")], 5.0).await;
     witness.still_works().await;
     dials(&cell).await;
 
@@ -84,6 +87,7 @@ async fn strangers_get_no_further_than_the_handshake() {
         for identity in [None, Some(&unknown)] {
             assert!(!admitted(cell.frontend(), &cell.tls(identity, alpn)).await, "{frontend:?}");
         }
+        cell.server_counts(REFUSED, &[("port", "frontend"), ("reason", "tls")], 2.0).await;
         let known = cell.tls(Some(&cell.client()), alpn);
         assert!(admitted(cell.frontend(), &known).await, "{frontend:?}");
     }

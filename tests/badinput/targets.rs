@@ -1,5 +1,6 @@
 //! Targets that do not answer as a dial hopes.
 
+use proxy_tests::dark::Dark;
 use proxy_tests::konduit::Lanes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
@@ -46,6 +47,17 @@ async fn a_failed_dial_says_why_and_is_counted() {
         witness.still_works().await;
         dials(&cell).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_never_answers_is_given_up_and_told() {
+    let (cell, target) = (Cell::start(Plan::default()).await.unwrap(), Dark::new().unwrap());
+    let mut witness = Witness::new(&cell).await;
+    let answer = tokio::time::timeout(LONG, refused(&cell, &target.address.to_string())).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 504 Gateway Timeout\r\n"), "{answer}");
+    assert!(answer.contains(&format!("dial tcp {}: i/o timeout", target.address)), "{answer}");
+    assert_eq!(cell.agent_count("endpoint_dial_failure_total", &[("reason", "timeout")]), 1.0);
+    witness.still_works().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

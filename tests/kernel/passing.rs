@@ -93,7 +93,7 @@ fn a_reader_that_never_reads_bounds_what_is_taken() {
 }
 
 #[test]
-fn an_overflow_is_told() {
+fn an_overflow_and_what_leads_to_it_are_told() {
     let Some(sockmap) = sockmap() else { return };
     let mut rig = Rig::tcp().unwrap();
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, 64 << 10).unwrap();
@@ -104,6 +104,25 @@ fn an_overflow_is_told() {
         let _ = rig.client.write(&chunk);
         mapped.mode() == Mode::Pass
     });
-    wait("its event", || sockmap.next_event() == Some(mapped.slot()));
-    assert_eq!(sockmap.next_event(), None);
+    // Of the destination while it filled, and of the overflow itself.
+    let told: Vec<_> = std::iter::from_fn(|| sockmap.next_event()).collect();
+    assert!(told.len() >= 2 && told.iter().all(|slot| *slot == mapped.slot()), "{told:?}");
+    assert!(mapped.counts().peak >= 32 << 10);
+}
+
+#[test]
+fn a_destination_that_fills_is_told_of_before_it_overflows() {
+    let Some(sockmap) = sockmap() else { return };
+    let mut rig = Rig::tcp().unwrap();
+    let limit = 8 << 20;
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limit).unwrap();
+    rig.client.set_nonblocking(true).unwrap();
+    let chunk = vec![7; 64 * 1024];
+    let told = |rig: &mut Rig| {
+        let _ = rig.client.write(&chunk);
+        sockmap.next_event() == Some(mapped.slot())
+    };
+    wait("word of a destination that fills", || told(&mut rig));
+    assert_eq!((mapped.mode(), mapped.counts().overflows), (Mode::Redirect, 0));
+    assert!(mapped.counts().peak >= u64::from(limit) / 2, "{:?}", mapped.counts());
 }

@@ -71,6 +71,9 @@ pub(super) const CALM_AFTER: Duration = Duration::from_secs(2);
 /// How often to look for what the kernel tells by no event: the backlog's end, passed bytes between two queues.
 pub(super) const LAG_LOOK: Duration = Duration::from_millis(1);
 
+/// The longest time between two looks at a backlog that its reader does not take.
+pub(super) const BACKLOG_LOOK: Duration = Duration::from_millis(16);
+
 /// Passed bytes that take longer are lost.
 pub(super) const LAG_BOUND: Duration = Duration::from_secs(5);
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
-use super::policy::{HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN};
+use super::policy::{
+    BACKLOG_LOOK, HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN,
+};
 use super::sock::finish_of;
 use super::sockmap::{InMap, Stage, Violation, book, consumed};
 use super::stats::{Fallback, Stats};
@@ -37,6 +39,8 @@ pub(super) struct Times {
     redirecting: Option<Instant>,
     /// How long to go on passing before the kernel may try again.
     hold: Duration,
+    /// How long the last look at a backlog that does not go was put off.
+    backlog: Duration,
     /// The source said "no more" while passed bytes were on their way, since.
     lagging: Option<Instant>,
     misplaced: bool,
@@ -146,12 +150,17 @@ impl Track {
         let Some(in_map) = &self.in_map else { return self.step(Event::BacklogGone).map(|()| None) };
         match in_map.mapped().is_drained(link.to) {
             Ok(true) => {
+                self.times.backlog = Duration::ZERO;
                 if self.direction.is_leaving() {
                     self.leave(link, turn)?;
                 }
                 self.step(Event::BacklogGone).map(|()| None)
             }
-            Ok(false) => Ok(Some(turn.now + LAG_LOOK)),
+            // A reader that stalls is looked at less and less often.
+            Ok(false) => {
+                self.times.backlog = (self.times.backlog * 2).clamp(LAG_LOOK, BACKLOG_LOOK);
+                Ok(Some(turn.now + self.times.backlog))
+            }
             Err(_) => Err(Lost(Finish::Aborted)),
         }
     }

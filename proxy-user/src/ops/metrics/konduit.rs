@@ -29,6 +29,7 @@ pub struct KonduitMetrics {
     queued: IntGaugeVec,
     mux_pauses: IntCounter,
     flow_ends: IntCounterVec,
+    refused: IntCounterVec,
 }
 
 impl KonduitMetrics {
@@ -71,6 +72,11 @@ impl KonduitMetrics {
                 "Flows that this process ended, by reason.",
                 &["reason"],
             )?,
+            refused: make.counter_vec(
+                "refused_connections_total",
+                "Connections that got no further than who or what they are, by port and by what was wrong.",
+                &["port", "reason"],
+            )?,
         })
     }
 
@@ -106,6 +112,11 @@ impl KonduitMetrics {
     /// We ended a flow for this fixed reason (`stalled`, `mux_budget`, `conservation`, …).
     pub fn flow_ended_by_us(&self, reason: &'static str) {
         self.flow_ends.with_label_values(&[reason]).inc();
+    }
+
+    /// A connection to this port got no further: for its `tls`, its `head`, its `metadata` or its `token`.
+    pub fn refused(&self, port: &'static str, reason: &'static str) {
+        self.refused.with_label_values(&[port, reason]).inc();
     }
 
     /// Shows a counter that somebody else moves, such as the log's lost lines.

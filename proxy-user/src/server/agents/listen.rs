@@ -24,6 +24,7 @@ use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::sockopt;
 use crate::net::tls::{Identity, ServerEndpoint};
 use crate::ops::drain::DrainWatch;
+use crate::ops::metrics::ServerMetrics;
 use crate::server::start;
 use crate::wire::packet::MAX_PACKET;
 use crate::wire::pb::agent_service_server::AgentServiceServer;
@@ -67,7 +68,8 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let (accepted, incoming) = mpsc::channel(16);
-    let (lanes, registry) = (service.lanes.clone(), service.registry.clone());
+    let (lanes, registry, metrics) =
+        (service.lanes.clone(), service.registry.clone(), service.metrics.clone());
     let service = AgentServiceServer::new(service).max_decoding_message_size(MAX_PACKET);
     let incoming = ReceiverStream::new(incoming).map(Ok::<Control, io::Error>);
     let grpc = tonic::transport::Server::builder()
@@ -81,7 +83,7 @@ pub async fn serve(
     let open = accepted.clone();
     let accepting = async move {
         tokio::select! {
-            () = accept(listener, tls, lanes, accepted) => {}
+            () = accept(listener, tls, lanes, metrics, accepted) => {}
             () = drain.draining() => {}
         }
     };
@@ -106,6 +108,7 @@ async fn accept(
     listener: TcpListener,
     tls: ServerEndpoint,
     lanes: Option<ServerLanes>,
+    metrics: ServerMetrics,
     control: mpsc::Sender<Control>,
 ) {
     let most = start::handshakes();
@@ -120,6 +123,7 @@ async fn accept(
         let (under_way, given_up) = oneshot::channel();
         oldest_first.push_back(under_way);
         let (tls, lanes, control) = (tls.clone(), lanes.clone(), control.clone());
+        let metrics = metrics.clone();
         // On the heap at once: the state of a handshake is large, and a task is moved about before it runs.
         tokio::spawn(Box::pin(async move {
             let remote = accepted.remote;
@@ -129,7 +133,10 @@ async fn accept(
             };
             match shaken {
                 Ok(accepted) => sort(accepted, lanes, control).await,
-                Err(error) => tracing::debug!(from = %remote, %error, "No TLS on the agents' port"),
+                Err(error) => {
+                    metrics.konduit.refused("agents", "tls");
+                    tracing::debug!(from = %remote, %error, "No TLS on the agents' port");
+                }
             }
         }));
     }

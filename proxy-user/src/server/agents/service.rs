@@ -43,12 +43,14 @@ impl pb::agent_service_server::AgentService for Service {
     async fn connect(&self, request: Request<Streaming<pb::Packet>>) -> Result<Response<Outbound>, Status> {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let hello = AgentHello::read(request.metadata().as_ref()).map_err(|error| {
+            self.metrics.konduit.refused("agents", "metadata");
             tracing::warn!(%error, from = %peer, "Refused a control stream");
             Status::unknown(error.to_string())
         })?;
         if let Some(authenticator) = &self.authenticator
             && let Err(error) = authenticator.check(request.metadata().as_ref()).await
         {
+            self.metrics.konduit.refused("agents", "token");
             tracing::warn!(agent = %hello.agent, from = %peer, %error, "Refused an agent");
             return Err(Status::from(&error));
         }

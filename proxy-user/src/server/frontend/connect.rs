@@ -80,7 +80,7 @@ pub(super) async fn serve(
     };
     let head = tokio::select! {
         head = read_head(&mut client, &mut buffer) => head,
-        () = too_late => return,
+        () = too_late => return dialer.metrics.konduit.refused("frontend", "head"),
     };
     drop(drain);
     let target = match head {
@@ -89,10 +89,11 @@ pub(super) async fn serve(
             target
         }
         Ok(other) => {
+            dialer.metrics.konduit.refused("frontend", "head");
             let date = httpdate(SystemTime::now());
             return say_goodbye(client, &refused(&other, &date).unwrap_or_default()).await;
         }
-        Err(_) => return,
+        Err(_) => return dialer.metrics.konduit.refused("frontend", "head"),
     };
     if place.is_refused() {
         return say_goodbye(client, &dial_failed(&dialer.exhausted())).await;

@@ -93,7 +93,10 @@ impl Frontend {
                         Ok(accepted) => {
                             connect::serve(accepted.stream, dialer, head_timeout, place, begun).await
                         }
-                        Err(error) => tracing::info!(%remote, %error, "Refused a frontend connection"),
+                        Err(error) => {
+                            dialer.metrics.konduit.refused("frontend", "tls");
+                            tracing::info!(%remote, %error, "Refused a frontend connection");
+                        }
                     }
                 });
             },

@@ -88,7 +88,8 @@ impl Sockmap {
         f(self.events().as_fd())
     }
 
-    /// The next direction that turned to [`super::Mode::Pass`] since it was last asked. Call until `None`.
+    /// The next direction that turned to [`super::Mode::Pass`] since it was last asked, or whose destination had half
+    /// of its limit waiting. Call until `None`.
     pub fn next_event(&self) -> Option<SlotId> {
         let mut events = self.events();
         let item = events.next()?;

@@ -74,7 +74,10 @@ pub(super) async fn serve_tls<B: Backend>(
             let remote = accepted.remote;
             match tls.accept(accepted, TLS_HANDSHAKE).await {
                 Ok(accepted) => serve(accepted, keepalive, backend, drain).await,
-                Err(error) => tracing::warn!(%remote, %error, "frontend connection refused"),
+                Err(error) => {
+                    backend.metrics().konduit.refused("frontend", "tls");
+                    tracing::warn!(%remote, %error, "frontend connection refused");
+                }
             }
         });
     }
