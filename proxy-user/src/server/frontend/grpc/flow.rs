@@ -30,6 +30,8 @@ pub(super) struct PacketFlow {
     /// Received, not read yet.
     part: Bytes,
     client: Client,
+    /// It sent CLOSE_REQ.
+    asked: bool,
     ours: Ours,
 }
 
@@ -54,7 +56,8 @@ enum Ours {
 
 impl PacketFlow {
     pub(super) fn new(conn: ConnId, receiver: Receiver, sender: Sender) -> PacketFlow {
-        PacketFlow { conn, receiver, sender, part: Bytes::new(), client: Client::Open, ours: Ours::Open }
+        let (part, client, ours) = (Bytes::new(), Client::Open, Ours::Open);
+        PacketFlow { conn, receiver, sender, part, client, asked: false, ours }
     }
 
     fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -70,6 +73,7 @@ impl PacketFlow {
                 Poll::Ready(Ok(Item::Packet(Packet::CloseRequest { conn }))) => {
                     self.close(conn, if conn == self.conn { "" } else { "Unknown connectID" });
                     self.client = Client::Closed;
+                    self.asked = true;
                 }
                 Poll::Ready(Ok(Item::Packet(_))) => {}
                 Poll::Ready(Err(Ended::Half)) => self.client = Client::Closed,
@@ -94,6 +98,17 @@ impl PacketFlow {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the client that was told CLOSE_RSP has left. Go's client takes a call that ends together with its
+    /// CLOSE_RSP for a tunnel that was lost.
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Ours::Closed { linger } = &mut self.ours else { return Poll::Ready(()) };
+        if linger.as_mut().poll(context).is_ready() || self.sender.poll_reset(context).is_ready() {
+            return Poll::Ready(());
+        }
+        while ready!(self.receiver.poll_item(context)).is_ok() {}
+        Poll::Ready(())
     }
 
     fn data(&mut self, conn: ConnId, part: Bytes) {
@@ -151,9 +166,12 @@ impl AsyncWrite for PacketFlow {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let conn = self.conn;
         self.close(conn, "");
+        if self.asked && self.client == Client::Closed {
+            ready!(self.poll_left(context));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -178,6 +196,7 @@ impl FlowStream for PacketFlow {
         match self.client {
             Client::Open if matches!(self.ours, Ours::Open) => self.sender.poll_reset(context),
             Client::Open => Poll::Pending,
+            Client::Closed if self.asked => self.poll_left(context),
             Client::Closed | Client::Gone => Poll::Ready(()),
         }
     }
