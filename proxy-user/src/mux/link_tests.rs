@@ -32,6 +32,16 @@ fn flow(dialer: &Link, acceptor: &Link) -> (MuxStream, MuxStream) {
     (dialer.attach(there.conn()).unwrap(), there)
 }
 
+/// Waits until neither link has a flow.
+async fn hold_nothing(dialer: &Link, acceptor: &Link) {
+    let empty = async {
+        while dialer.flows() + acceptor.flows() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, empty).await.unwrap();
+}
+
 #[tokio::test]
 async fn small_writes_keep_their_borders() {
     let (dialer, acceptor) = links(Dialect::Ours, Limits::default());
@@ -83,12 +93,7 @@ async fn a_finished_flow_leaves_nothing_behind() {
         there.shutdown().await.unwrap();
         assert_eq!(here.read(&mut [0; 1]).await.unwrap(), 0);
         drop((here, there));
-        let empty = async {
-            while dialer.flows() + acceptor.flows() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(SOON, empty).await.unwrap();
+        hold_nothing(&dialer, &acceptor).await;
     }
 }
 
@@ -110,12 +115,7 @@ async fn a_reset_behind_our_own_end_leaves_nothing_behind() {
             assert!(there.read(&mut [0; 1]).await.is_err());
             drop(there);
         }
-        let empty = async {
-            while dialer.flows() + acceptor.flows() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(SOON, empty).await.unwrap();
+        hold_nothing(&dialer, &acceptor).await;
     }
 }
 
