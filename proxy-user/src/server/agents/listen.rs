@@ -37,7 +37,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const MAX_HEADERS: u32 = 16 << 20;
 /// What a peer may send before we read it. The brake towards an upstream agent works through this window alone.
 const WINDOW: u32 = 1 << 20;
-/// How long agents may take to leave once they were told to.
+/// How long agents may take to leave once they were told to; half of it passes before their streams are ended, since
+/// an agent whose stream ends closes the connection, perhaps before it read the GOAWAY.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Who is at the other end of a control stream.
@@ -89,8 +90,9 @@ pub async fn serve(
     };
     let ending = async {
         stop.cancelled().await;
+        tokio::time::sleep(GOODBYE / 2).await;
         registry.streams().iter().for_each(|stream| stream.link.close(Ok(())));
-        tokio::time::sleep(GOODBYE).await;
+        tokio::time::sleep(GOODBYE / 2).await;
     };
     let serving = async {
         if let Err(error) = grpc.await {
