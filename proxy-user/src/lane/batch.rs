@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A flight of a resumed handshake is far below it.
@@ -47,6 +48,12 @@ impl<S> Batch<S> {
     /// Bytes that were read from the transport and not handed out.
     pub(super) fn waiting(&self) -> usize {
         self.ahead.len() - self.taken
+    }
+
+    /// The transport, and what was read from it and not handed out.
+    pub(super) fn into_parts(mut self) -> (S, Bytes) {
+        self.ahead.drain(..self.taken);
+        (self.io, self.ahead.into())
     }
 
     pub(super) fn is_written(&self) -> bool {
@@ -105,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batch<S> {
             this.hand_out(buf);
             return Poll::Ready(Ok(()));
         }
-        let read = if this.reads_ahead {
+        let read = if this.reads_ahead && buf.remaining() < READ_AHEAD {
             let mut bytes = [0; READ_AHEAD];
             let mut more = ReadBuf::new(&mut bytes);
             let read = Pin::new(&mut this.io).poll_read(cx, &mut more);

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::Security;
-use super::record::{self, LeaveError, RecordExact};
-use super::stream::{LaneStream, reset};
+use super::carried::{Carried, Home};
+use super::message::TalkError;
+use super::record::RecordExact;
+use super::stream::reset;
 use crate::flow::Path;
-use crate::splice::{End, Watched};
+use crate::splice::End;
 
 /// TLS over a socket that is read record by record.
 pub type Wire = TlsStream<RecordExact<TcpStream>>;
@@ -32,7 +35,12 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(wire: Wire, security: Security) -> Lane {
+    pub(super) fn new(mut wire: Wire, security: Security) -> Lane {
+        let transport = wire.get_mut().0;
+        match security {
+            Security::Encrypt => transport.pass_through(),
+            Security::Raw => transport.read_records(),
+        }
         Lane { wire: Some(Box::new(wire)), security, engaged: false, expires: None, heard: Instant::now() }
     }
 
@@ -50,20 +58,29 @@ impl Lane {
     /// bare FIN, for the flow's.
     pub(super) fn engage(&mut self) {
         self.engaged = true;
-        // From the next answer on there may be bytes of the flow behind a message, and in clear they are not TLS'.
-        if let Some(wire) = self.wire.as_deref_mut().filter(|_| self.security == Security::Raw) {
-            wire.get_mut().0.read_exactly();
-        }
     }
 
-    /// The dial failed; the lane is free again.
+    /// The dial failed, or its flow ended cleanly; the lane is free again.
     pub(super) fn disengage(&mut self) {
         self.engaged = false;
         self.heard = Instant::now();
     }
 
-    pub(super) fn wire(&mut self) -> Result<&mut Wire, LeaveError> {
-        self.wire.as_deref_mut().ok_or(LeaveError::Unread)
+    pub(super) fn wire(&mut self) -> Result<&mut Wire, TalkError> {
+        self.wire.as_deref_mut().ok_or(TalkError::Closed)
+    }
+
+    pub(super) fn peek_wire(&self) -> Option<&Wire> {
+        self.wire.as_deref()
+    }
+
+    pub(super) fn security(&self) -> Security {
+        self.security
+    }
+
+    /// For whoever sees to its end from here on.
+    pub(super) fn into_wire(mut self) -> Option<Wire> {
+        self.wire.take().map(|wire| *wire)
     }
 
     /// Whether nothing came from the peer, neither its end nor words out of turn. No system call for a lane
@@ -75,17 +92,13 @@ impl Lane {
         Pin::new(wire).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
-    /// The lane as the flow's end; the last message was said and heard.
-    pub(super) fn into_end(mut self) -> Result<(End, Path), LeaveError> {
-        if self.security == Security::Raw {
-            // Refused here the lane is still engaged: its drop is an abort for the peer.
-            record::may_leave(self.wire.as_deref().ok_or(LeaveError::Unread)?)?;
-        }
-        let wire = self.wire.take().ok_or(LeaveError::Unread)?;
-        match self.security {
-            Security::Encrypt => Ok((End::stream(LaneStream::new(*wire)), Path::LaneEncrypt)),
-            Security::Raw => Ok((End::watched(Watched::Tcp(record::leave(*wire)?)), Path::LaneRaw)),
-        }
+    /// The lane as the flow's end; the last message was said and heard. It goes `home` when that flow was a short one.
+    pub(super) fn into_end(self, home: Arc<dyn Home>) -> (End, Path) {
+        let path = match self.security {
+            Security::Encrypt => Path::LaneEncrypt,
+            Security::Raw => Path::LaneRaw,
+        };
+        (End::stream(Carried::new(self, home)), path)
     }
 }
 

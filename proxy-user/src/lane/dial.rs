@@ -100,13 +100,11 @@ impl StreamLanes {
             let Some(mut lane) = self.pool.take() else { break };
             let dial = pb::Dial { number, attempt, protocol: protocol.into(), address: address.into() };
             match on_warm(&self.pool, &mut lane, dial).await {
-                Ok(()) => match lane.into_end() {
-                    Ok((end, path)) => {
-                        counters.on_warm();
-                        return Ok(Dialled::Lane(end, path));
-                    }
-                    Err(error) => tracing::warn!(%error, "dropped a lane after its answer"),
-                },
+                Ok(()) => {
+                    counters.on_warm();
+                    let (end, path) = lane.into_end(self.pool.clone());
+                    return Ok(Dialled::Lane(end, path));
+                }
                 Err(Warm::Failed(error)) => {
                     lane.disengage();
                     self.pool.give_back(lane);
@@ -143,13 +141,7 @@ impl StreamLanes {
         let on_lane = async {
             let mut lane = waiting.lane().await?;
             match on_claimed(&self.pool, &mut lane, number).await {
-                Ok(()) => match lane.into_end() {
-                    Ok(end) => Some(Ok(end)),
-                    Err(error) => {
-                        tracing::warn!(%error, "dropped a lane after its answer");
-                        None
-                    }
-                },
+                Ok(()) => Some(Ok(lane.into_end(self.pool.clone()))),
                 Err(Warm::Failed(error)) => {
                     lane.disengage();
                     self.pool.give_back(lane);
@@ -187,7 +179,7 @@ async fn on_warm(pool: &Pool, lane: &mut Lane, dial: pb::Dial) -> Result<(), War
     let config = &pool.shared.config;
     let number = dial.number;
     lane.engage();
-    let wire = lane.wire().map_err(|_| Warm::Lost(TalkError::Closed))?;
+    let wire = lane.wire().map_err(Warm::Lost)?;
     let talk = async {
         say(wire, dial, config.ack).await?;
         match hear(wire, config.ack).await? {
@@ -205,7 +197,7 @@ async fn on_warm(pool: &Pool, lane: &mut Lane, dial: pb::Dial) -> Result<(), War
 async fn on_claimed(pool: &Pool, lane: &mut Lane, number: u64) -> Result<(), Warm> {
     let config = &pool.shared.config;
     lane.engage();
-    let wire = lane.wire().map_err(|_| Warm::Lost(TalkError::Closed))?;
+    let wire = lane.wire().map_err(Warm::Lost)?;
     select! {
         heard = hear(wire, config.answer) => verdict(heard, number)?,
         () = pool.ended.cancelled() => return Err(Warm::Ended),

@@ -7,6 +7,7 @@
 
 mod accept;
 mod batch;
+mod carried;
 mod carrier;
 pub mod counters;
 mod demand;

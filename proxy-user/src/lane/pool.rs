@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
+use super::carried::Home;
 use super::carrier::Lane;
 use super::demand::Demand;
 use super::message::{TalkError, hear, pb, say};
@@ -284,8 +285,14 @@ impl Pool {
     }
 }
 
+impl Home for Pool {
+    fn take_back(self: Arc<Self>, lane: Lane) {
+        self.give_back(lane);
+    }
+}
+
 async fn ping(lane: &mut Lane) -> Result<(), TalkError> {
-    let wire = lane.wire().map_err(|_| TalkError::Closed)?;
+    let wire = lane.wire()?;
     say(wire, pb::Ping {}, PONG_TIMEOUT).await?;
     match hear(wire, PONG_TIMEOUT).await? {
         pb::lane_message::What::Pong(_) => {

@@ -1,14 +1,15 @@
 //! One TLS record at a time, and leaving TLS at an exact byte.
 //!
 //! rustls reads as much as its buffer holds. A lane that goes on in clear must not let it: the bytes behind the
-//! last record belong to the flow. [`RecordExact`] gives rustls the five bytes of a header, then that record and
-//! nothing more, so that whatever follows is still in the socket when the lane leaves TLS. Only while the peer cannot
-//! send a flow's bytes yet, since it waits for words of ours first, are whole flights read at once.
+//! last record belong to the flow. [`RecordExact`] gives rustls one record and nothing more, so that whatever follows
+//! is still in the socket, or was read ahead and is known, when the lane leaves TLS. Only in the handshake and hello,
+//! where no flow's byte can follow, are whole flights given at once.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
@@ -24,6 +25,8 @@ const MAX_BODY: usize = 16_384 + 2_048;
 pub struct RecordExact<S> {
     io: Batch<S>,
     at: At,
+    /// A read ends with its record.
+    single: bool,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ const BOUNDARY: At = At::Header { seen: [0; HEADER], have: 0 };
 
 impl<S> RecordExact<S> {
     pub fn new(io: S) -> RecordExact<S> {
-        RecordExact { io: Batch::plain(io), at: BOUNDARY }
+        RecordExact { io: Batch::plain(io), at: BOUNDARY, single: false }
     }
 
     /// For the listener's end of a connection that may become a lane: reads ahead.
@@ -64,6 +67,11 @@ impl<S> RecordExact<S> {
     /// already comes first.
     pub fn read_exactly(&mut self) {
         self.io.read_ahead(false);
+    }
+
+    /// From here on a read ends with its record at the latest, whatever was read ahead.
+    pub fn read_records(&mut self) {
+        self.single = true;
     }
 
     /// Writes wait until a read finds nothing, so that what is said in one breath is one segment.
@@ -155,7 +163,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for RecordExact<S> {
             this.advance(limited.filled())?;
             let read = limited.filled().len();
             buf.advance(read);
-            if this.io.waiting() == 0 || buf.remaining() == 0 {
+            let ended = this.single && this.at_boundary();
+            if ended || this.io.waiting() == 0 || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -201,7 +210,7 @@ pub enum LeaveError {
     Unwritten,
 }
 
-/// Whether the next byte to read from the transport is the first that is not TLS.
+/// Whether the next byte to read is the first that is not TLS.
 ///
 /// At a record boundary rustls' deframer is empty: it was given whole records only and decrypts each one it has.
 /// A handshake message split over records cannot wait there either, since the record of the last message would
@@ -209,29 +218,29 @@ pub enum LeaveError {
 ///
 /// # Errors
 /// Which of the conditions does not hold.
-pub fn may_leave<S>(stream: &TlsStream<RecordExact<S>>) -> Result<(), LeaveError> {
+pub fn reading_ends<S>(stream: &TlsStream<RecordExact<S>>) -> Result<(), LeaveError> {
     let (record, session) = stream.get_ref();
-    if session.wants_write() || !record.io.is_written() {
-        return Err(LeaveError::Unwritten);
-    }
     if !record.at_boundary() {
         return Err(LeaveError::InsideRecord);
     }
-    if !session.wants_read() || record.io.waiting() > 0 {
+    if !session.wants_read() {
         return Err(LeaveError::Unread);
     }
     Ok(())
 }
 
-/// Takes the transport out of TLS at an exact byte.
+/// Takes the transport out of TLS once both directions left it, with what was read ahead of its reader.
 ///
 /// # Errors
-/// As [`may_leave`]; the connection is closed.
-pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<S, LeaveError> {
-    may_leave(&stream)?;
+/// Bytes of TLS wait to be written; the connection is closed.
+pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<(S, Bytes), LeaveError> {
+    let (record, session) = stream.get_ref();
+    if session.wants_write() || !record.io.is_written() {
+        return Err(LeaveError::Unwritten);
+    }
     Ok(match stream {
-        TlsStream::Client(client) => client.into_inner().0.io.io,
-        TlsStream::Server(server) => server.into_inner().0.io.io,
+        TlsStream::Client(client) => client.into_inner().0.io.into_parts(),
+        TlsStream::Server(server) => server.into_inner().0.io.into_parts(),
     })
 }
 

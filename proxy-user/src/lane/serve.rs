@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::select;
 use tokio::time::{sleep, timeout};
 
+use super::carried::Home;
 use super::carrier::{Lane, disturbed};
 use super::counters::OnMux;
 use super::message::{TalkError, hear, hear_whenever, pb, say};
@@ -93,13 +94,9 @@ impl Stream {
         match target {
             Ok(target) => {
                 say(lane.wire().ok()?, good(number), MESSAGE_TIMEOUT).await.ok()?;
-                match lane.into_end() {
-                    Ok((lane, path)) => {
-                        let pb::Dial { protocol, address, .. } = dial;
-                        self.host.carry(LaneFlow { lane, path, target, protocol, address });
-                    }
-                    Err(error) => tracing::warn!(%error, "dropped a lane after its answer"),
-                }
+                let (lane, path) = lane.into_end(self.clone());
+                let pb::Dial { protocol, address, .. } = dial;
+                self.host.carry(LaneFlow { lane, path, target, protocol, address });
                 None
             }
             Err(error) => {
@@ -166,7 +163,7 @@ impl Stream {
     async fn good<T>(self: &Arc<Self>, mut lane: Lane, number: u64, target: T) -> Answered<T> {
         lane.engage();
         let joined = async {
-            let wire = lane.wire().map_err(|_| TalkError::Closed)?;
+            let wire = lane.wire()?;
             say(wire, good(number), MESSAGE_TIMEOUT).await?;
             match hear(wire, MESSAGE_TIMEOUT).await? {
                 What::Joined(joined) if joined.number == number => Ok(()),
@@ -174,13 +171,10 @@ impl Stream {
             }
         };
         let ended = match joined.await {
-            Ok(()) => match lane.into_end() {
-                Ok((lane, path)) => return Answered::Lane(lane, path, target),
-                Err(error) => {
-                    tracing::warn!(%error, "dropped a lane after its answer");
-                    return Answered::Over;
-                }
-            },
+            Ok(()) => {
+                let (lane, path) = lane.into_end(self.clone());
+                return Answered::Lane(lane, path, target);
+            }
             Err(error) => error,
         };
         tracing::debug!(error = %ended, "a lane was lost before it carried its flow");
@@ -193,17 +187,28 @@ impl Stream {
             Ok(wire) => say(wire, bad(number, &error), MESSAGE_TIMEOUT).await.is_ok(),
             Err(_) => false,
         };
-        let slot = self.shared.slot();
-        if told {
-            // Its answer is said: a reset could destroy it.
-            lane.disengage();
+        if !told {
+            return Answered::Failed(error);
         }
-        if let (true, Some(slot)) = (told, slot) {
-            let stream = self.clone();
+        // Its answer is said: a reset could destroy it.
+        lane.disengage();
+        self.clone().take_back(lane);
+        Answered::Over
+    }
+}
+
+impl Home for Stream {
+    /// Serves on, on a lane that has no dial any more, if there is room for one more idle lane.
+    fn take_back(self: Arc<Self>, lane: Lane) {
+        let Some(slot) = self.shared.slot() else { return };
+        if self.ended.is_cancelled() {
+            return;
+        }
+        // Without a runtime the process ends, and the lane with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let ended = self.ended.clone();
-            tokio::spawn(ended.run_until_cancelled_owned(async move { stream.serve(lane, slot).await }));
+            runtime.spawn(ended.run_until_cancelled_owned(async move { self.serve(lane, slot).await }));
         }
-        if told { Answered::Over } else { Answered::Failed(error) }
     }
 }
 

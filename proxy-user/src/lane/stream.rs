@@ -1,4 +1,4 @@
-//! A flow inside TLS: the lane after the join when it stays encrypted.
+//! TLS as the end of a flow: of a client that came over TCP.
 
 use std::io;
 use std::pin::Pin;
@@ -61,7 +61,7 @@ impl AsyncWrite for LaneStream {
 }
 
 /// An end without close_notify reads as an abort, like the RST that usually causes it.
-fn as_abort(error: io::Error) -> io::Error {
+pub(super) fn as_abort(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => {
             io::Error::new(io::ErrorKind::ConnectionReset, error)

@@ -11,18 +11,30 @@ use super::half::Half;
 use super::policy::{BRIEF_BYTES, BRIEF_TIME};
 use super::stream::{PollElapsed, StreamCancel};
 use super::tokio_end::TokioEnd;
-use super::{Plain, Splicer};
+use super::Splicer;
 use crate::flow::{Direction, Ending, Meter};
 
 /// A flow may yet be a short one.
 pub(super) struct Brief {
     until: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    /// For engine threads as soon as they can have it.
+    forced: bool,
 }
 
 impl Brief {
     pub(super) fn new() -> Brief {
-        Brief { until: Instant::now() + BRIEF_TIME, timer: None }
+        Brief { until: Instant::now() + BRIEF_TIME, timer: None, forced: false }
+    }
+
+    /// For a flow of a forced engine, which moves every byte that it can.
+    pub(super) fn at_once() -> Brief {
+        Brief { until: Instant::now(), timer: None, forced: true }
+    }
+
+    /// Nothing is sent before its engine has the flow.
+    pub(super) fn is_forced(&self) -> bool {
+        self.forced
     }
 
     fn is_fresh(&self) -> bool {
@@ -53,14 +65,18 @@ impl Brief {
 pub(super) async fn go_on(
     splicer: &Splicer,
     ends: [TokioEnd; 2],
-    halves: [Half; 2],
+    mut halves: [Half; 2],
     meter: &Arc<Meter>,
     cancel: &StreamCancel,
 ) -> Option<Ending> {
     let ends = match ends.map(TokioEnd::into_plain) {
-        [Some(client), Some(target)] => [client, target],
+        [Some((client, from_client)), Some((target, from_target))] => {
+            halves[0].append(&from_client);
+            halves[1].append(&from_target);
+            [client, target]
+        }
         ends => {
-            ends.iter().flatten().for_each(Plain::abort_on_close);
+            ends.iter().flatten().for_each(|(plain, _)| plain.abort_on_close());
             return None;
         }
     };

@@ -58,6 +58,27 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn unacknowledged(&self) -> u64 {
         0
     }
+
+    /// Whether both peers can leave what lies above the clear socket below, as on a raw lane that begins inside TLS.
+    fn may_leave(&self) -> bool {
+        false
+    }
+
+    /// The peer, or we, began to leave.
+    fn is_leaving(&self) -> bool {
+        false
+    }
+
+    /// Leaves in our direction. Ready once the peer's has left as well, which reading this stream finds.
+    fn poll_leave(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// The clear socket, once [`FlowStream::poll_leave`] was ready, and what was read from it already. Nothing when it
+    /// cannot leave tokio; both directions are aborted then.
+    fn into_plain(self: Box<Self>) -> Option<(Plain, Bytes)> {
+        None
+    }
 }
 
 /// One side of a join.

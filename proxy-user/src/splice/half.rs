@@ -125,6 +125,11 @@ impl Half {
         track
     }
 
+    /// Bytes that were read from the source behind those of the buffer.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
     /// The source is dead: what it still gives is read, then its end is an abort.
     pub(super) fn source_failing(&mut self) {
         self.failing = true;

@@ -35,5 +35,6 @@ pub use config::{EngineChoice, Proven, SpliceConfig};
 pub use end::{End, EndIo, FlowStream, Plain, Watched};
 pub use error::SpliceError;
 pub use join::{Canceller, Join};
+pub(crate) use policy::{BRIEF_BYTES, BRIEF_TIME};
 pub use splicer::Splicer;
 pub use stats::{Fallback, Snapshot};

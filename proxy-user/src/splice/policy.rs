@@ -20,8 +20,8 @@ pub(super) const ORPHAN_AFTER: Duration = Duration::from_secs(60);
 
 /// A flow of two sockets that tokio watches stays there for so many bytes and so long: handing it to an engine thread
 /// costs two wake-ups, a dozen system calls and 100 µs of CPU at both hops together.
-pub(super) const BRIEF_BYTES: u64 = 64 << 10;
-pub(super) const BRIEF_TIME: Duration = Duration::from_millis(100);
+pub(crate) const BRIEF_BYTES: u64 = 64 << 10;
+pub(crate) const BRIEF_TIME: Duration = Duration::from_millis(100);
 
 /// How often the copy on tokio looks after the peers of a flow in which one direction waits or is over: it reads
 /// nothing then that would tell of a dead one.

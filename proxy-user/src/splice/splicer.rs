@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::oneshot;
 
+use super::brief::Brief;
 use super::budget;
 use super::control::Control;
 use super::crew::{Share, Threads};
@@ -77,9 +78,9 @@ impl Splicer {
     /// one. With a [`FlowStream`](super::FlowStream) the returned future
     /// itself copies, so it must be polled on a tokio runtime.
     pub fn join(&self, left: End, right: End, meter: Arc<Meter>) -> Join {
-        let brief = self.may_be_brief(&left.io, &right.io);
+        let brief = self.on_tokio_first(&left.io, &right.io);
         let ends = match (left.io, right.io) {
-            (client, target) if brief => [Unjoined::new(client), Unjoined::new(target)],
+            (client, target) if brief.is_some() => [Unjoined::new(client), Unjoined::new(target)],
             (client @ EndIo::Stream(_), target) | (client, target @ EndIo::Stream(_)) => {
                 [Unjoined::new(client), Unjoined::new(target)]
             }
@@ -96,19 +97,29 @@ impl Splicer {
         };
         let cancel = Arc::new(StreamCancel::default());
         let share = Share::take(&self.threads);
-        let most = share.grant.in_hand().min(if brief { STREAM_BUFFER_FIRST } else { usize::MAX });
+        let most = share.grant.in_hand().min(if brief.is_some() { STREAM_BUFFER_FIRST } else { usize::MAX });
         let up = Half::new(Direction::Up, right.greeting, left.early, most);
         let down = Half::new(Direction::Down, left.greeting, right.early, most);
-        let lasting = brief.then(|| self.clone());
+        let lasting = brief.map(|brief| (self.clone(), brief));
         let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone(), lasting);
         Join::on_tokio(Box::pin(copy) as Pin<Box<_>>, cancel, meter)
     }
 
     /// Two sockets that tokio watches stay there while their flow may be a short one: handing them to a thread costs
-    /// more than moving what most flows have. Forced engines move every byte themselves.
-    fn may_be_brief(&self, client: &EndIo, target: &EndIo) -> bool {
-        matches!((client, target), (EndIo::Watched(_), EndIo::Watched(_)))
-            && self.engine() == EngineChoice::Auto
+    /// more than moving what most flows have. Forced engines move every byte themselves, as soon as there are two clear
+    /// sockets.
+    fn on_tokio_first(&self, client: &EndIo, target: &EndIo) -> Option<Brief> {
+        let auto = self.engine() == EngineChoice::Auto;
+        match (client, target) {
+            (EndIo::Watched(_), EndIo::Watched(_)) => auto.then(Brief::new),
+            (EndIo::Stream(stream), EndIo::Plain(_) | EndIo::Watched(_))
+            | (EndIo::Plain(_) | EndIo::Watched(_), EndIo::Stream(stream))
+                if stream.may_leave() =>
+            {
+                Some(if auto { Brief::new() } else { Brief::at_once() })
+            }
+            _ => None,
+        }
     }
 
     /// A flow that began on tokio, from where its halves are.

@@ -51,15 +51,16 @@ enum Stop {
 }
 
 /// Copies until both directions ended; aborts both ends unless both ended cleanly. With a splicer the ends are clear
-/// sockets, and a flow that turns out to be no short one is left to that.
+/// sockets, or get to be, and a flow that turns out to be no short one is left to that.
 pub(super) async fn join(
     ends: [Unjoined; 2],
     [up, down]: [Half; 2],
     share: Share,
     meter: Arc<Meter>,
     cancel: Arc<StreamCancel>,
-    splicer: Option<Splicer>,
+    lasting: Option<(Splicer, Brief)>,
 ) -> Ending {
+    let (splicer, brief) = lasting.unzip();
     let [left, right] = ends;
     let (left, right) = match (left.begin(share.grant), right.begin(share.grant)) {
         (Ok(left), Ok(right)) => (left, right),
@@ -69,7 +70,7 @@ pub(super) async fn join(
         }
     };
     let mut running = Running(Some(Copy {
-        brief: splicer.is_some().then(Brief::new),
+        brief,
         ends: [left, right],
         halves: [up, down],
         broken: [false; 2],
@@ -153,6 +154,10 @@ impl Copy {
             for t in 0..2 {
                 let [left, right] = &mut self.ends;
                 let (from, to) = if t == 0 { (left, right) } else { (right, left) };
+                if self.brief.as_ref().is_some_and(Brief::is_forced) && to.poll_leave(context).is_pending() {
+                    // The other direction is read, which is where the peer says that it has left.
+                    continue;
+                }
                 let lost = match self.halves[t].poll(context, from, to, meter) {
                     Some(Lost::Source) => t,
                     Some(Lost::Destination) => 1 - t,
@@ -184,8 +189,17 @@ impl Copy {
     /// Ready when the flow is no short one, and at a place from where an engine thread can go on.
     fn poll_brief(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<()> {
         let waits = self.waits();
-        let Some(brief) = &mut self.brief else { return Poll::Pending };
-        ready!(brief.poll_over(context, meter, waits));
+        let leaving = self.ends.iter().any(TokioEnd::is_leaving);
+        let over = leaving
+            || self.brief.as_mut().is_some_and(|brief| brief.poll_over(context, meter, waits).is_ready());
+        if !over {
+            return Poll::Pending;
+        }
+        // A peer that leaves is answered, whoever moves the bytes here.
+        let left = self.ends.each_mut().map(|end| end.poll_leave(context).is_ready());
+        if self.brief.is_none() || left != [true; 2] {
+            return Poll::Pending;
+        }
         let [left, right] = &self.ends;
         let goes_on = self.broken == [false; 2]
             && !self.cut

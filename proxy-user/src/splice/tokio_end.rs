@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -87,12 +88,25 @@ impl TokioEnd {
         }
     }
 
-    /// A clear socket, out of tokio; none where it cannot leave.
-    pub(super) fn into_plain(self) -> Option<Plain> {
-        match self {
+    /// The clear socket, out of tokio, and what was read from it already; none where it cannot leave.
+    pub(super) fn into_plain(self) -> Option<(Plain, Bytes)> {
+        let plain = match self {
             TokioEnd::Tcp(socket) => socket.into_std().ok().map(Plain::Tcp),
             TokioEnd::Unix(socket) => socket.into_std().ok().map(Plain::Unix),
-            TokioEnd::Stream(_) => None,
+            TokioEnd::Stream(stream) => return stream.into_plain(),
+        };
+        plain.map(|plain| (plain, Bytes::new()))
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self, TokioEnd::Stream(stream) if stream.is_leaving())
+    }
+
+    /// Ready once nothing lies above a clear socket.
+    pub(super) fn poll_leave(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            TokioEnd::Tcp(_) | TokioEnd::Unix(_) => Poll::Ready(()),
+            TokioEnd::Stream(stream) => stream.poll_leave(context),
         }
     }
 

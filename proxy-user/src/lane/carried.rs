@@ -1,0 +1,317 @@
+//! A flow on a lane: in frames inside TLS while it may be a short one, so that its lane serves the next flow; then, one
+//! direction after the other, without frames: in clear on a raw lane, inside TLS on an encrypted one.
+//!
+//! A frame is its length in two bytes, big-endian, and so many bytes. [`END`] ends a direction, and a lane whose both
+//! directions ended like this is free again. [`LEAVE`], in a record of its own, is the last frame of a direction: the
+//! bytes behind it are the flow's until FIN (raw) or close_notify (encrypt), and the lane serves no other.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Security;
+use super::carrier::{Lane, Wire};
+use super::record::{self, RecordExact};
+use super::stream::as_abort;
+use crate::net::sockopt;
+use crate::splice::{BRIEF_BYTES, BRIEF_TIME, FlowStream, Plain};
+
+/// With its length it fills a TLS record.
+const MAX_FRAME: usize = (1 << 14) - HEAD;
+const HEAD: usize = 2;
+const END: u16 = 0;
+const LEAVE: u16 = u16::MAX;
+
+/// Where a lane goes when its flow ended and the next one may have it.
+pub(super) trait Home: Send + Sync {
+    fn take_back(self: Arc<Self>, lane: Lane);
+}
+
+pub(super) struct Carried {
+    /// `None` once aborted. Engaged, so that dropping it is an abort for the peer.
+    lane: Option<Lane>,
+    home: Arc<dyn Home>,
+    input: Input,
+    output: Output,
+    /// A direction has left its frames: the lane serves no other flow.
+    left: bool,
+    /// What may yet be sent in frames, and until when.
+    room: usize,
+    until: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// `have` bytes of a frame's length were read.
+    Head {
+        bytes: [u8; HEAD],
+        have: usize,
+    },
+    Frame {
+        left: usize,
+    },
+    Left,
+    Over,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Framed,
+    /// LEAVE was said and perhaps not written yet.
+    Leaving,
+    Left,
+    /// END was said and perhaps not written yet.
+    Ending,
+    Over,
+}
+
+const NEXT: Input = Input::Head { bytes: [0; HEAD], have: 0 };
+
+impl Carried {
+    pub(super) fn new(lane: Lane, home: Arc<dyn Home>) -> Carried {
+        Carried {
+            lane: Some(lane),
+            home,
+            input: NEXT,
+            output: Output::Framed,
+            left: false,
+            room: BRIEF_BYTES as usize,
+            until: Instant::now() + BRIEF_TIME,
+        }
+    }
+
+    fn wire(&mut self) -> io::Result<Pin<&mut Wire>> {
+        let wire = self.lane.as_mut().and_then(|lane| lane.wire().ok());
+        wire.map(Pin::new).ok_or_else(|| io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn socket(&self) -> Option<&tokio::net::TcpStream> {
+        Some(self.lane.as_ref()?.peek_wire()?.get_ref().0.get_ref())
+    }
+
+    fn is_raw(&self) -> bool {
+        self.lane.as_ref().is_some_and(|lane| lane.security() == Security::Raw)
+    }
+
+    /// Says a frame without bytes. Nothing is held up inside TLS then, so it is taken whole.
+    fn poll_say(&mut self, cx: &mut Context<'_>, frame: u16) -> Poll<io::Result<()>> {
+        ready!(self.wire()?.poll_flush(cx))?;
+        match ready!(self.wire()?.poll_write(cx, &frame.to_be_bytes()))? {
+            HEAD => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        }
+    }
+
+    /// Ready once what is written next goes without frames.
+    fn poll_output_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.output == Output::Framed {
+            ready!(self.poll_say(cx, LEAVE))?;
+            (self.output, self.left) = (Output::Leaving, true);
+        }
+        if self.output == Output::Leaving {
+            ready!(self.wire()?.poll_flush(cx))?;
+            self.output = Output::Left;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_frame(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.wire()?.poll_flush(cx))?;
+        let bytes = &bytes[..bytes.len().min(MAX_FRAME).min(self.room)];
+        let head = (bytes.len() as u16).to_be_bytes();
+        let frame = [io::IoSlice::new(&head), io::IoSlice::new(bytes)];
+        let written = ready!(self.wire()?.poll_write_vectored(cx, &frame))?;
+        if written != HEAD + bytes.len() {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.room -= bytes.len();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// The next bytes inside TLS; its end among frames is an abort.
+    fn poll_tls(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut into = ReadBuf::new(into);
+        ready!(self.wire()?.poll_read(cx, &mut into))?;
+        match into.filled().len() {
+            0 => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            read => Poll::Ready(Ok(read)),
+        }
+    }
+
+    /// What a whole head says.
+    fn begin(&mut self, frame: u16) -> io::Result<()> {
+        self.input = match frame {
+            END => Input::Over,
+            LEAVE => {
+                let raw = self.is_raw();
+                let wire = self.wire()?.get_mut();
+                if raw {
+                    record::reading_ends(wire).map_err(io::Error::other)?;
+                    wire.get_mut().0.pass_through();
+                }
+                self.left = true;
+                Input::Left
+            }
+            _ if usize::from(frame) <= MAX_FRAME => Input::Frame { left: usize::from(frame) },
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is longer than allowed")),
+        };
+        Ok(())
+    }
+
+    fn poll_read_left(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let raw = self.is_raw();
+        let wire = self.wire()?;
+        ready!(if raw { transport(wire).poll_read(cx, buf) } else { wire.poll_read(cx, buf) })?;
+        if buf.filled().len() == before && buf.remaining() > 0 {
+            self.input = Input::Over;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn transport(wire: Pin<&mut Wire>) -> Pin<&mut RecordExact<tokio::net::TcpStream>> {
+    Pin::new(wire.get_mut().get_mut().0)
+}
+
+impl AsyncRead for Carried {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            match this.input {
+                Input::Over => return Poll::Ready(Ok(())),
+                Input::Left => return this.poll_read_left(cx, buf).map_err(as_abort),
+                Input::Head { mut bytes, have } => {
+                    let read = ready!(this.poll_tls(cx, &mut bytes[have..])).map_err(as_abort)?;
+                    if have + read < HEAD {
+                        this.input = Input::Head { bytes, have: have + read };
+                        continue;
+                    }
+                    this.begin(u16::from_be_bytes(bytes))?;
+                    if this.input == Input::Left {
+                        // Whoever reads may take the socket from here.
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
+                Input::Frame { left } => {
+                    let most = left.min(buf.remaining());
+                    let read = ready!(this.poll_tls(cx, buf.initialize_unfilled_to(most)));
+                    let read = read.map_err(as_abort)?;
+                    buf.advance(read);
+                    this.input = if read < left { Input::Frame { left: left - read } } else { NEXT };
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Carried {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        if this.output == Output::Framed && this.room > 0 && !this.left && Instant::now() < this.until {
+            return this.poll_write_frame(cx, buf).map_err(as_abort);
+        }
+        ready!(this.poll_output_left(cx)).map_err(as_abort)?;
+        if this.output != Output::Left {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let raw = this.is_raw();
+        let wire = this.wire()?;
+        let written = if raw { transport(wire).poll_write(cx, buf) } else { wire.poll_write(cx, buf) };
+        written.map_err(as_abort)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire()?.poll_flush(cx).map_err(as_abort)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.output == Output::Framed {
+            ready!(this.poll_say(cx, END)).map_err(as_abort)?;
+            this.output = Output::Ending;
+        }
+        match this.output {
+            Output::Leaving | Output::Left => {
+                ready!(this.poll_output_left(cx)).map_err(as_abort)?;
+                let raw = this.is_raw();
+                let wire = this.wire()?;
+                ready!(if raw { transport(wire).poll_shutdown(cx) } else { wire.poll_shutdown(cx) })
+                    .map_err(as_abort)?;
+            }
+            Output::Ending => ready!(this.wire()?.poll_flush(cx)).map_err(as_abort)?,
+            Output::Framed | Output::Over => {}
+        }
+        this.output = Output::Over;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl FlowStream for Carried {
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        match self.socket() {
+            Some(socket) if !sockopt::hung_up(socket).broken => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        self.socket().and_then(|socket| sockopt::unsent(socket).ok()).map_or(0, u64::from)
+    }
+
+    fn abort(&mut self) {
+        self.lane = None;
+    }
+
+    fn may_leave(&self) -> bool {
+        self.is_raw()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.left && self.is_raw()
+    }
+
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // What is wrong with the lane is told by the next read or write.
+        let left = self.is_raw() && matches!(self.poll_output_left(cx), Poll::Ready(Ok(())));
+        let both = left
+            && matches!(self.output, Output::Left | Output::Over)
+            && matches!(self.input, Input::Left | Input::Over);
+        if both { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn into_plain(mut self: Box<Self>) -> Option<(Plain, Bytes)> {
+        let wire = self.lane.take()?.into_wire()?;
+        let (socket, ahead) = record::leave(wire).ok()?;
+        Some((Plain::Tcp(socket.into_std().ok()?), ahead))
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if let Some(mut lane) = self.lane.take_if(|_| (self.input, self.output) == (Input::Over, Output::Over)) {
+            lane.disengage();
+            if !self.left {
+                self.home.clone().take_back(lane);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "carried_tests.rs"]
+mod tests;

@@ -1,0 +1,293 @@
+use std::future::poll_fn;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rustls::version::{TLS12, TLS13};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::*;
+use crate::lane::message::{hear, pb, say};
+use crate::lane::testing::Pki;
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Shelf(Mutex<Vec<Lane>>);
+
+impl Home for Shelf {
+    fn take_back(self: Arc<Self>, lane: Lane) {
+        self.0.lock().unwrap().push(lane);
+    }
+}
+
+impl Shelf {
+    fn take(&self) -> Lane {
+        self.0.lock().unwrap().pop().expect("the lane came back")
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.lock().unwrap().is_empty()
+    }
+}
+
+struct World {
+    near: Carried,
+    far: Carried,
+    shelves: [Arc<Shelf>; 2],
+}
+
+fn on(mut lane: Lane, shelf: &Arc<Shelf>) -> Carried {
+    lane.engage();
+    Carried::new(lane, shelf.clone())
+}
+
+async fn world(security: Security, old: bool) -> World {
+    let versions = if old { &[&TLS12] } else { &[&TLS13] };
+    let pki = Pki::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    let connector = TlsConnector::from(Arc::new(pki.client("agent", versions)));
+    let acceptor = TlsAcceptor::from(Arc::new(pki.server(versions)));
+    let name = ServerName::try_from("server.test").unwrap();
+    let (client, server) = tokio::join!(
+        connector.connect(name, RecordExact::reading_ahead(near)),
+        acceptor.accept(RecordExact::reading_ahead(far)),
+    );
+    let shelves = [Arc::<Shelf>::default(), Arc::default()];
+    World {
+        near: on(Lane::new(client.unwrap().into(), security), &shelves[0]),
+        far: on(Lane::new(server.unwrap().into(), security), &shelves[1]),
+        shelves,
+    }
+}
+
+fn bytes(length: usize, salt: u8) -> Vec<u8> {
+    // Starts like a TLS record, so that a reader that goes on would take it for one.
+    let count = (0..length).map(|n| (n as u8).wrapping_mul(31).wrapping_add((n >> 8) as u8).wrapping_add(salt));
+    [23, 3, 3, 0, 20].into_iter().chain(count).take(length).collect()
+}
+
+async fn send(from: &mut Carried, sent: &[u8], pieces: usize) {
+    for piece in sent.chunks(pieces) {
+        from.write_all(piece).await.unwrap();
+        from.flush().await.unwrap();
+    }
+    from.shutdown().await.unwrap();
+}
+
+async fn receive(to: &mut Carried) -> Vec<u8> {
+    let mut seen = Vec::new();
+    to.read_to_end(&mut seen).await.unwrap();
+    seen
+}
+
+/// A flow in both directions at once, to its end.
+async fn exchange(near: &mut Carried, far: &mut Carried, up: usize, down: usize, pieces: usize) {
+    let (asked, answered) = (bytes(up, 1), bytes(down, 2));
+    let near = async {
+        let (mut read, mut write) = tokio::io::split(near);
+        let sending = async {
+            for piece in asked.chunks(pieces) {
+                write.write_all(piece).await.unwrap();
+                write.flush().await.unwrap();
+            }
+            write.shutdown().await.unwrap();
+        };
+        let mut seen = Vec::new();
+        let (_, read) = tokio::join!(sending, read.read_to_end(&mut seen));
+        read.unwrap();
+        seen
+    };
+    let far = async {
+        let seen = receive(far).await;
+        send(far, &answered, pieces).await;
+        seen
+    };
+    let (down_seen, up_seen) = tokio::time::timeout(SOON, async { tokio::join!(near, far) }).await.unwrap();
+    assert!(up_seen == asked, "{up} bytes up");
+    assert!(down_seen == answered, "{down} bytes down");
+}
+
+#[tokio::test]
+async fn a_lane_serves_one_short_flow_after_the_other() {
+    for security in [Security::Raw, Security::Encrypt] {
+        for old in [false, true] {
+            let World { mut near, mut far, shelves } = world(security, old).await;
+            for round in 0..20 {
+                exchange(&mut near, &mut far, round * 97, 40_000 / (round + 1), 3000).await;
+                drop((near, far));
+                let (mut ours, mut theirs) = (shelves[0].take(), shelves[1].take());
+                // Between two flows the lane talks as before.
+                say(ours.wire().unwrap(), pb::Ping {}, SOON).await.unwrap();
+                let heard = hear(theirs.wire().unwrap(), SOON).await.unwrap();
+                assert_eq!(heard, pb::lane_message::What::Ping(pb::Ping {}));
+                (near, far) = (on(ours, &shelves[0]), on(theirs, &shelves[1]));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flow_that_lasts_leaves_its_frames_and_uses_its_lane_up() {
+    let lasting = BRIEF_BYTES as usize;
+    for security in [Security::Raw, Security::Encrypt] {
+        for (up, down) in [(lasting + 1, 10), (10, lasting * 40), (lasting * 3, lasting * 3), (lasting, 0)] {
+            let World { mut near, mut far, shelves } = world(security, false).await;
+            exchange(&mut near, &mut far, up, down, 50_000).await;
+            let used_up = up > lasting || down > lasting;
+            assert_eq!((near.left, far.left), (used_up, used_up), "{up} and {down}");
+            drop((near, far));
+            assert_eq!(shelves.each_ref().map(|shelf| shelf.is_empty()), [used_up; 2], "{up} and {down}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flow_that_lasts_long_leaves_with_its_next_byte() {
+    let World { mut near, mut far, .. } = world(Security::Raw, false).await;
+    near.write_all(b"first").await.unwrap();
+    near.flush().await.unwrap();
+    far.read_exact(&mut [0; 5]).await.unwrap();
+    assert!(!near.is_leaving());
+    tokio::time::sleep(BRIEF_TIME).await;
+    near.write_all(b"later").await.unwrap();
+    far.read_exact(&mut [0; 5]).await.unwrap();
+    assert!(near.is_leaving() && far.is_leaving());
+}
+
+/// Reads until both have left; what was read is of the flow.
+async fn leave(stream: &mut Carried) -> Vec<u8> {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 1000];
+    let left = poll_fn(|cx| {
+        loop {
+            if stream.poll_leave(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut into = ReadBuf::new(&mut buffer);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut into)).unwrap();
+            seen.extend_from_slice(into.filled());
+        }
+    });
+    tokio::time::timeout(SOON, left).await.expect("the peer leaves as well");
+    seen
+}
+
+fn socket(stream: Carried) -> (TcpStream, Bytes) {
+    let (plain, ahead) = Box::new(stream).into_plain().expect("both have left");
+    match plain {
+        Plain::Tcp(socket) => (TcpStream::from_std(socket).unwrap(), ahead),
+        Plain::Unix(_) => panic!("a lane is a TCP socket"),
+    }
+}
+
+async fn both_leave(up: usize, down: usize, behind: usize) {
+    let World { mut near, mut far, shelves } = world(Security::Raw, false).await;
+    let (asked, answered) = (bytes(up, 3), bytes(down, 4));
+    near.write_all(&asked[..up - behind]).await.unwrap();
+    far.write_all(&answered[..down - behind]).await.unwrap();
+    poll_fn(|cx| near.poll_output_left(cx)).await.unwrap();
+    near.write_all(&asked[up - behind..]).await.unwrap();
+    poll_fn(|cx| far.poll_output_left(cx)).await.unwrap();
+    far.write_all(&answered[down - behind..]).await.unwrap();
+    let (mut up_seen, mut down_seen) = (leave(&mut far).await, leave(&mut near).await);
+    for (stream, seen, other) in [(far, &mut up_seen, asked), (near, &mut down_seen, answered)] {
+        let (mut socket, ahead) = socket(stream);
+        seen.extend_from_slice(&ahead);
+        let mut rest = vec![0; other.len() - seen.len()];
+        socket.read_exact(&mut rest).await.unwrap();
+        seen.extend_from_slice(&rest);
+        assert!(*seen == other, "{up} {down} {behind}");
+        std::mem::forget(socket);
+    }
+    assert!(shelves.iter().all(|shelf| shelf.is_empty()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_raw_lane_leaves_tls_at_an_exact_byte(up in 5000usize..40_000, down in 5000usize..40_000, behind in 0usize..5000) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(both_leave(up, down, behind));
+    }
+}
+
+#[tokio::test]
+async fn a_direction_that_ended_need_not_leave() {
+    let World { mut near, mut far, .. } = world(Security::Raw, false).await;
+    send(&mut near, b"a question", 100).await;
+    assert_eq!(receive(&mut far).await, b"a question");
+    assert!(leave(&mut far).await.is_empty());
+    assert!(leave(&mut near).await.is_empty());
+    let ((mut far, _), (mut near, _)) = (socket(far), socket(near));
+    far.write_all(b"an answer").await.unwrap();
+    drop(far);
+    let mut seen = Vec::new();
+    near.read_to_end(&mut seen).await.unwrap();
+    assert_eq!(seen, b"an answer");
+}
+
+#[tokio::test]
+async fn an_abort_a_drop_and_an_end_among_frames_are_no_clean_end() {
+    for security in [Security::Raw, Security::Encrypt] {
+        for how in 0..4 {
+            let World { mut near, mut far, shelves } = world(security, false).await;
+            near.write_all(b"half of it").await.unwrap();
+            near.flush().await.unwrap();
+            far.read_exact(&mut [0; 10]).await.unwrap();
+            match how {
+                0 => near.abort(),
+                1 => drop(near),
+                2 => near.wire().unwrap().shutdown().await.unwrap(),
+                _ => drop(near.lane.take().unwrap().into_wire()),
+            }
+            let error = far.read(&mut [0; 10]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{how}");
+            drop(far);
+            assert!(shelves[1].is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_direction_that_ended_while_the_other_goes_on_is_no_free_lane() {
+    let World { mut near, mut far, shelves } = world(Security::Encrypt, false).await;
+    send(&mut near, b"a question", 100).await;
+    assert_eq!(receive(&mut far).await, b"a question");
+    drop(near);
+    assert!(shelves[0].is_empty());
+    assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
+    let lost = async {
+        loop {
+            if far.write_all(&[0; 1000]).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, lost).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_is_refused() {
+    let World { mut near, mut far, .. } = world(Security::Raw, false).await;
+    let wire = near.wire().unwrap().get_mut();
+    wire.write_all(&(MAX_FRAME as u16 + 1).to_be_bytes()).await.unwrap();
+    wire.flush().await.unwrap();
+    assert_eq!(far.read(&mut [0; 10]).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+}
+
+/// Inside TLS behind its last frame there may be nothing.
+#[tokio::test]
+async fn more_tls_behind_the_last_frame_is_refused() {
+    let World { mut near, mut far, .. } = world(Security::Raw, false).await;
+    let wire = near.wire().unwrap().get_mut();
+    wire.write_all(&[0xff, 0xff, 1]).await.unwrap();
+    wire.flush().await.unwrap();
+    assert!(far.read(&mut [0; 10]).await.unwrap_err().to_string().contains("more inside TLS"));
+}
