@@ -18,14 +18,17 @@ impl Pace {
 
     /// Whether it may happen once more; then it counts.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_some(1, now) == 1
+    }
+
+    /// How often of `most` it may happen; so often it counts.
+    pub(crate) fn take_some(&mut self, most: usize, now: Instant) -> usize {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.left = (self.left + passed * self.per_second).min(self.burst);
         self.at = self.at.max(now);
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
+        let taken = most.min(self.left as usize);
+        self.left -= taken as f64;
+        taken
     }
 
     /// How long after the last [`Pace::take`] the next may succeed.
@@ -48,7 +51,8 @@ mod tests {
         assert_eq!(taken(&mut pace, start + Duration::from_millis(250)), 2);
         // A clock that was read earlier neither gives nor takes.
         assert_eq!(taken(&mut pace, start), 0);
-        assert_eq!(taken(&mut pace, start + Duration::from_secs(60)), 3);
+        assert_eq!(pace.take_some(2, start + Duration::from_secs(60)), 2);
+        assert_eq!(pace.take_some(2, start + Duration::from_secs(60)), 1);
         assert!((0.099..0.101).contains(&pace.pause().as_secs_f64()), "{:?}", pace.pause());
     }
 }

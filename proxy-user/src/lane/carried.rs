@@ -303,7 +303,9 @@ impl FlowStream for Carried {
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        if let Some(mut lane) = self.lane.take_if(|_| (self.input, self.output) == (Input::Over, Output::Over)) {
+        if let Some(mut lane) =
+            self.lane.take_if(|_| (self.input, self.output) == (Input::Over, Output::Over))
+        {
             lane.disengage();
             if !self.left {
                 self.home.clone().take_back(lane);

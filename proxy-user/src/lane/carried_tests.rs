@@ -68,7 +68,8 @@ async fn world(security: Security, old: bool) -> World {
 
 fn bytes(length: usize, salt: u8) -> Vec<u8> {
     // Starts like a TLS record, so that a reader that goes on would take it for one.
-    let count = (0..length).map(|n| (n as u8).wrapping_mul(31).wrapping_add((n >> 8) as u8).wrapping_add(salt));
+    let count =
+        (0..length).map(|n| (n as u8).wrapping_mul(31).wrapping_add((n >> 8) as u8).wrapping_add(salt));
     [23, 3, 3, 0, 20].into_iter().chain(count).take(length).collect()
 }
 

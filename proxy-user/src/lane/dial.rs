@@ -34,7 +34,7 @@ pub enum Fallback {
     PeerWithoutLanes,
     /// As many dials wait for a lane as may.
     TooManyWaiting,
-    /// Dials come faster than lanes are worth opening.
+    /// No lane was warm, and dials come faster than lanes are worth opening.
     ManyDials,
     /// The agent was asked to answer on a lane and did not; its own counters say why.
     AnsweredByAgent,
@@ -91,9 +91,6 @@ impl StreamLanes {
         if self.pool.shared.off.load(Ordering::Relaxed) {
             return on_mux(0).await.map(|answer| Dialled::Mux(answer, Fallback::LanesOff));
         }
-        if !self.pool.affords() {
-            return on_mux(0).await.map(|answer| Dialled::Mux(answer, Fallback::ManyDials));
-        }
         let counters = &self.pool.shared.counters;
         let number = self.pool.shared.number();
         for attempt in 1..=ATTEMPTS {
@@ -122,6 +119,9 @@ impl StreamLanes {
                 Err(Warm::Ended) => return Err(agent_lost()),
             }
             counters.lost_in_dial();
+        }
+        if !self.pool.affords() {
+            return on_mux(0).await.map(|answer| Dialled::Mux(answer, Fallback::ManyDials));
         }
         let Some(waiting) = self.pool.wait(number) else {
             return on_mux(0).await.map(|answer| Dialled::Mux(answer, Fallback::TooManyWaiting));

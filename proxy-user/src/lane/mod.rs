@@ -2,8 +2,8 @@
 //!
 //! The agent opens a lane by the route of its control stream, the server speaks first ([`hello`]), the agent
 //! shows the ticket of its control stream ([`ticket`]), and the lane waits in the server's pool until a dial
-//! takes it. After a good answer it carries that flow and nothing else, in clear ([`record::leave`]) or inside
-//! TLS.
+//! takes it. After a good answer it carries that flow ([`carried`]): in frames inside TLS while it may be a short one, and
+//! then it returns to the pool; a flow that lasts uses its lane up, in clear or inside TLS.
 
 mod accept;
 mod batch;

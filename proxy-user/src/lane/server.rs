@@ -139,7 +139,7 @@ impl ServerLanes {
         self.shared.off.store(!allowed, Ordering::Relaxed);
     }
 
-    /// Whether dials that come faster than lanes are worth opening go to the mux at once.
+    /// Whether dials that find no warm lane, and come faster than lanes are worth opening, go to the mux at once.
     pub fn pace(&self, paced: bool) {
         self.shared.paced.store(paced, Ordering::Relaxed);
     }

@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Splicer;
 use super::half::Half;
 use super::policy::{BRIEF_BYTES, BRIEF_TIME};
 use super::stream::{PollElapsed, StreamCancel};
 use super::tokio_end::TokioEnd;
-use super::Splicer;
 use crate::flow::{Direction, Ending, Meter};
 
 /// A flow may yet be a short one.

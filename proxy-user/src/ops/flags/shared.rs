@@ -180,10 +180,10 @@ macro_rules! konduit_flags {
         vec![
             flag!(LANE_GROUP, "lanes", lanes.mode,
                 "auto: flows get a TCP connection of their own where both ends are Konduit, so that a stalled flow \
-                 stalls nobody else; of more than 25 dials a second to one agent the others travel as packets on \
-                 the control stream, which short flows are better off with. always: however many dials there are \
-                 (the server decides; the same as auto on an agent). off: every flow travels as packets, as \
-                 upstream's do."),
+                 stalls nobody else; a short flow's lane serves the next one, and of dials to one agent that find \
+                 none ready all but 25 a second travel as packets on the control stream. always: a lane is opened \
+                 for each of them (the server decides; the same as auto on an agent). off: every flow travels as \
+                 packets, as upstream's do."),
             flag!(LANE_GROUP, "lane-security", lanes.security,
                 "encrypt: the flow's bytes stay inside TLS 1.3; raw: both ends leave TLS after the authenticated \
                  hello, so that the kernel can move the bytes. Set raw at both ends, and only where the network \
