@@ -85,6 +85,34 @@ async fn eight_clients_that_come_and_go_find_a_lane_each_time() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_flows_share_a_few_lanes_and_a_long_one_uses_its_own_up() {
+    for path in [Path::LaneRaw, Path::LaneEncrypt] {
+        let cell = cell(path).await.unwrap();
+        let target = Target::echo().await.unwrap();
+        let lanes = || cell.server.lanes.as_ref().unwrap().stats();
+        for _ in 0..100 {
+            echo_once(&cell.server, &target.name()).await.unwrap();
+        }
+        until("the lanes to come back", || lanes().returned == 100).await.unwrap();
+        assert!(lanes().kept <= 10, "a hundred short flows, and so many lanes: {:?}", lanes());
+
+        let mut client = cell.server.open(&target.name()).await.unwrap();
+        let sent: Vec<u8> = (0..300_000u32).map(|n| (n * 7) as u8).collect();
+        let mut answer = vec![0; sent.len()];
+        let (mut from, mut to) = client.split();
+        let (wrote, read) = tokio::join!(to.write_all(&sent), from.read_exact(&mut answer));
+        wrote.unwrap();
+        read.unwrap();
+        assert!(answer == sent);
+        client.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        until("the flows to end", || cell.server.flows().is_empty()).await.unwrap();
+        assert!(all_took(&cell, path));
+        assert_eq!(lanes().returned, 100);
+    }
+}
+
 /// A connection with the lane's ALPN name and a certificate of the right authority.
 async fn stranger(ground: &Ground, port: u16) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     ground.certs.client("stranger", "somebody", None).unwrap();

@@ -55,6 +55,8 @@ counters! {
         on_warm,
         /// Flows on a lane that was opened for their dial.
         on_new,
+        /// Lanes that came back from a short flow, for the next one.
+        returned,
         /// Lanes that did not acknowledge a dial in time, or ended under it; the dial went on elsewhere.
         lost_in_dial,
         /// Idle lanes found dead by a ping or when they were to be used.
@@ -146,6 +148,10 @@ impl ServerCounters {
 
     pub(super) fn on_new(&self) {
         self.on_new.bump();
+    }
+
+    pub(super) fn returned(&self) {
+        self.returned.bump();
     }
 
     pub(super) fn lost_in_dial(&self) {

@@ -1,4 +1,4 @@
-//! How many warm lanes a control stream is worth, from the dials that the server sees.
+//! How many warm lanes a control stream is worth, from the dials that the server sees and the lanes that they use up.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ pub(super) struct Demand {
     /// Smoothed time from asking to arrival: dials within it come before the lanes that they ask for.
     lead: Duration,
     window: Instant,
+    /// Lanes that dials took since, less those that came back.
     in_window: u32,
     peak: f64,
     peak_at: Instant,
@@ -37,6 +38,11 @@ impl Demand {
             self.peak = seen;
             self.peak_at = now;
         }
+    }
+
+    /// A dial's lane came back and is there for the next one.
+    pub(super) fn returned(&mut self) {
+        self.in_window = self.in_window.saturating_sub(1);
     }
 
     /// A lane came this long after it was asked for.
@@ -87,6 +93,21 @@ mod tests {
         // A dial each millisecond.
         assert!((20..=25).contains(&busy(1)), "{}", busy(1));
         assert!((140..=160).contains(&busy(100)), "{}", busy(100));
+    }
+
+    #[test]
+    fn lanes_that_come_back_need_no_others_in_their_place() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
+        for n in 0..2000 {
+            let now = start + Duration::from_millis(n);
+            demand.dialled(now);
+            if n % 100 > 2 {
+                demand.returned();
+            }
+        }
+        let target = demand.target(start + Duration::from_secs(2));
+        assert!((4..=8).contains(&target), "{target}");
     }
 
     #[test]

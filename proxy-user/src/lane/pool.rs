@@ -294,6 +294,8 @@ impl Pool {
 
 impl Home for Pool {
     fn take_back(self: Arc<Self>, lane: Lane) {
+        self.shared.counters.returned();
+        self.state().demand.returned();
         self.give_back(lane);
     }
 }

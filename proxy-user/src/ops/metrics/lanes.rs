@@ -35,6 +35,7 @@ pub(super) fn register_server(
             ("asked", stats.asked),
             ("flow_on_warm", stats.on_warm),
             ("flow_on_new", stats.on_new),
+            ("returned", stats.returned),
             ("lost_in_dial", stats.lost_in_dial),
             ("found_dead", stats.found_dead),
             ("retired", stats.retired),
