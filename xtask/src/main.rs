@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod lint;
+mod rootless;
 mod setup;
 mod sh;
 mod stamp;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{bench, lint, setup, sh};
+use crate::{bench, lint, rootless, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -110,11 +110,13 @@ fn kubernetes() -> Result<()> {
         bail!("Go is missing: install Go 1.26 or newer and run this again");
     }
     let release = sh::root().join("target/release");
+    let module = sh::root().join("tests/kubernetes");
     let mut go = Command::new("go");
-    go.current_dir(sh::root().join("tests/kubernetes"));
+    go.current_dir(&module);
     go.args(["test", "-count=1", "-timeout=25m", "./..."]);
     go.env("KONDUIT_SERVER", release.join("proxy-server")).env("KONDUIT_AGENT", release.join("proxy-agent"));
-    sh::run("test the Kubernetes path", &mut go)
+    sh::run("test the Kubernetes path", &mut go)?;
+    rootless::run(&module, &release)
 }
 
 /// Gates are for `cargo xtask bench` on a quiet machine; here a figure must be had, by the path that was asked for.
