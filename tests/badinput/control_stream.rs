@@ -91,7 +91,7 @@ async fn api_server(cell: &Cell) -> Client {
     Client::new(UnixStream::connect(cell.socket()).await.unwrap()).await
 }
 
-async fn dial(client: &Client, target: &str) -> (Call, Result<ConnId, String>) {
+pub(crate) async fn dial(client: &Client, target: &str) -> (Call, Result<ConnId, String>) {
     let mut call = client.call(PROXY, &[]).await;
     call.say(Packet::DialRequest(DialRequest {
         dial: DialId(5),

@@ -8,6 +8,7 @@ mod frontends;
 mod ports;
 mod sequences;
 mod targets;
+mod tls_frontends;
 
 use std::path::Path;
 

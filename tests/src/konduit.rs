@@ -97,6 +97,10 @@ pub struct Konduit {
     pub socket: PathBuf,
     pub server_pages: SocketAddr,
     pub agent_pages: SocketAddr,
+    pub server_admin: SocketAddr,
+    pub agent_admin: SocketAddr,
+    pub server_operator: PathBuf,
+    pub agent_operator: PathBuf,
     pub server: Child,
     pub agent: Child,
 }
@@ -114,6 +118,8 @@ impl Konduit {
         let client = certs.client("agent", "system:konnectivity-agent", None)?;
         let [agent_port, server_health, server_admin, agent_health, agent_admin] = ports::free()?;
         let socket = directory.join("konnectivity.socket");
+        let server_operator = directory.join("server-operator.socket");
+        let agent_operator = directory.join("agent-operator.socket");
         let frontend = match settings.frontend {
             Frontend::Connect => "http-connect",
             Frontend::Grpc => "grpc",
@@ -132,7 +138,7 @@ impl Konduit {
             format!("--cluster-ca-cert={}", certs.ca().display()),
             format!("--health-port={server_health}"),
             format!("--admin-port={server_admin}"),
-            format!("--operator-socket={}", directory.join("server-operator.socket").display()),
+            format!("--operator-socket={}", server_operator.display()),
         ]);
         let mut server = Child::start("server", directory, &mut server)?;
         if ports::wait_unix(&socket, Duration::from_secs(60)).is_err() {
@@ -150,12 +156,21 @@ impl Konduit {
             format!("--health-server-host={far}"),
             format!("--health-server-port={agent_health}"),
             format!("--admin-server-port={agent_admin}"),
-            format!("--operator-socket={}", directory.join("agent-operator.socket").display()),
+            format!("--operator-socket={}", agent_operator.display()),
         ]);
         let agent = link::on_far_side(link, || Child::start("agent", directory, &mut agent))?;
-        let server_page = SocketAddr::from((Ipv4Addr::LOCALHOST, server_health));
-        let agent_page = SocketAddr::from((far, agent_health));
-        let mut pair = Konduit { socket, server_pages: server_page, agent_pages: agent_page, server, agent };
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut pair = Konduit {
+            socket,
+            server_pages: local(server_health),
+            agent_pages: SocketAddr::from((far, agent_health)),
+            server_admin: local(server_admin),
+            agent_admin: local(agent_admin),
+            server_operator,
+            agent_operator,
+            server,
+            agent,
+        };
         pair.wait_ready()?;
         Ok(pair)
     }

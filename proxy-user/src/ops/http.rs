@@ -129,11 +129,16 @@ where
             oldest.abort();
         }
         let pages = pages.clone();
-        oldest_first.push_back(connections.spawn(async move { connection(stream, pages).await }));
+        oldest_first
+            .push_back(connections.spawn(async move { connection(stream, pages, HEAD_TIMEOUT).await }));
     }
 }
 
-async fn connection<P: Pages>(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<P>) {
+async fn connection<P: Pages>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    pages: Arc<P>,
+    head_timeout: Duration,
+) {
     let service = service_fn(|request: Request<Incoming>| {
         let (head, _) = request.into_parts();
         let pages = pages.clone();
@@ -144,7 +149,7 @@ async fn connection<P: Pages>(stream: impl AsyncRead + AsyncWrite + Unpin, pages
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
@@ -154,7 +159,32 @@ async fn connection<P: Pages>(stream: impl AsyncRead + AsyncWrite + Unpin, pages
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    struct Yes;
+
+    impl Pages for Yes {
+        async fn answer(&self, _: Ask) -> Page {
+            Page::text(StatusCode::OK, "yes")
+        }
+    }
+
+    /// Also the one that asked before and left its connection open.
+    #[tokio::test]
+    async fn who_does_not_ask_is_closed_in_time() {
+        for said in ["", "GET /healthz HT", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let serving = tokio::spawn(connection(server, Arc::new(Yes), Duration::from_millis(100)));
+            client.write_all(said.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let read = client.read_to_string(&mut answer);
+            tokio::time::timeout(Duration::from_secs(10), read).await.expect("it stays open").unwrap();
+            assert_eq!(answer.ends_with("\r\n\r\nyes"), said.ends_with("\r\n\r\n"), "{answer:?}");
+            serving.await.unwrap();
+        }
+    }
 
     fn ask(uri: &'static str, host: &'static str) -> Ask {
         let mut headers = HeaderMap::new();

@@ -114,7 +114,8 @@ impl KonduitMetrics {
         self.flow_ends.with_label_values(&[reason]).inc();
     }
 
-    /// A connection to this port got no further: for its `tls`, its `head`, its `metadata` or its `token`.
+    /// A connection to this port got no further: for its `tls`, its `head` (HTTP/1), its `preface` (HTTP/2), its
+    /// `metadata` or its `token`.
     pub fn refused(&self, port: &'static str, reason: &'static str) {
         self.refused.with_label_values(&[port, reason]).inc();
     }

@@ -59,7 +59,8 @@ pub(super) async fn serve<B: Backend>(
 ) -> Result<(), ConnectionError> {
     let handshake: Handshake<_, Bytes> = settings().handshake(CleanAuthority::new(socket));
     let shaken = tokio::time::timeout(HANDSHAKE, handshake).await;
-    let mut connection = shaken.map_err(|_| ConnectionError::Handshake)??;
+    let shaken = shaken.map_err(|_| ConnectionError::Handshake).and_then(|shaken| Ok(shaken?));
+    let mut connection = shaken.inspect_err(|_| backend.metrics().konduit.refused("frontend", "preface"))?;
     let ping_pong = connection.ping_pong();
     let watch = watch(ping_pong, keepalive);
     tokio::pin!(watch);
