@@ -5,10 +5,13 @@ mod cell;
 mod control_stream;
 mod exhaustion;
 mod frontends;
+mod panics;
 mod ports;
+mod puppet;
 mod sequences;
 mod targets;
 mod tls_frontends;
+mod towards_agents;
 
 use std::path::Path;
 

@@ -1,46 +1,29 @@
 //! Every packet type at every moment of a flow, from either side, as a generator has it: no panic, nothing left
 //! behind, and what has an answer by the contract gets it. A failure names its seed.
 
-use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use proxy_tests::calls::{Call, Client};
 use proxy_tests::konduit::{Frontend, Lanes};
-use proxy_tests::runner::{Ground, RunningAgent, RunningServer, until};
+use proxy_tests::runner::{RunningServer, until};
 use proxy_tests::targets::Target;
 use proxy_user::flow::{DialError, DialReason};
-use proxy_user::net::cipher::TlsPolicy;
-use proxy_user::net::listener::TcpListener;
-use proxy_user::net::tls::{ALPN_H2, ServerTls};
-use proxy_user::ops::flags::LanesMode;
+use proxy_user::net::tls::ALPN_H2;
 use proxy_user::wire::ids::{ConnId, DialId};
 use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::cell::{Cell, LONG, Plan};
+use crate::panics;
+use crate::puppet::{Puppet, hears};
 
 const SEEDS: std::ops::Range<u64> = 1..9;
 const STEPS: usize = 120;
 /// An id that is generated, and one that never is.
 const FAR: ConnId = ConnId(424_242);
 const NOBODY: ConnId = ConnId(777_777);
-
-/// Panics of every task in this process.
-static PANICS: AtomicUsize = AtomicUsize::new(0);
-
-fn count_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            PANICS.fetch_add(1, Ordering::Relaxed);
-            before(info);
-        }));
-    });
-}
 
 struct Random(u64);
 
@@ -101,19 +84,9 @@ async fn listen(call: &mut Call, heard: &mut Vec<Packet>) {
     }
 }
 
-/// Waits for one packet among others; false when the call ended.
-async fn hears(call: &mut Call, wanted: &Packet) -> bool {
-    while let Some(packet) = call.hear().await {
-        if packet == *wanted {
-            return true;
-        }
-    }
-    false
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_an_agent() {
-    count_panics();
+    panics::count();
     for seed in SEEDS {
         let cell = Cell::server(Plan { lanes: Lanes::Mux, ..Plan::default() }).unwrap();
         let stream = TcpStream::connect(cell.server.bound.agents).await.unwrap();
@@ -160,7 +133,7 @@ async fn from_an_agent() {
         drop((call, client, clients));
         nothing_is_left(&cell.server, seed).await;
     }
-    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+    assert_eq!(panics::counted(), 0);
 }
 
 async fn nothing_is_left(server: &RunningServer, seed: u64) {
@@ -178,7 +151,7 @@ async fn nothing_is_left(server: &RunningServer, seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_an_api_server() {
-    count_panics();
+    panics::count();
     let target = Target::echo().await.unwrap();
     for lanes in [Lanes::Mux, Lanes::Raw] {
         let plan = Plan { frontend: Frontend::Grpc, lanes, ..Plan::default() };
@@ -219,42 +192,16 @@ async fn from_an_api_server() {
         let left = || cell.agent_count("open_endpoint_connections", &[]) == 0.0;
         until("targets to be left", left).await.unwrap();
     }
-    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
-}
-
-/// A server that says what it is told to, and the agent it talks to.
-async fn puppet(ours: bool) -> (Call, RunningAgent, Ground) {
-    let ground = Ground::new().unwrap();
-    let listener = TcpListener::bind("127.0.0.1", 0).unwrap();
-    let tls = ServerTls {
-        cert: ground.path("server.crt"),
-        key: ground.path("server.key"),
-        client_ca: Some(ground.path("ca.crt")),
-        alpn: vec![ALPN_H2.to_vec()],
-        require_alpn: true,
-        policy: TlsPolicy::default(),
-    };
-    let tls = tls.watch().unwrap();
-    let mut options = ground.agent_options("agent", listener.local_addr().port());
-    options.lanes.mode = LanesMode::Off;
-    let agent = RunningAgent::start(options).unwrap();
-    let accepted = tls.accept(listener.accept().await, LONG).await.unwrap();
-    let mut connection = h2::server::handshake(accepted.stream).await.unwrap();
-    let (request, respond) = connection.accept().await.unwrap().unwrap();
-    tokio::spawn(async move { while connection.accept().await.is_some() {} });
-    let mut metadata = vec![("serverid", "puppet"), ("servercount", "1")];
-    if ours {
-        metadata.push(("konduit-mux", "1"));
-    }
-    (Call::answer(request, respond, &metadata), agent, ground)
+    assert_eq!(panics::counted(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_a_server() {
-    count_panics();
+    panics::count();
     let target = Target::echo().await.unwrap();
     for seed in SEEDS {
-        let (mut call, agent, _ground) = puppet(seed % 2 == 0).await;
+        let puppet = Puppet::start(seed % 2 == 0);
+        let mut call = puppet.stream().await;
         let (mut random, mut heard) = (Random(seed), Vec::new());
         let mut open = true;
         for _ in 0..STEPS {
@@ -273,13 +220,7 @@ async fn from_a_server() {
         let error = "Unknown connectID".to_owned();
         assert!(hears(&mut call, &Packet::CloseResponse { conn: NOBODY, error }).await, "seed {seed}");
         drop(call);
-        until(&format!("an end of every flow, seed {seed}"), || agent.flows.is_empty()).await.unwrap();
-        let zero = || {
-            let text = proxy_user::ops::metrics::encode(agent.metrics.registry()).unwrap();
-            let page = proxy_tests::scrape::Page::parse(&String::from_utf8_lossy(&text));
-            page.sum("open_endpoint_connections", &[]) == 0.0
-        };
-        until(&format!("targets to be left, seed {seed}"), zero).await.unwrap();
+        puppet.agent_has_nothing_left(&format!("seed {seed}")).await;
     }
-    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+    assert_eq!(panics::counted(), 0);
 }
