@@ -4,6 +4,7 @@
 mod flags;
 mod garbage;
 mod ground;
+mod killed;
 mod live;
 mod log;
 mod reload;

@@ -48,6 +48,17 @@ macro_rules! in_every_pairing {
             async fn of_upstreams_server_by_grpc() {
                 run(Side::Upstream, Side::Ours, Frontend::Grpc).await;
             }
+
+            /// The control: what a case asks of ours, upstream's two do for each other.
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn between_upstreams_by_connect() {
+                run(Side::Upstream, Side::Upstream, Frontend::Connect).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn between_upstreams_by_grpc() {
+                run(Side::Upstream, Side::Upstream, Frontend::Grpc).await;
+            }
         })+
     };
 }

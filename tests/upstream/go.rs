@@ -33,7 +33,7 @@ async fn drive(server: Side, agent: Side) -> anyhow::Result<()> {
     let pair = Pair::start(Pairing { server, agent, frontend: Frontend::Grpc, lanes: true }).await?;
     let (target, dark) = (Target::echo().await?, Dark::new()?);
     for tunnel in ["single", "reusable"] {
-        for case in ["basic", "concurrent", "cancelled"] {
+        for case in ["basic", "large", "concurrent", "cancelled"] {
             let mut command = tokio::process::Command::new(&program);
             command.args(["-tunnel", tunnel, "-case", case, "-echo", &target.name(), "-limit", "60s"]);
             command.arg("-socket").arg(pair.socket()).args(["-dark", &dark.address.to_string()]);
@@ -62,4 +62,10 @@ async fn drives_upstreams_agent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drives_upstreams_server() {
     drive(Side::Upstream, Side::Ours).await.unwrap();
+}
+
+/// The control.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drives_upstreams_two() {
+    drive(Side::Upstream, Side::Upstream).await.unwrap();
 }
