@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tonic::Code;
-
 use super::control::{self, OpenError, Opening};
 use super::flows::Flows;
 use super::lease::LeaseCounter;
@@ -193,12 +191,7 @@ impl Servers {
     fn lost(&self, server: &ServerId, number: u64, end: &LinkEnd) {
         self.forget(server, number);
         self.leaving().remove(&number);
-        let code = match end {
-            LinkEnd::Failed(status) => Some(status.code()),
-            LinkEnd::Malformed(_) => Some(Code::Internal),
-            LinkEnd::Peer | LinkEnd::Us => None,
-        };
-        if let Some(code) = code {
+        if let Some(code) = end.code() {
             self.flows.metrics.stream_error(Segment::ToAgent, code_name(code), "Unknown");
         }
         tracing::info!(%server, why = %end, "Disconnected from a server");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::brake::{Brake, LONGEST_PAUSE};
 use super::link::{Inner, Link};
@@ -28,6 +28,17 @@ pub enum LinkEnd {
     Failed(Status),
     #[error(transparent)]
     Malformed(#[from] PacketError),
+}
+
+impl LinkEnd {
+    /// What a gRPC peer would call it; none for an end that is no error.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            LinkEnd::Failed(status) => Some(status.code()),
+            LinkEnd::Malformed(_) => Some(Code::Internal),
+            LinkEnd::Peer | LinkEnd::Us => None,
+        }
+    }
 }
 
 impl Link {

@@ -88,15 +88,11 @@ impl pb::agent_service_server::AgentService for Service {
             let _open = metrics.grpc_connection(Method::Connect);
             let end = link.run(inbound, |packet| handle.handle(packet)).await;
             drop(registered);
-            match &end {
-                LinkEnd::Failed(status) => {
-                    metrics.stream_error(Segment::FromAgent, code_name(status.code()), "Unknown");
-                }
-                LinkEnd::Malformed(error) => {
-                    metrics.stream_error(Segment::FromAgent, code_name(tonic::Code::Internal), "Unknown");
-                    tracing::warn!(agent = %handle.id, %error, "Ended a control stream");
-                }
-                LinkEnd::Peer | LinkEnd::Us => {}
+            if let Some(code) = end.code() {
+                metrics.stream_error(Segment::FromAgent, code_name(code), "Unknown");
+            }
+            if let LinkEnd::Malformed(error) = &end {
+                tracing::warn!(agent = %handle.id, %error, "Ended a control stream");
             }
             tracing::info!(agent = %handle.id, stream = number, why = %end, "Agent disconnected");
         });
