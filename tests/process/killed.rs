@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use proxy_tests::ports::wait;
@@ -60,7 +60,7 @@ fn flows_of_a_killed_agent_end_at_once_and_the_next_agent_serves() {
 fn witness() -> (String, Receiver<std::io::Result<usize>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (ended, ends) = channel();
+    let (ended, ends) = sync_channel(16);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let ended = ended.clone();
