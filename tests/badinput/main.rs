@@ -10,6 +10,7 @@ mod ports;
 mod puppet;
 mod sequences;
 mod targets;
+mod tickets;
 mod tls_frontends;
 mod towards_agents;
 
