@@ -10,3 +10,4 @@ mod log;
 mod reload;
 mod search;
 mod stop;
+mod unprivileged;

@@ -1,4 +1,5 @@
-//! `cargo xtask lint`: format, clippy without warnings, bans, licences, sources; advisories where they can be had.
+//! `cargo xtask lint`: format, clippy without warnings (with eBPF and without), bans, licences, sources; advisories
+//! where they can be had.
 
 use std::process::Command;
 
@@ -11,6 +12,19 @@ pub(crate) fn run() -> Result<()> {
     sh::run(
         "clippy, no warning allowed",
         &mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    )?;
+    sh::run(
+        "clippy without eBPF",
+        &mut cargo(&[
+            "clippy",
+            "--quiet",
+            "--package=proxy-user",
+            "--no-default-features",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
     )?;
     setup::cargo_deny()?;
     sh::run(
