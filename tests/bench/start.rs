@@ -90,11 +90,13 @@ impl Starter<'_> {
         };
         let engine =
             words.next().filter(|word| EngineChoice::ALL.iter().any(|choice| choice.name() == *word));
+        // A packet of a handshake that is lost comes again after a fifth of a second or more.
+        let patience = self.link.map(|_| "--lane-wait=10s".to_owned());
         let settings = Settings {
             binaries: self.find_binaries()?,
             lanes,
             frontend,
-            both: engine.map(|engine| format!("--engine={engine}")).into_iter().collect(),
+            both: engine.map(|engine| format!("--engine={engine}")).into_iter().chain(patience).collect(),
             agent: agent_flags.iter().map(|flag| (*flag).to_owned()).collect(),
         };
         let pair = Konduit::start(&self.directory(name)?, &settings, self.link)?;

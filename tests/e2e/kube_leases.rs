@@ -95,7 +95,9 @@ fn a_server_whose_api_server_fails_serves_and_ends_in_time() -> anyhow::Result<(
         let (_agent, pages) = field.agent("agent", &[])?;
         ports::wait(SOON, "the agent", || field.ready())?;
         says(&server, words)?;
-        assert_eq!(scrape::http_get(pages, "/readyz")?, "ok");
+        ports::wait(SOON, "its server", || {
+            scrape::http_get(pages, "/readyz").is_ok_and(|body| body == "ok")
+        })?;
         let began = Instant::now();
         server.signal(Signal::TERM)?;
         assert_eq!(server.wait(SOON)?.code(), Some(0));
