@@ -91,10 +91,6 @@ impl Dialling {
 }
 
 impl Flow {
-    pub(crate) async fn dial(frontend: Frontend, socket: &Path, target: &str) -> anyhow::Result<Flow> {
-        Dialling::begin(frontend, socket, target).await?.answered().await
-    }
-
     /// Sends bytes to an echo and reads them back, all of them compared.
     pub(crate) async fn exchange(&mut self, length: usize, seed: u64) -> anyhow::Result<()> {
         let sent = pattern(length, seed);

@@ -1,15 +1,55 @@
-//! Upstream's own Go client at the gRPC frontend, with a connection per tunnel and with many dials on one.
+//! Upstream's own Go client, with a connection per tunnel or with many dials on one: it dials for whoever sends a
+//! CONNECT to its socket, so every test can be its user.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Context;
-use proxy_tests::konduit::Frontend;
-use proxy_tests::targets::Target;
+use proxy_tests::child::Child;
+use proxy_tests::runner::{Ground, until};
 
-use crate::pair::{Pair, Pairing, Side};
-use proxy_tests::dark::Dark;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tunnel {
+    /// As kube-apiserver has it.
+    Single,
+    Reusable,
+}
+
+pub(crate) struct Bridge {
+    pub socket: PathBuf,
+    pub tunnel: Tunnel,
+    _client: Child,
+}
+
+impl Bridge {
+    /// In front of the frontend at `server`.
+    pub(crate) async fn start(
+        ground: &Ground,
+        server: &Path,
+        tunnel: Tunnel,
+        plain_authority: bool,
+    ) -> anyhow::Result<Bridge> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let program = tokio::task::spawn_blocking(client).await??;
+        let name = format!("go-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let socket = ground.path(&format!("{name}.sock"));
+        let mut command = Command::new(program);
+        command.arg("-socket").arg(server).arg("-listen").arg(&socket).arg("-tunnel").arg(match tunnel {
+            Tunnel::Single => "single",
+            Tunnel::Reusable => "reusable",
+        });
+        if plain_authority {
+            command.args(["-authority", "localhost"]);
+        }
+        let mut client = Child::start(&name, &ground.path(""), &mut command)?;
+        if let Err(error) = until("the Go client", || socket.exists()).await {
+            client.check()?;
+            return Err(error);
+        }
+        Ok(Bridge { socket, tunnel, _client: client })
+    }
+}
 
 /// Builds `tests/kubernetes/konnectivity` once.
 fn client() -> anyhow::Result<PathBuf> {
@@ -26,46 +66,4 @@ fn client() -> anyhow::Result<PathBuf> {
         }
     });
     built.clone().map_err(anyhow::Error::msg)
-}
-
-async fn drive(server: Side, agent: Side) -> anyhow::Result<()> {
-    let program = tokio::task::spawn_blocking(client).await??;
-    let pair = Pair::start(Pairing { server, agent, frontend: Frontend::Grpc, lanes: true }).await?;
-    let (target, dark) = (Target::echo().await?, Dark::new()?);
-    for tunnel in ["single", "reusable"] {
-        for case in ["basic", "large", "concurrent", "cancelled"] {
-            let mut command = tokio::process::Command::new(&program);
-            command.args(["-tunnel", tunnel, "-case", case, "-echo", &target.name(), "-limit", "60s"]);
-            command.arg("-socket").arg(pair.socket()).args(["-dark", &dark.address.to_string()]);
-            if pair.plain_authority() {
-                command.args(["-authority", "localhost"]);
-            }
-            let told = command.output().await.context("running the Go client")?;
-            let words = String::from_utf8_lossy(&told.stderr);
-            anyhow::ensure!(told.status.success(), "{tunnel} {case}: {words}");
-        }
-    }
-    pair.kept_to_the_contract();
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drives_ours() {
-    drive(Side::Ours, Side::Ours).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drives_upstreams_agent() {
-    drive(Side::Ours, Side::Upstream).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drives_upstreams_server() {
-    drive(Side::Upstream, Side::Ours).await.unwrap();
-}
-
-/// The control.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drives_upstreams_two() {
-    drive(Side::Upstream, Side::Upstream).await.unwrap();
 }

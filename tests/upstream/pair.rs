@@ -1,26 +1,25 @@
-//! A server and its agents, each ours or upstream's.
+//! Servers and their agents, each ours or upstream's, and the clients of a test's choice in front of them.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::Context;
-use proxy_tests::child::Child;
 use proxy_tests::konduit::Frontend;
 use proxy_tests::ports;
-use proxy_tests::runner::{Ground, RunningAgent, RunningServer, SOON, until};
-use proxy_tests::scrape::http_get;
+use proxy_tests::runner::{Ground, SOON};
 use proxy_tests::targets::Target;
-use proxy_tests::upstream::{AgentPlan, ServerPlan, UpstreamAgent, UpstreamServer};
-use proxy_user::ops::flags::{LaneSecurity, LanesMode};
-use proxy_user::server::options::Mode;
-use rustix::process::Signal;
 
+pub(crate) use crate::ends::Side;
+use crate::ends::{AgentEnd, Place, ServerEnd};
 use crate::flow::{Dialling, Flow};
+use crate::go::{Bridge, Tunnel};
 
+/// Who asks for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Ours,
-    Upstream,
+pub(crate) enum Caller {
+    /// The test itself, by a CONNECT or a gRPC call.
+    Own,
+    /// Upstream's client, which knows gRPC only.
+    Go(Tunnel),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,223 +29,173 @@ pub(crate) struct Pairing {
     pub frontend: Frontend,
     /// Where both are ours.
     pub lanes: bool,
+    /// Ours are programs then, which SIGKILL ends.
+    pub killed: bool,
 }
 
-pub(crate) enum ServerEnd {
-    Ours(Box<RunningServer>),
-    Peer(UpstreamServer),
-    Program(Child),
+impl Pairing {
+    pub(crate) fn callers(self) -> &'static [Caller] {
+        match self.frontend {
+            Frontend::Connect => &[Caller::Own],
+            Frontend::Grpc => &[Caller::Own, Caller::Go(Tunnel::Single), Caller::Go(Tunnel::Reusable)],
+        }
+    }
 }
 
-pub(crate) enum AgentEnd {
-    Ours(RunningAgent),
-    Peer(UpstreamAgent),
-    Program(Child, u16),
-}
-
-pub(crate) struct Pair {
-    // Dropped in this order: agents would complain of a server that is gone.
-    pub agents: Vec<AgentEnd>,
+/// One server and its frontend's clients.
+pub(crate) struct Front {
+    /// `None`: killed.
     pub server: Option<ServerEnd>,
-    pub pairing: Pairing,
-    port: u16,
-    ground: Ground,
+    id: String,
+    count: usize,
+    pub port: u16,
+    socket: PathBuf,
+    bridges: Vec<Bridge>,
+    pairing: Pairing,
 }
 
-impl Pair {
-    pub(crate) async fn start(pairing: Pairing) -> anyhow::Result<Pair> {
+impl Front {
+    pub(crate) async fn start(
+        ground: &Ground,
+        pairing: Pairing,
+        id: &str,
+        count: usize,
+    ) -> anyhow::Result<Front> {
         let [port] = ports::free()?;
-        let mut pair = Pair { agents: Vec::new(), server: None, pairing, port, ground: Ground::new()? };
-        pair.start_server()?;
-        pair.start_agent().await?;
-        pair.dials().await?;
-        Ok(pair)
-    }
-
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.ground.path("server.sock")
-    }
-
-    /// The frontend is the played one, whose HTTP/2 library refuses a percent-encoded authority.
-    pub(crate) fn plain_authority(&self) -> bool {
-        matches!(self.server, Some(ServerEnd::Peer(_)))
-    }
-
-    pub(crate) fn start_server(&mut self) -> anyhow::Result<()> {
-        let ground = &self.ground;
-        let path = |name| ground.path(name);
-        let program = std::env::var_os("KONDUIT_UPSTREAM_SERVER");
-        self.server = Some(match (self.pairing.server, program) {
-            (Side::Ours, _) => {
-                let mut options = ground.server_options("server");
-                options.agent_port = self.port;
-                options.delete_existing_uds_file = true;
-                if self.pairing.frontend == Frontend::Grpc {
-                    options.mode = Mode::Grpc;
-                }
-                (options.lanes.mode, options.lanes.security) = self.lanes();
-                ServerEnd::Ours(Box::new(RunningServer::start(options)?))
+        let socket = ground.path(&format!("{id}.sock"));
+        let (id, bridges) = (id.to_owned(), Vec::new());
+        let mut front = Front { server: None, id, count, port, socket, bridges, pairing };
+        front.start_server(ground).await?;
+        for caller in pairing.callers() {
+            if let Caller::Go(tunnel) = caller {
+                // The played server's HTTP/2 library refuses a percent-encoded authority.
+                let plain = matches!(front.server, Some(ServerEnd::Peer(_)));
+                front.bridges.push(Bridge::start(ground, &front.socket, *tunnel, plain).await?);
             }
-            (Side::Upstream, None) => ServerEnd::Peer(UpstreamServer::start(ServerPlan {
-                id: "server".to_owned(),
-                count: 1,
-                agent_port: self.port,
-                ca: path("ca.crt"),
-                cert: path("server.crt"),
-                key: path("server.key"),
-                frontend: self.pairing.frontend,
-                socket: self.socket(),
-            })?),
-            (Side::Upstream, Some(program)) => {
-                let [health, admin] = ports::free()?;
-                let mode = match self.pairing.frontend {
-                    Frontend::Grpc => "grpc",
-                    Frontend::Connect => "http-connect",
-                };
-                let mut command = Command::new(program);
-                command.args([
-                    format!("--mode={mode}"),
-                    format!("--uds-name={}", self.socket().display()),
-                    "--delete-existing-uds-file".to_owned(),
-                    "--server-port=0".to_owned(),
-                    format!("--agent-port={}", self.port),
-                    format!("--cluster-cert={}", path("server.crt").display()),
-                    format!("--cluster-key={}", path("server.key").display()),
-                    format!("--cluster-ca-cert={}", path("ca.crt").display()),
-                    format!("--health-port={health}"),
-                    format!("--admin-port={admin}"),
-                    "--server-id=server".to_owned(),
-                ]);
-                let child = Child::start("server", &path(""), &mut command)?;
-                ports::wait_unix(&self.socket(), SOON).context("upstream's server does not listen")?;
-                ServerEnd::Program(child)
-            }
-        });
+        }
+        Ok(front)
+    }
+
+    pub(crate) async fn start_server(&mut self, ground: &Ground) -> anyhow::Result<()> {
+        let place = Place { id: &self.id, count: self.count, port: self.port, socket: &self.socket };
+        self.server = Some(ServerEnd::start(ground, self.pairing, place).await?);
         Ok(())
     }
 
-    fn lanes(&self) -> (LanesMode, LaneSecurity) {
-        match self.pairing.lanes {
-            true => (LanesMode::Always, LaneSecurity::Raw),
-            false => (LanesMode::Off, LaneSecurity::Encrypt),
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.server.take().context("it was killed before")?.kill().await
+    }
+
+    pub(crate) async fn begin(&self, caller: Caller, target: &str) -> anyhow::Result<Dialling> {
+        match self.bridges.iter().find(|bridge| caller == Caller::Go(bridge.tunnel)) {
+            Some(bridge) => Dialling::begin(Frontend::Connect, &bridge.socket, target).await,
+            None => Dialling::begin(self.pairing.frontend, &self.socket, target).await,
         }
     }
 
-    /// One agent more, all with one name, and waits until it has its server.
-    pub(crate) async fn start_agent(&mut self) -> anyhow::Result<()> {
-        let ground = &self.ground;
-        let path = |name| ground.path(name);
-        let program = std::env::var_os("KONDUIT_UPSTREAM_AGENT");
-        let agent = match (self.pairing.agent, program) {
-            (Side::Ours, _) => {
-                let mut options = ground.agent_options("agent", self.port);
-                (options.lanes.mode, options.lanes.security) = self.lanes();
-                AgentEnd::Ours(RunningAgent::start(options)?)
-            }
-            (Side::Upstream, None) => AgentEnd::Peer(UpstreamAgent::start(AgentPlan {
-                id: "agent".to_owned(),
-                port: self.port,
-                ca: path("ca.crt"),
-                cert: path("client.crt"),
-                key: path("client.key"),
-            })?),
-            (Side::Upstream, Some(program)) => {
-                let [health, admin] = ports::free()?;
-                let mut command = Command::new(program);
-                command.args([
-                    "--proxy-server-host=127.0.0.1".to_owned(),
-                    format!("--proxy-server-port={}", self.port),
-                    format!("--ca-cert={}", path("ca.crt").display()),
-                    format!("--agent-cert={}", path("client.crt").display()),
-                    format!("--agent-key={}", path("client.key").display()),
-                    "--agent-id=agent".to_owned(),
-                    "--sync-interval=100ms".to_owned(),
-                    "--sync-interval-cap=500ms".to_owned(),
-                    format!("--health-server-port={health}"),
-                    format!("--admin-server-port={admin}"),
-                ]);
-                let name = format!("agent-{health}");
-                AgentEnd::Program(Child::start(&name, &path(""), &mut command)?, health)
-            }
-        };
-        self.agents.push(agent);
-        let agent = self.agents.last().context("it was just added")?;
-        until("the agent to know its server", || agent.connected()).await
+    pub(crate) async fn dial(&self, caller: Caller, target: &str) -> anyhow::Result<Flow> {
+        self.begin(caller, target).await?.answered().await.with_context(|| format!("a dial by {caller:?}"))
     }
 
-    pub(crate) async fn kill_server(&mut self) -> anyhow::Result<()> {
-        match self.server.take() {
-            Some(ServerEnd::Ours(server)) => server.end().await,
-            Some(ServerEnd::Peer(server)) => {
-                server.kill().await;
-                Ok(())
-            }
-            Some(ServerEnd::Program(child)) => end(child),
-            None => Ok(()),
+    /// A flow of every caller's, proven by an echo.
+    pub(crate) async fn flows(&self, target: &Target) -> anyhow::Result<Vec<Flow>> {
+        let mut flows = Vec::new();
+        for caller in self.pairing.callers() {
+            let mut flow = self.dial(*caller, &target.name()).await?;
+            flow.exchange(5000, flows.len() as u64).await?;
+            flows.push(flow);
         }
+        Ok(flows)
     }
 
-    pub(crate) async fn kill_agent(&mut self) -> anyhow::Result<()> {
-        match self.agents.remove(0) {
-            AgentEnd::Ours(agent) => agent.end().await,
-            AgentEnd::Peer(agent) => {
-                agent.kill().await;
-                Ok(())
-            }
-            AgentEnd::Program(child, _) => end(child),
-        }
-    }
-
-    pub(crate) async fn dial(&self, target: &str) -> anyhow::Result<Flow> {
-        Flow::dial(self.pairing.frontend, &self.socket(), target).await
-    }
-
-    pub(crate) async fn begin(&self, target: &str) -> anyhow::Result<Dialling> {
-        Dialling::begin(self.pairing.frontend, &self.socket(), target).await
-    }
-
-    /// Until a flow works.
+    /// Until flows of every caller's work.
     pub(crate) async fn dials(&self) -> anyhow::Result<()> {
         let target = Target::echo().await?;
         let began = std::time::Instant::now();
         loop {
-            match self.dial(&target.name()).await {
-                Ok(mut flow) => return flow.exchange(1000, 1).await,
+            match self.flows(&target).await {
+                Ok(_) => return Ok(()),
                 Err(error) if began.elapsed() > SOON => return Err(error),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
             }
         }
     }
+}
+
+/// One server and its agents.
+pub(crate) struct Pair {
+    // Dropped in this order: agents would complain of a server that is gone.
+    pub agents: Vec<AgentEnd>,
+    front: Front,
+    pub pairing: Pairing,
+    ground: Ground,
+}
+
+impl Pair {
+    pub(crate) async fn start(pairing: Pairing) -> anyhow::Result<Pair> {
+        let ground = Ground::new()?;
+        let front = Front::start(&ground, pairing, "server", 1).await?;
+        let mut pair = Pair { agents: Vec::new(), front, pairing, ground };
+        pair.start_agent().await?;
+        pair.dials().await?;
+        Ok(pair)
+    }
+
+    pub(crate) async fn start_server(&mut self) -> anyhow::Result<()> {
+        self.front.start_server(&self.ground).await
+    }
+
+    /// One agent more, all with one name, and waits until it has its server.
+    pub(crate) async fn start_agent(&mut self) -> anyhow::Result<()> {
+        let agent = AgentEnd::start(&self.ground, self.pairing, self.front.port)?;
+        agent.has(1).await?;
+        self.agents.push(agent);
+        Ok(())
+    }
+
+    pub(crate) async fn kill_server(&mut self) -> anyhow::Result<()> {
+        self.front.kill().await
+    }
+
+    pub(crate) async fn kill_agent(&mut self) -> anyhow::Result<()> {
+        self.agents.remove(0).kill().await
+    }
+
+    /// By the test itself.
+    pub(crate) async fn dial(&self, target: &str) -> anyhow::Result<Flow> {
+        self.front.dial(Caller::Own, target).await
+    }
+
+    pub(crate) async fn dial_by(&self, caller: Caller, target: &str) -> anyhow::Result<Flow> {
+        self.front.dial(caller, target).await
+    }
+
+    /// A flow of every caller's, proven by an echo.
+    pub(crate) async fn flows(&self, target: &Target) -> anyhow::Result<Vec<Flow>> {
+        self.front.flows(target).await
+    }
+
+    pub(crate) async fn begin(&self, caller: Caller, target: &str) -> anyhow::Result<Dialling> {
+        self.front.begin(caller, target).await
+    }
+
+    /// Until flows of every caller's work.
+    pub(crate) async fn dials(&self) -> anyhow::Result<()> {
+        self.front.dials().await
+    }
 
     /// The peers met nothing that upstream would not know, or would not survive.
     pub(crate) fn kept_to_the_contract(&self) {
-        let server = self.server.iter().filter_map(|server| match server {
-            ServerEnd::Peer(server) => Some(server.seen()),
-            _ => None,
-        });
-        let agents = self.agents.iter().filter_map(|agent| match agent {
-            AgentEnd::Peer(agent) => Some(agent.seen()),
-            _ => None,
-        });
-        for seen in server.chain(agents) {
-            assert_eq!((seen.count("foreign"), seen.count("crash")), (0, 0), "{:?}", seen.all());
-        }
+        kept_to_the_contract([&self.front], &self.agents);
     }
 }
 
-impl AgentEnd {
-    fn connected(&self) -> bool {
-        match self {
-            AgentEnd::Ours(agent) => agent.servers.connected() == 1,
-            AgentEnd::Peer(agent) => agent.connected() == 1,
-            AgentEnd::Program(_, health) => {
-                http_get(std::net::SocketAddr::from(([127, 0, 0, 1], *health)), "/readyz").is_ok()
-            }
-        }
+pub(crate) fn kept_to_the_contract<'a>(
+    fronts: impl IntoIterator<Item = &'a Front>,
+    agents: impl IntoIterator<Item = &'a AgentEnd>,
+) {
+    let servers = fronts.into_iter().filter_map(|front| front.server.as_ref()?.seen());
+    for seen in servers.chain(agents.into_iter().filter_map(AgentEnd::seen)) {
+        assert_eq!((seen.count("foreign"), seen.count("crash")), (0, 0), "{:?}", seen.all());
     }
-}
-
-fn end(mut child: Child) -> anyhow::Result<()> {
-    child.signal(Signal::KILL)?;
-    child.wait(SOON).map(drop)
 }

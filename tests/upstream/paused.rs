@@ -189,7 +189,13 @@ async fn nobody_reads(pairing: Pairing) -> anyhow::Result<()> {
 /// Upstream's end sends, and ours cannot stop one flow of it; by either frontend, one after the other: all look at
 /// times.
 fn pairings(server: Side, agent: Side) -> [Pairing; 2] {
-    [Frontend::Connect, Frontend::Grpc].map(|frontend| Pairing { server, agent, frontend, lanes: false })
+    [Frontend::Connect, Frontend::Grpc].map(|frontend| Pairing {
+        server,
+        agent,
+        frontend,
+        lanes: false,
+        killed: false,
+    })
 }
 
 static ALONE: Mutex<()> = Mutex::const_new(());

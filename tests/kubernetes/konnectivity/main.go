@@ -26,12 +26,21 @@ func main() {
 	kind := flag.String("tunnel", "single", "single or reusable")
 	name := flag.String("case", "basic", "what to do")
 	authority := flag.String("authority", "", "what to call the server instead of its percent-encoded path")
+	listen := flag.String("listen", "", "Unix socket to take CONNECTs at, instead of a case")
 	limit := flag.Duration("limit", 30*time.Second, "when to give up")
 	flag.Parse()
-	ctx, cancel := context.WithTimeout(context.Background(), *limit)
-	defer cancel()
+	ctx := context.Background()
+	if *listen == "" {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *limit)
+		defer cancel()
+	}
 	dial, err := open(ctx, *kind, *socket, *authority)
-	if err == nil {
+	switch {
+	case err != nil:
+	case *listen != "":
+		err = serve(ctx, *listen, dial)
+	default:
 		err = scenario{dial: dial, echo: *echo, dark: *dark}.run(ctx, *name)
 	}
 	if err != nil {

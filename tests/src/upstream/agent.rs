@@ -108,7 +108,7 @@ async fn look_for_servers(shared: Arc<Shared>, life: Life) {
     loop {
         if !shared.draining.load(Ordering::Relaxed) && shared.servers().len() < count {
             match connect(&shared, &life).await {
-                Ok(found) => count = found,
+                Ok(told) => count = told.unwrap_or(count),
                 Err(_) => shared.seen.note("no connection"),
             }
         }
@@ -116,8 +116,9 @@ async fn look_for_servers(shared: Arc<Shared>, life: Life) {
     }
 }
 
-/// One stream more, unless its server is known. Gives the number of servers there are.
-async fn connect(shared: &Arc<Shared>, life: &Life) -> anyhow::Result<usize> {
+/// One stream more, unless its server is known. Gives the number of servers there are, which only a new one is
+/// believed.
+async fn connect(shared: &Arc<Shared>, life: &Life) -> anyhow::Result<Option<usize>> {
     let socket = TcpStream::connect(("127.0.0.1", shared.plan.port)).await?;
     socket.set_nodelay(true)?;
     let stream = shared.tls.connect("127.0.0.1", socket, CONNECT).await?;
@@ -140,16 +141,15 @@ async fn connect(shared: &Arc<Shared>, life: &Life) -> anyhow::Result<usize> {
         Ok(value.to_str()?.to_owned())
     };
     let (id, count) = (only("serverid")?, only("servercount")?.parse()?);
-    let known = shared.servers().len();
     if shared.servers().contains_key(&id) {
         shared.seen.note("duplicate server");
-        return Ok(known.max(2));
+        return Ok(None);
     }
     let (to_server, outgoing) = mpsc::channel(1);
     shared.servers().insert(id.clone(), to_server.clone());
     life.spawn(write(Outbound(send), outgoing));
     life.spawn(serve(shared.clone(), life.clone(), id, Inbound::new(response.into_body()), to_server));
-    Ok(count)
+    Ok(Some(count))
 }
 
 async fn write(mut outbound: Outbound, mut outgoing: mpsc::Receiver<pb::Packet>) {
