@@ -6,6 +6,7 @@
 //! bytes behind it are the flow's until FIN (raw) or close_notify (encrypt), and the lane serves no other.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -40,6 +41,8 @@ pub(super) struct Carried {
     output: Output,
     /// A direction has left its frames: the lane serves no other flow.
     left: bool,
+    /// Leaving failed: the peer is gone, and an end that follows is none of its own.
+    broken: bool,
     /// What may yet be sent in frames, and until when.
     room: usize,
     until: Instant,
@@ -80,6 +83,7 @@ impl Carried {
             input: NEXT,
             output: Output::Framed,
             left: false,
+            broken: false,
             room: BRIEF_BYTES as usize,
             until: Instant::now() + BRIEF_TIME,
         }
@@ -90,7 +94,7 @@ impl Carried {
         wire.map(Pin::new).ok_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
-    fn socket(&self) -> Option<&tokio::net::TcpStream> {
+    fn tcp(&self) -> Option<&tokio::net::TcpStream> {
         Some(self.lane.as_ref()?.peek_wire()?.get_ref().0.get_ref())
     }
 
@@ -169,6 +173,9 @@ impl Carried {
         let wire = self.wire()?;
         ready!(if raw { transport(wire).poll_read(cx, buf) } else { wire.poll_read(cx, buf) })?;
         if buf.filled().len() == before && buf.remaining() > 0 {
+            if self.broken {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             self.input = Input::Over;
         }
         Poll::Ready(Ok(()))
@@ -186,6 +193,9 @@ impl AsyncRead for Carried {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             match this.input {
                 Input::Over => return Poll::Ready(Ok(())),
@@ -236,7 +246,9 @@ impl AsyncWrite for Carried {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire()?.poll_flush(cx).map_err(as_abort)
+        let clear = self.is_raw() && self.output == Output::Left;
+        let wire = self.wire()?;
+        if clear { transport(wire).poll_flush(cx) } else { wire.poll_flush(cx) }.map_err(as_abort)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -263,18 +275,22 @@ impl AsyncWrite for Carried {
 
 impl FlowStream for Carried {
     fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        match self.socket() {
-            Some(socket) if !sockopt::hung_up(socket).broken => Poll::Pending,
+        match self.tcp() {
+            Some(socket) if !self.broken && !sockopt::hung_up(socket).broken => Poll::Pending,
             _ => Poll::Ready(()),
         }
     }
 
     fn unacknowledged(&self) -> u64 {
-        self.socket().and_then(|socket| sockopt::unsent(socket).ok()).map_or(0, u64::from)
+        self.tcp().and_then(|socket| sockopt::unsent(socket).ok()).map_or(0, u64::from)
     }
 
     fn abort(&mut self) {
         self.lane = None;
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.tcp().filter(|_| self.is_raw()).map(AsFd::as_fd)
     }
 
     fn may_leave(&self) -> bool {
@@ -286,8 +302,19 @@ impl FlowStream for Carried {
     }
 
     fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // What is wrong with the lane is told by the next read or write.
-        let left = self.is_raw() && matches!(self.poll_output_left(cx), Poll::Ready(Ok(())));
+        if !self.is_raw() {
+            return Poll::Pending;
+        }
+        let left = match self.poll_output_left(cx) {
+            Poll::Ready(Err(_)) => {
+                // The kernel tells it once; whoever reads must not take what comes then for a clean end.
+                if !std::mem::replace(&mut self.broken, true) {
+                    cx.waker().wake_by_ref();
+                }
+                false
+            }
+            polled => polled.is_ready(),
+        };
         let both = left
             && matches!(self.output, Output::Left | Output::Over)
             && matches!(self.input, Input::Left | Input::Over);
@@ -295,6 +322,8 @@ impl FlowStream for Carried {
     }
 
     fn into_plain(mut self: Box<Self>) -> Option<(Plain, Bytes)> {
+        // Before it is taken: a lane that cannot leave is reset by its drop.
+        record::writing_ends(self.lane.as_ref()?.peek_wire()?).ok()?;
         let wire = self.lane.take()?.into_wire()?;
         let (socket, ahead) = record::leave(wire).ok()?;
         Some((Plain::Tcp(socket.into_std().ok()?), ahead))

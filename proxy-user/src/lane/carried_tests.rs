@@ -292,3 +292,22 @@ async fn more_tls_behind_the_last_frame_is_refused() {
     wire.flush().await.unwrap();
     assert!(far.read(&mut [0; 10]).await.unwrap_err().to_string().contains("more inside TLS"));
 }
+
+/// Answering LEAVE is where the kernel tells of a reset, once: the end that is read then is no clean one.
+#[tokio::test]
+async fn a_peer_that_leaves_and_aborts_has_not_ended() {
+    let World { mut near, mut far, .. } = world(Security::Raw, false).await;
+    poll_fn(|cx| near.poll_output_left(cx)).await.unwrap();
+    near.write_all(b"half of it").await.unwrap();
+    far.read_exact(&mut [0; 5]).await.unwrap();
+    near.abort();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    poll_fn(|cx| {
+        let _ = far.poll_leave(cx);
+        Poll::Ready(())
+    })
+    .await;
+    let error = far.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(poll_fn(|cx| Poll::Ready(far.poll_broken(cx))).await.is_ready());
+}

@@ -178,7 +178,6 @@ impl StreamLanes {
 async fn on_warm(pool: &Pool, lane: &mut Lane, dial: pb::Dial) -> Result<(), Warm> {
     let config = &pool.shared.config;
     let number = dial.number;
-    lane.engage();
     let wire = lane.wire().map_err(Warm::Lost)?;
     let talk = async {
         say(wire, dial, config.ack).await?;
@@ -188,9 +187,12 @@ async fn on_warm(pool: &Pool, lane: &mut Lane, dial: pb::Dial) -> Result<(), War
         }
     };
     select! {
-        heard = talk => verdict(heard, number),
-        () = pool.ended.cancelled() => Err(Warm::Ended),
+        heard = talk => verdict(heard, number)?,
+        () = pool.ended.cancelled() => return Err(Warm::Ended),
     }
+    // Not before the agent spoke: it may still have the last flow's end to read, which a reset would destroy.
+    lane.engage();
+    Ok(())
 }
 
 /// Hears the answer on a lane that the agent opened for the dial, and says that the flow is on it.

@@ -134,7 +134,10 @@ impl Pool {
     /// A lane after a dial on it failed, or after a ping.
     pub(super) fn give_back(&self, lane: Lane) {
         let mut state = self.state();
-        if !self.ended.is_cancelled() && state.idle.len() < self.shared.config.per_stream {
+        let config = &self.shared.config;
+        let room =
+            state.idle.len() < config.per_stream && self.shared.idle.load(Ordering::Relaxed) < config.total;
+        if room && !self.ended.is_cancelled() {
             self.shared.idle.fetch_add(1, Ordering::Relaxed);
             state.idle.push(lane);
         }

@@ -229,15 +229,24 @@ pub fn reading_ends<S>(stream: &TlsStream<RecordExact<S>>) -> Result<(), LeaveEr
     Ok(())
 }
 
-/// Takes the transport out of TLS once both directions left it, with what was read ahead of its reader.
+/// Whether the next byte that is written is the first that is not TLS.
 ///
 /// # Errors
-/// Bytes of TLS wait to be written; the connection is closed.
-pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<(S, Bytes), LeaveError> {
+/// Bytes of TLS wait to be written.
+pub fn writing_ends<S>(stream: &TlsStream<RecordExact<S>>) -> Result<(), LeaveError> {
     let (record, session) = stream.get_ref();
     if session.wants_write() || !record.io.is_written() {
         return Err(LeaveError::Unwritten);
     }
+    Ok(())
+}
+
+/// Takes the transport out of TLS once both directions left it, with what was read ahead of its reader.
+///
+/// # Errors
+/// As [`writing_ends`]; the connection is closed.
+pub fn leave<S>(stream: TlsStream<RecordExact<S>>) -> Result<(S, Bytes), LeaveError> {
+    writing_ends(&stream)?;
     Ok(match stream {
         TlsStream::Client(client) => client.into_inner().0.io.into_parts(),
         TlsStream::Server(server) => server.into_inner().0.io.into_parts(),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
 
@@ -57,6 +58,11 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// that cannot be known. An abort of the other end is held back, 1 s at most, until this is 0.
     fn unacknowledged(&self) -> u64 {
         0
+    }
+
+    /// The socket below whose buffers are to be bounded as a clear one's are.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     /// Whether both peers can leave what lies above the clear socket below, as on a raw lane that begins inside TLS.

@@ -62,10 +62,7 @@ pub(super) async fn join(
 ) -> Ending {
     let (splicer, brief) = lasting.unzip();
     let [left, right] = ends;
-    // A flow that lasts is prepared by its engine thread; most end before. A bound must be there before bytes are.
-    let now = brief.is_none() || share.grant.receive_buffer().is_some();
-    let grant = now.then_some(share.grant);
-    let (left, right) = match (left.begin(grant), right.begin(grant)) {
+    let (left, right) = match (left.begin(share.grant), right.begin(share.grant)) {
         (Ok(left), Ok(right)) => (left, right),
         (Err(error), _) | (_, Err(error)) => {
             let finish = finish_of(&error);

@@ -35,8 +35,8 @@ impl Unjoined {
         Unjoined(None)
     }
 
-    /// Gives a plain socket back to tokio; prepared for `grant` unless it may leave again soon, prepared then.
-    pub(super) fn begin(mut self, grant: Option<Grant>) -> io::Result<TokioEnd> {
+    /// Gives a plain socket back to tokio.
+    pub(super) fn begin(mut self, grant: Grant) -> io::Result<TokioEnd> {
         match self.0.take() {
             Some(io) => TokioEnd::new(io, grant),
             None => Err(io::ErrorKind::NotConnected.into()),
@@ -69,22 +69,25 @@ macro_rules! on_end {
 }
 
 impl TokioEnd {
-    fn new(io: EndIo, grant: Option<Grant>) -> io::Result<TokioEnd> {
+    fn new(io: EndIo, grant: Grant) -> io::Result<TokioEnd> {
         match io {
             EndIo::Plain(plain) => {
                 // A socket whose peer is gone refuses these; reading it says so in order.
-                let _ = grant.map(|grant| plain.prepare(grant));
+                let _ = plain.prepare(grant);
                 match plain {
                     Plain::Tcp(socket) => TcpStream::from_std(socket).map(TokioEnd::Tcp),
                     Plain::Unix(socket) => UnixStream::from_std(socket).map(TokioEnd::Unix),
                 }
             }
             EndIo::Watched(Watched::Tcp(socket)) => {
-                let _ = grant.map(|grant| prepare_tcp(&socket, grant));
+                let _ = prepare_tcp(&socket, grant);
                 Ok(TokioEnd::Tcp(socket))
             }
             EndIo::Watched(Watched::Unix(socket)) => Ok(TokioEnd::Unix(socket)),
-            EndIo::Stream(stream) => Ok(TokioEnd::Stream(stream)),
+            EndIo::Stream(stream) => {
+                let _ = stream.socket().map(|socket| prepare_tcp(&socket, grant));
+                Ok(TokioEnd::Stream(stream))
+            }
         }
     }
 
