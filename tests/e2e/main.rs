@@ -14,3 +14,4 @@ mod loss;
 mod operate;
 mod paths;
 mod strategies;
+mod tls;

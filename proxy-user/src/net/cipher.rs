@@ -95,7 +95,7 @@ impl TlsPolicy {
                 None => return Err(PolicyError::Cipher(name.clone())),
             }
         }
-        let mut provider = aws_lc_rs::default_provider();
+        let mut provider = CryptoProvider::clone(&policy.provider);
         provider.cipher_suites.retain(|suite| suite.tls13().is_some() || wanted.contains(&suite.suite()));
         if provider.cipher_suites.iter().all(|suite| suite.tls13().is_some()) {
             policy.versions = ONLY_13;
