@@ -8,7 +8,7 @@ use proxy_tests::child::Child;
 use proxy_tests::konduit::{Frontend, binaries};
 use proxy_tests::ports;
 use proxy_tests::runner::{Ground, RunningAgent, RunningServer, SOON, until};
-use proxy_tests::scrape::http_get;
+use proxy_tests::scrape::Page;
 use proxy_tests::upstream::{AgentPlan, Seen, ServerPlan, UpstreamAgent, UpstreamServer};
 use proxy_user::ops::flags::{LaneSecurity, LanesMode};
 use proxy_user::server::options::Mode;
@@ -200,11 +200,9 @@ impl AgentEnd {
             AgentEnd::Ours(agent) => agent.servers.connected() == servers,
             AgentEnd::Peer(agent) => agent.connected() == servers,
             AgentEnd::Program(_, health) => {
-                let page = http_get(std::net::SocketAddr::from(([127, 0, 0, 1], *health)), "/metrics");
-                page.is_ok_and(|page| {
-                    let open = "konnectivity_network_proxy_agent_open_server_connections";
-                    page.lines().any(|line| line == format!("{open} {servers}"))
-                })
+                let page = Page::get(std::net::SocketAddr::from(([127, 0, 0, 1], *health)));
+                let open = "konnectivity_network_proxy_agent_open_server_connections";
+                page.is_ok_and(|page| page.sum(open, &[]) == servers as f64)
             }
         };
         until(&format!("an agent with {servers} servers"), has).await

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Security;
 use super::carrier::{Lane, Wire};
-use super::record::{self, RecordExact};
+use super::record;
 use super::stream::as_abort;
 use crate::net::sockopt;
 use crate::splice::{BRIEF_BYTES, BRIEF_TIME, FlowStream, Plain};
@@ -40,7 +40,7 @@ pub(super) struct Carried {
     input: Input,
     output: Output,
     /// A direction has left its frames: the lane serves no other flow.
-    left: bool,
+    used_up: bool,
     /// Leaving failed: the peer is gone, and an end that follows is none of its own.
     broken: bool,
     /// What may yet be sent in frames, and until when.
@@ -82,7 +82,7 @@ impl Carried {
             home,
             input: NEXT,
             output: Output::Framed,
-            left: false,
+            used_up: false,
             broken: false,
             room: BRIEF_BYTES as usize,
             until: Instant::now() + BRIEF_TIME,
@@ -92,6 +92,13 @@ impl Carried {
     fn wire(&mut self) -> io::Result<Pin<&mut Wire>> {
         let wire = self.lane.as_mut().and_then(|lane| lane.wire().ok());
         wire.map(Pin::new).ok_or_else(|| io::ErrorKind::ConnectionReset.into())
+    }
+
+    /// What carries a direction that has left its frames: the socket below TLS, or TLS.
+    fn unframed(&mut self) -> io::Result<Pin<&mut dyn Duplex>> {
+        let raw = self.is_raw();
+        let wire = self.wire()?.get_mut();
+        Ok(if raw { Pin::new(wire.get_mut().0) } else { Pin::new(wire) })
     }
 
     fn tcp(&self) -> Option<&tokio::net::TcpStream> {
@@ -115,7 +122,7 @@ impl Carried {
     fn poll_output_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.output == Output::Framed {
             ready!(self.poll_say(cx, LEAVE))?;
-            (self.output, self.left) = (Output::Leaving, true);
+            (self.output, self.used_up) = (Output::Leaving, true);
         }
         if self.output == Output::Leaving {
             ready!(self.wire()?.poll_flush(cx))?;
@@ -158,7 +165,7 @@ impl Carried {
                     record::reading_ends(wire).map_err(io::Error::other)?;
                     wire.get_mut().0.pass_through();
                 }
-                self.left = true;
+                self.used_up = true;
                 Input::Left
             }
             _ if usize::from(frame) <= MAX_FRAME => Input::Frame { left: usize::from(frame) },
@@ -169,9 +176,7 @@ impl Carried {
 
     fn poll_read_left(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let raw = self.is_raw();
-        let wire = self.wire()?;
-        ready!(if raw { transport(wire).poll_read(cx, buf) } else { wire.poll_read(cx, buf) })?;
+        ready!(self.unframed()?.poll_read(cx, buf))?;
         if buf.filled().len() == before && buf.remaining() > 0 {
             if self.broken {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -182,9 +187,8 @@ impl Carried {
     }
 }
 
-fn transport(wire: Pin<&mut Wire>) -> Pin<&mut RecordExact<tokio::net::TcpStream>> {
-    Pin::new(wire.get_mut().get_mut().0)
-}
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl AsyncRead for Carried {
     fn poll_read(
@@ -232,23 +236,22 @@ impl AsyncWrite for Carried {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        if this.output == Output::Framed && this.room > 0 && !this.left && Instant::now() < this.until {
+        if this.output == Output::Framed && this.room > 0 && !this.used_up && Instant::now() < this.until {
             return this.poll_write_frame(cx, buf).map_err(as_abort);
         }
         ready!(this.poll_output_left(cx)).map_err(as_abort)?;
         if this.output != Output::Left {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let raw = this.is_raw();
-        let wire = this.wire()?;
-        let written = if raw { transport(wire).poll_write(cx, buf) } else { wire.poll_write(cx, buf) };
-        written.map_err(as_abort)
+        this.unframed()?.poll_write(cx, buf).map_err(as_abort)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let clear = self.is_raw() && self.output == Output::Left;
-        let wire = self.wire()?;
-        if clear { transport(wire).poll_flush(cx) } else { wire.poll_flush(cx) }.map_err(as_abort)
+        let flushed = match self.output {
+            Output::Left => self.unframed()?.poll_flush(cx),
+            _ => self.wire()?.poll_flush(cx),
+        };
+        flushed.map_err(as_abort)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -260,10 +263,7 @@ impl AsyncWrite for Carried {
         match this.output {
             Output::Leaving | Output::Left => {
                 ready!(this.poll_output_left(cx)).map_err(as_abort)?;
-                let raw = this.is_raw();
-                let wire = this.wire()?;
-                ready!(if raw { transport(wire).poll_shutdown(cx) } else { wire.poll_shutdown(cx) })
-                    .map_err(as_abort)?;
+                ready!(this.unframed()?.poll_shutdown(cx)).map_err(as_abort)?;
             }
             Output::Ending => ready!(this.wire()?.poll_flush(cx)).map_err(as_abort)?,
             Output::Framed | Output::Over => {}
@@ -298,7 +298,7 @@ impl FlowStream for Carried {
     }
 
     fn is_leaving(&self) -> bool {
-        self.left && self.is_raw()
+        self.used_up && self.is_raw()
     }
 
     fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -336,7 +336,7 @@ impl Drop for Carried {
             self.lane.take_if(|_| (self.input, self.output) == (Input::Over, Output::Over))
         {
             lane.disengage();
-            if !self.left {
+            if !self.used_up {
                 self.home.clone().take_back(lane);
             }
         }

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rustls::version::{TLS12, TLS13};
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::lane::message::{hear, pb, say};
-use crate::lane::testing::Pki;
+use crate::lane::record::RecordExact;
+use crate::lane::testing::{shake, tcp_pair};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -47,21 +46,13 @@ fn on(mut lane: Lane, shelf: &Arc<Shelf>) -> Carried {
 
 async fn world(security: Security, old: bool) -> World {
     let versions = if old { &[&TLS12] } else { &[&TLS13] };
-    let pki = Pki::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (far, _) = listener.accept().await.unwrap();
-    let connector = TlsConnector::from(Arc::new(pki.client("agent", versions)));
-    let acceptor = TlsAcceptor::from(Arc::new(pki.server(versions)));
-    let name = ServerName::try_from("server.test").unwrap();
-    let (client, server) = tokio::join!(
-        connector.connect(name, RecordExact::reading_ahead(near)),
-        acceptor.accept(RecordExact::reading_ahead(far)),
-    );
+    let (near, far) = tcp_pair().await;
+    let (client, server) =
+        shake(versions, RecordExact::reading_ahead(near), RecordExact::reading_ahead(far)).await;
     let shelves = [Arc::<Shelf>::default(), Arc::default()];
     World {
-        near: on(Lane::new(client.unwrap().into(), security), &shelves[0]),
-        far: on(Lane::new(server.unwrap().into(), security), &shelves[1]),
+        near: on(Lane::new(client, security), &shelves[0]),
+        far: on(Lane::new(server, security), &shelves[1]),
         shelves,
     }
 }
@@ -73,7 +64,7 @@ fn bytes(length: usize, salt: u8) -> Vec<u8> {
     [23, 3, 3, 0, 20].into_iter().chain(count).take(length).collect()
 }
 
-async fn send(from: &mut Carried, sent: &[u8], pieces: usize) {
+async fn send(from: &mut (impl AsyncWrite + Unpin), sent: &[u8], pieces: usize) {
     for piece in sent.chunks(pieces) {
         from.write_all(piece).await.unwrap();
         from.flush().await.unwrap();
@@ -81,7 +72,7 @@ async fn send(from: &mut Carried, sent: &[u8], pieces: usize) {
     from.shutdown().await.unwrap();
 }
 
-async fn receive(to: &mut Carried) -> Vec<u8> {
+async fn receive(to: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut seen = Vec::new();
     to.read_to_end(&mut seen).await.unwrap();
     seen
@@ -92,17 +83,7 @@ async fn exchange(near: &mut Carried, far: &mut Carried, up: usize, down: usize,
     let (asked, answered) = (bytes(up, 1), bytes(down, 2));
     let near = async {
         let (mut read, mut write) = tokio::io::split(near);
-        let sending = async {
-            for piece in asked.chunks(pieces) {
-                write.write_all(piece).await.unwrap();
-                write.flush().await.unwrap();
-            }
-            write.shutdown().await.unwrap();
-        };
-        let mut seen = Vec::new();
-        let (_, read) = tokio::join!(sending, read.read_to_end(&mut seen));
-        read.unwrap();
-        seen
+        tokio::join!(send(&mut write, &asked, pieces), receive(&mut read)).1
     };
     let far = async {
         let seen = receive(far).await;
@@ -141,7 +122,7 @@ async fn a_flow_that_lasts_leaves_its_frames_and_uses_its_lane_up() {
             let World { mut near, mut far, shelves } = world(security, false).await;
             exchange(&mut near, &mut far, up, down, 50_000).await;
             let used_up = up > lasting || down > lasting;
-            assert_eq!((near.left, far.left), (used_up, used_up), "{up} and {down}");
+            assert_eq!((near.used_up, far.used_up), (used_up, used_up), "{up} and {down}");
             drop((near, far));
             assert_eq!(shelves.each_ref().map(|shelf| shelf.is_empty()), [used_up; 2], "{up} and {down}");
         }

@@ -47,8 +47,9 @@ struct State {
     target: usize,
     /// Lanes to ask for later; they count as asked.
     later: usize,
-    /// For the pool, and for dials that wait.
-    paces: [Pace; 2],
+    /// How often lanes are opened for the pool, and for dials that wait.
+    pool_pace: Pace,
+    dial_pace: Pace,
     waiting: HashMap<u64, oneshot::Sender<Lane>>,
 }
 
@@ -64,7 +65,8 @@ impl Pool {
             demand: Demand::new(now),
             target: 0,
             later: 0,
-            paces: [(); 2].map(|()| Pace::new(PACED_BURST, PACED_PER_SECOND, now)),
+            pool_pace: Pace::new(PACED_BURST, PACED_PER_SECOND, now),
+            dial_pace: Pace::new(PACED_BURST, PACED_PER_SECOND, now),
             waiting: HashMap::new(),
         };
         Pool { shared, ended: CancellationToken::new(), ask, state: Mutex::new(state) }
@@ -88,7 +90,7 @@ impl Pool {
 
     /// Whether a dial that found no warm lane may have one opened for it.
     pub(super) fn affords(&self) -> bool {
-        !self.shared.paced.load(Ordering::Relaxed) || self.state().paces[1].take(Instant::now())
+        !self.shared.paced.load(Ordering::Relaxed) || self.state().dial_pace.take(Instant::now())
     }
 
     /// A warm lane for a dial, if there is one. Counts the dial as demand and asks for what is missing. Must be
@@ -211,7 +213,7 @@ impl Pool {
             return 0;
         }
         let paced = self.shared.paced.load(Ordering::Relaxed);
-        let lack = if paced { state.paces[0].take_some(lack, now) } else { lack };
+        let lack = if paced { state.pool_pace.take_some(lack, now) } else { lack };
         if lack == 0 {
             return 0;
         }

@@ -1,14 +1,10 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::lane::testing::{Pieces, Pki};
+use crate::lane::testing::{Pieces, shake};
 
 type Lane = TlsStream<RecordExact<Pieces<DuplexStream>>>;
 
@@ -18,16 +14,9 @@ async fn pair(
     client: Vec<usize>,
     server: Vec<usize>,
 ) -> (Lane, Lane) {
-    let pki = Pki::new();
     let (near, far) = tokio::io::duplex(1 << 20);
-    let connector = TlsConnector::from(Arc::new(pki.client("agent", &[version])));
-    let acceptor = TlsAcceptor::from(Arc::new(pki.server(&[version])));
-    let name = ServerName::try_from("server.test").unwrap();
-    let (client, server) = tokio::join!(
-        connector.connect(name, RecordExact::new(Pieces::new(near, client))),
-        acceptor.accept(RecordExact::new(Pieces::new(far, server))),
-    );
-    (client.unwrap().into(), server.unwrap().into())
+    let [near, far] = [Pieces::new(near, client), Pieces::new(far, server)].map(RecordExact::new);
+    shake(&[version], near, far).await
 }
 
 /// Out of TLS in both directions, with nothing read ahead.

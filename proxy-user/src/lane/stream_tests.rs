@@ -1,29 +1,15 @@
-use std::sync::Arc;
-
 use rustls::version::{TLS12, TLS13};
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::lane::record::RecordExact;
-use crate::lane::testing::Pki;
+use crate::lane::testing::{shake, tcp_pair};
 
 async fn pair(old: bool) -> (LaneStream, LaneStream) {
     let versions = if old { &[&TLS12] } else { &[&TLS13] };
-    let pki = Pki::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (far, _) = listener.accept().await.unwrap();
-    let connector = TlsConnector::from(Arc::new(pki.client("agent", versions)));
-    let acceptor = TlsAcceptor::from(Arc::new(pki.server(versions)));
-    let name = ServerName::try_from("server.test").unwrap();
-    let (client, server) = tokio::join!(
-        connector.connect(name, RecordExact::new(near)),
-        acceptor.accept(RecordExact::new(far)),
-    );
-    (LaneStream::new(client.unwrap().into()), LaneStream::new(server.unwrap().into()))
+    let (near, far) = tcp_pair().await;
+    let (client, server) = shake(versions, RecordExact::new(near), RecordExact::new(far)).await;
+    (LaneStream::new(client), LaneStream::new(server))
 }
 
 #[tokio::test]

@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 /// One CA, a server certificate for `server.test`, and client configurations under it.
 pub(crate) struct Pki {
@@ -67,6 +69,27 @@ impl Pki {
             .with_client_auth_cert(chain, key)
             .unwrap()
     }
+}
+
+/// TLS between two ends of a transport: the client's and the server's.
+pub(crate) async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+    versions: &[&'static SupportedProtocolVersion],
+    client: S,
+    server: S,
+) -> (TlsStream<S>, TlsStream<S>) {
+    let pki = Pki::new();
+    let connector = TlsConnector::from(Arc::new(pki.client("agent", versions)));
+    let acceptor = TlsAcceptor::from(Arc::new(pki.server(versions)));
+    let name = ServerName::try_from("server.test").unwrap();
+    let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
+    (client.unwrap().into(), server.unwrap().into())
+}
+
+/// Both ends of a TCP connection.
+pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
 }
 
 fn pem_text(kind: &str, der: &[u8]) -> String {

@@ -30,15 +30,15 @@ pub(super) struct PacketFlow {
     /// Received, not read yet.
     part: Bytes,
     client: Client,
-    /// It sent CLOSE_REQ.
-    asked: bool,
     ours: Ours,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Client {
     Open,
-    /// It asked to close, or ended its side.
+    /// It sent CLOSE_REQ, and is waited for until it leaves.
+    Leaving,
+    /// It ended its side, or had the time to.
     Closed,
     /// It broke off, or broke the rules.
     Gone,
@@ -57,14 +57,14 @@ enum Ours {
 impl PacketFlow {
     pub(super) fn new(conn: ConnId, receiver: Receiver, sender: Sender) -> PacketFlow {
         let (part, client, ours) = (Bytes::new(), Client::Open, Ours::Open);
-        PacketFlow { conn, receiver, sender, part, client, asked: false, ours }
+        PacketFlow { conn, receiver, sender, part, client, ours }
     }
 
     fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.part.is_empty() {
             match self.client {
                 Client::Open => {}
-                Client::Closed => return Poll::Ready(Ok(())),
+                Client::Leaving | Client::Closed => return Poll::Ready(Ok(())),
                 Client::Gone => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             }
             match self.receiver.poll_item(context) {
@@ -72,8 +72,7 @@ impl PacketFlow {
                 Poll::Ready(Ok(Item::Packet(Packet::Data { conn, data }))) => self.data(conn, data),
                 Poll::Ready(Ok(Item::Packet(Packet::CloseRequest { conn }))) => {
                     self.close(conn, if conn == self.conn { "" } else { "Unknown connectID" });
-                    self.client = Client::Closed;
-                    self.asked = true;
+                    self.client = Client::Leaving;
                 }
                 Poll::Ready(Ok(Item::Packet(_))) => {}
                 Poll::Ready(Err(Ended::Half)) => self.client = Client::Closed,
@@ -156,7 +155,7 @@ impl AsyncWrite for PacketFlow {
             }
             (Client::Gone, _) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             // A client that closed reads no more, which is no fault of the target's.
-            (Client::Closed, _) => Poll::Ready(Ok(bytes.len())),
+            (Client::Leaving | Client::Closed, _) => Poll::Ready(Ok(bytes.len())),
             (Client::Open, _) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -169,7 +168,7 @@ impl AsyncWrite for PacketFlow {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let conn = self.conn;
         self.close(conn, "");
-        if self.asked && self.client == Client::Closed {
+        if self.client == Client::Leaving {
             ready!(self.poll_left(context));
         }
         Poll::Ready(Ok(()))
@@ -187,7 +186,7 @@ impl FlowStream for PacketFlow {
     fn poll_broken(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self.client {
             Client::Open => self.sender.poll_reset(context),
-            Client::Closed => Poll::Pending,
+            Client::Leaving | Client::Closed => Poll::Pending,
             Client::Gone => Poll::Ready(()),
         }
     }
@@ -196,7 +195,7 @@ impl FlowStream for PacketFlow {
         match self.client {
             Client::Open if matches!(self.ours, Ours::Open) => self.sender.poll_reset(context),
             Client::Open => Poll::Pending,
-            Client::Closed if self.asked => self.poll_left(context),
+            Client::Leaving => self.poll_left(context),
             Client::Closed | Client::Gone => Poll::Ready(()),
         }
     }
