@@ -35,13 +35,14 @@ func main() {
 		ctx, cancel = context.WithTimeout(ctx, *limit)
 		defer cancel()
 	}
-	dial, err := open(ctx, *kind, *socket, *authority)
+	answers := &closes{}
+	dial, err := open(ctx, *kind, *socket, *authority, grpc.WithStreamInterceptor(answers.intercept))
 	switch {
 	case err != nil:
 	case *listen != "":
 		err = serve(ctx, *listen, dial)
 	default:
-		err = scenario{dial: dial, echo: *echo, dark: *dark}.run(ctx, *name)
+		err = scenario{dial: dial, echo: *echo, dark: *dark, closes: answers}.run(ctx, *name)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -49,14 +50,14 @@ func main() {
 	}
 }
 
-func open(ctx context.Context, kind, socket, authority string) (dialer, error) {
-	options := []grpc.DialOption{
+func open(ctx context.Context, kind, socket, authority string, options ...grpc.DialOption) (dialer, error) {
+	options = append(options,
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
 		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-	}
+	)
 	if authority != "" {
 		options = append(options, grpc.WithAuthority(authority))
 	}

@@ -14,9 +14,11 @@ import (
 type scenario struct {
 	dial       dialer
 	echo, dark string
+	closes     *closes
 }
 
-// run plays one case and says on stdout how many dials gave a connection.
+// run plays one case and says on stdout how many dials gave a connection, each
+// of which it closes.
 func (s scenario) run(ctx context.Context, name string) error {
 	dials, err := 0, error(nil)
 	switch name {
@@ -35,7 +37,10 @@ func (s scenario) run(ctx context.Context, name string) error {
 		err = fmt.Errorf("no case %q", name)
 	}
 	fmt.Println(dials)
-	return err
+	if err != nil {
+		return err
+	}
+	return s.closes.check(dials)
 }
 
 // exchange sends n bytes to the echo server while it reads them back.
@@ -70,7 +75,8 @@ func (s scenario) exchange(ctx context.Context, n int) error {
 	if !bytes.Equal(got, sent) {
 		return fmt.Errorf("%d bytes came back changed", n)
 	}
-	return conn.Close()
+	_ = conn.Close()
+	return nil
 }
 
 func (s scenario) together(ctx context.Context, flows, n int) error {
