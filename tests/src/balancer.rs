@@ -19,7 +19,7 @@ pub enum Manner {
     SourceHash,
     /// Knows `h2` and closes on every other ALPN name.
     OnlyH2,
-    /// Drops a lane that was idle for so long, without a word to either side.
+    /// Drops what was idle for so long, without a word to either side.
     Forgets(Duration),
 }
 
@@ -35,7 +35,8 @@ struct Shared {
     replicas: Mutex<Vec<u16>>,
     turn: AtomicU64,
     lanes: AtomicU64,
-    forgotten: AtomicU64,
+    /// Control streams, and lanes.
+    forgotten: [AtomicU64; 2],
 }
 
 impl Balancer {
@@ -48,7 +49,7 @@ impl Balancer {
             replicas: Mutex::new(replicas.to_vec()),
             turn: AtomicU64::new(0),
             lanes: AtomicU64::new(0),
-            forgotten: AtomicU64::new(0),
+            forgotten: Default::default(),
         });
         let end = CancellationToken::new();
         let accept = accept(listener, shared.clone(), end.clone());
@@ -70,9 +71,14 @@ impl Balancer {
         self.shared.lanes.load(Ordering::Relaxed)
     }
 
-    /// How many connections were dropped without a word.
-    pub fn forgotten(&self) -> u64 {
-        self.shared.forgotten.load(Ordering::Relaxed)
+    /// How many lanes were dropped without a word.
+    pub fn forgotten_lanes(&self) -> u64 {
+        self.shared.forgotten[1].load(Ordering::Relaxed)
+    }
+
+    /// How many control streams were.
+    pub fn forgotten_streams(&self) -> u64 {
+        self.shared.forgotten[0].load(Ordering::Relaxed)
     }
 }
 
@@ -109,7 +115,7 @@ async fn serve(client: TcpStream, from: SocketAddr, shared: Arc<Shared>) {
     // A connection that is gone says so when read.
     let _ = client.set_nodelay(true).and(server.set_nodelay(true));
     let forget = match shared.manner {
-        Manner::Forgets(after) if lane => Some(after),
+        Manner::Forgets(after) => Some(after),
         _ => None,
     };
     let (from_client, to_client) = client.into_split();
@@ -121,7 +127,7 @@ async fn serve(client: TcpStream, from: SocketAddr, shared: Arc<Shared>) {
     tokio::select! {
         () = &mut both => {}
         () = silence(&heard, forget) => {
-            shared.forgotten.fetch_add(1, Ordering::Relaxed);
+            shared.forgotten[usize::from(lane)].fetch_add(1, Ordering::Relaxed);
             // Both sockets stay open and nothing is read any more.
             std::future::pending().await
         }

@@ -33,6 +33,9 @@ use crate::wire::pb::agent_service_server::AgentServiceServer;
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Unanswered pings and unacknowledged bytes end a control stream after this long.
 const SILENCE: Duration = Duration::from_secs(20);
+/// Nobody is idle for longer: balancers forget what is, some after 10 s and without a word, and a dial would wait for
+/// an answer that cannot come. An agent answers as many pings as it is sent.
+const IDLE: Duration = Duration::from_secs(5);
 /// Tokens and many identifiers exceed the usual 16 KiB.
 const MAX_HEADERS: u32 = 16 << 20;
 /// What a peer may send before we read it. The brake towards an upstream agent works through this window alone.
@@ -74,7 +77,7 @@ pub async fn serve(
     let service = AgentServiceServer::new(service).max_decoding_message_size(MAX_PACKET);
     let incoming = ReceiverStream::new(incoming).map(Ok::<Control, io::Error>);
     let grpc = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_interval(Some(keepalive.min(IDLE)))
         .http2_keepalive_timeout(Some(SILENCE))
         .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(WINDOW)

@@ -70,7 +70,7 @@ fn upstream() -> Vec<Flag<Options>> {
             AGENTS,
             "keepalive-time",
             keepalive_time,
-            "Idle time after which an agent's connection is pinged."
+            "Idle time after which an agent's connection is pinged: 5s at the most, before a balancer forgets it."
         ),
         flag!(
             AGENTS,
