@@ -9,6 +9,8 @@ mod goaway;
 mod half_close;
 mod kube_auth;
 mod kube_leases;
+mod kube_proxy;
+mod kube_slow;
 mod lanes;
 mod loss;
 mod operate;

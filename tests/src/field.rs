@@ -20,6 +20,13 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const AUDIENCE: &str = "system:konnectivity-server";
 pub const ACCOUNT: &str = "system:serviceaccount:kube-system:konnectivity-agent";
 
+/// Makes a server ask for tokens of [`ACCOUNT`], meant for [`AUDIENCE`].
+pub const TOKENS: [&str; 3] = [
+    "--agent-namespace=kube-system",
+    "--agent-service-account=konnectivity-agent",
+    "--authentication-audience=system:konnectivity-server",
+];
+
 /// One stand-in, and room for a server and its agents.
 pub struct Field {
     pub ground: Ground,
@@ -42,6 +49,16 @@ impl Field {
 
     /// A server without `--cluster-ca-cert`, up and named `this`.
     pub fn server(&self, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Child> {
+        self.server_in(&[], kubeconfig, flags)
+    }
+
+    /// The same in this environment.
+    pub fn server_in(
+        &self,
+        variables: &[(&str, &str)],
+        kubeconfig: &Path,
+        flags: &[&str],
+    ) -> anyhow::Result<Child> {
         let [admin] = ports::free()?;
         let mut command = Command::new(binaries()?.join("proxy-server"));
         command.args([
@@ -57,7 +74,7 @@ impl Field {
             "--operator-socket=".to_owned(),
             format!("--kubeconfig={}", kubeconfig.display()),
         ]);
-        command.args(flags);
+        command.args(flags).envs(variables.iter().copied());
         let mut child = Child::start("server", &self.ground.path(""), &mut command)?;
         let up = ports::wait(SOON, "the server", || scrape::http_get(self.server_pages, "/healthz").is_ok());
         child.check()?;
@@ -67,10 +84,7 @@ impl Field {
 
     /// A server that asks for tokens of [`ACCOUNT`].
     pub fn with_tokens(&self, caller: Caller) -> anyhow::Result<Child> {
-        let audience = format!("--authentication-audience={AUDIENCE}");
-        let flags =
-            ["--agent-namespace=kube-system", "--agent-service-account=konnectivity-agent", &audience];
-        self.server(&self.api.kubeconfig(caller)?, &flags)
+        self.server(&self.api.kubeconfig(caller)?, &TOKENS)
     }
 
     /// An agent without a certificate, and its pages.

@@ -9,6 +9,7 @@ use kube_client::{Client, Config};
 use tokio::sync::Mutex;
 
 use super::error::{KubeError, chain};
+use super::proxy;
 use crate::flow::Pace;
 
 /// A failed client is made anew at most this often.
@@ -119,19 +120,20 @@ impl Kube {
 async fn load(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
     let Some(path) = kubeconfig else {
         let config = Config::incluster().map_err(|error| KubeError::InCluster(chain(&error)))?;
-        return connect(config).map_err(|error| KubeError::InCluster(chain(&error)));
+        return connect(config, None).map_err(KubeError::InCluster);
     };
-    let wrong = |error: &dyn std::error::Error| KubeError::Kubeconfig {
-        path: path.display().to_string(),
-        why: chain(error),
-    };
-    let read = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
+    let wrong = |why| KubeError::Kubeconfig { path: path.display().to_string(), why };
+    let read = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
+    let proxy = proxy::of_cluster(&read);
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    connect(config.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))
+    connect(config.map_err(|error| wrong(chain(&error)))?, proxy).map_err(wrong)
 }
 
-fn connect(mut config: Config) -> kube_client::Result<Client> {
+fn connect(mut config: Config, proxy_of_cluster: Option<String>) -> Result<Client, String> {
     // Every request of ours has a limit of its own, and who asks again is known there.
     config.default_retry = false;
-    Client::try_from(config)
+    // The library's own choice compares NO_PROXY with the proxy's name and not with the server's.
+    config.proxy_url =
+        proxy::on_the_way(&config.cluster_url, proxy_of_cluster, |name| std::env::var(name).ok())?;
+    Client::try_from(config).map_err(|error| chain(&error))
 }

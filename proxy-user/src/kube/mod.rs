@@ -4,6 +4,7 @@
 mod client;
 mod error;
 pub mod lease;
+mod proxy;
 pub mod selector;
 mod tokens;
 

@@ -56,12 +56,8 @@ impl Connector {
     /// # Errors
     /// A proxy that cannot be used.
     pub fn from_env(host: &str, port: u16) -> Result<Connector, ProxyError> {
-        let variable = |names: [&str; 2]| {
-            names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-        };
-        let proxy = variable(["HTTPS_PROXY", "https_proxy"]);
-        let exempt = variable(["NO_PROXY", "no_proxy"]).unwrap_or_default();
-        Connector::by(host, port, proxy.as_deref(), &exempt)
+        let proxy = by_rules(host, port, ["HTTPS_PROXY", "https_proxy"], |name| std::env::var(name).ok());
+        Connector::by(host, port, proxy.as_deref(), "")
     }
 
     /// As if the environment said this.
@@ -181,6 +177,22 @@ impl Proxy {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() { Err(refuse()) } else { Ok(Proxy { host, port, credentials }) }
     }
+}
+
+/// What the first of `names` that is set says, unless NO_PROXY (or in lower case) exempts the host. `variable` looks
+/// into the environment.
+pub(crate) fn by_rules(
+    host: &str,
+    port: u16,
+    names: [&str; 2],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<String> {
+    let first = |names: [&str; 2]| {
+        names.into_iter().find_map(|name| variable(name).filter(|value| !value.is_empty()))
+    };
+    let exempt = first(["NO_PROXY", "no_proxy"]).unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    first(names).filter(|_| !is_exempt(host, port, &exempt))
 }
 
 /// Whether NO_PROXY exempts the host: `*`, an address, a network, a name with its subdomains, `.name` for the
