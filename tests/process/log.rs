@@ -1,4 +1,4 @@
-//! Whoever reads the log may stall.
+//! Whoever reads the log may stall, and is told at start what was set in vain.
 
 use std::fs::OpenOptions;
 use std::process::Stdio;
@@ -9,6 +9,22 @@ use proxy_tests::ports;
 use proxy_tests::scrape::http_get;
 
 use crate::ground::{Place, SOON, echo, open, ping};
+
+#[test]
+fn flags_without_effect_are_named_in_one_warning() {
+    let place = Place::new().unwrap();
+    let flags = ["--xfr-channel-size=7", "--log-backtrace-at=a.go:1"];
+    let server = place.start_server("server", &flags).unwrap();
+    let agent =
+        place.start_agent_with("agent", &[&flags[..], &["--warn-on-channel-limit=true"]].concat()).unwrap();
+    for (child, also) in [(&server, None), (&agent, Some("--warn-on-channel-limit"))] {
+        let log = std::fs::read_to_string(&child.log).unwrap();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("--xfr-channel-size")).collect();
+        let [told] = told[..] else { panic!("not one line:\n{log}") };
+        assert!(told.starts_with('W') && told.contains("--log-backtrace-at"), "{told}");
+        assert!(also.is_none_or(|also| told.contains(also)), "{told}");
+    }
+}
 
 #[test]
 fn a_log_that_nobody_reads_stops_no_flow() {

@@ -109,7 +109,8 @@ fn upstream() -> Vec<Flag<Options>> {
             "kube-api-content-type",
             kube_api_content_type,
             "Accepted; Konduit speaks JSON with the Kubernetes API, which every server understands."
-        ),
+        )
+        .powerless(),
         flag!(
             LISTEN,
             "health-server-host",
@@ -125,18 +126,21 @@ fn upstream() -> Vec<Flag<Options>> {
             "enable-contention-profiling",
             enable_contention_profiling,
             "Accepted with --enable-profiling; there is no contention profile, /debug/pprof/block says so."
-        ),
+        )
+        .powerless(),
         flag!(
             FLOWS,
             "xfr-channel-size",
             xfr_channel_size,
             "Accepted; Konduit bounds queues by bytes, see --mux-flow-buffer."
-        ),
+        )
+        .powerless(),
         flag!(
             FLOWS,
             "warn-on-channel-limit",
             warn_on_channel_limit,
             "Accepted without effect: no queue of one flow holds up another."
-        ),
+        )
+        .powerless(),
     ]
 }

@@ -73,10 +73,6 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         let gist = format!("invalid argument {selector:?} for \"--lease-label-selector\" flag: {why}");
         found.push(("lease-label-selector", gist));
     }
-    if o.enable_contention_profiling {
-        let text = "--enable-contention-profiling has no effect: there is no lock profile of this program.";
-        o.warnings.push(text.to_owned());
-    }
     let meaning = found.into_iter().filter(|(flag, _)| !unread.contains_key(*flag));
     let meaning: Vec<String> = meaning.map(|(flag, gist)| mistake(flag, gist)).collect();
     unread.into_values().chain(meaning).collect()

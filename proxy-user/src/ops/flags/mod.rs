@@ -37,7 +37,15 @@ pub struct Flag<O> {
     pub hidden: bool,
     /// Parsed with a warning that ends in this sentence.
     pub deprecated: Option<&'static str>,
+    /// Accepted for upstream's sake; whoever sets it is told that nothing comes of it.
+    pub powerless: bool,
     pub field: fn(&mut O) -> &mut dyn Value,
+}
+
+impl<O> Flag<O> {
+    pub(crate) fn powerless(self) -> Flag<O> {
+        Flag { powerless: true, ..self }
+    }
 }
 
 /// A row of a flag table: `flag!(GROUP, "name", path.to.field, "help")`.
@@ -50,6 +58,7 @@ macro_rules! flag {
             help: $help,
             hidden: false,
             deprecated: None,
+            powerless: false,
             field: |options: &mut Options| &mut options.$($field).+,
         }
     };

@@ -11,7 +11,7 @@ pub enum Parsed {
     Flags {
         /// What could not be read, by flag.
         mistakes: BTreeMap<String, String>,
-        /// Sentences for the log: deprecated flags that were used.
+        /// Sentences for the log: deprecated flags that were used, and those that have no effect.
         warnings: Vec<String>,
     },
     /// `--help` or `--version` came first: this text is to be printed.
@@ -43,6 +43,7 @@ pub(crate) fn parse<O: Default + 'static>(
             Step::Version => return Parsed::Print(version.to_owned()),
         }
     }
+    reader.name_the_powerless();
     Parsed::Flags { mistakes: reader.mistakes, warnings: reader.warnings }
 }
 
@@ -60,7 +61,7 @@ struct Reader<'a, O: 'static> {
     given: Vec<&'static str>,
 }
 
-impl<'a, O> Reader<'a, O> {
+impl<'a, O: Default> Reader<'a, O> {
     fn long<'s>(&mut self, arg: &str, long: &str, args: &mut impl Iterator<Item = &'s String>) -> Step {
         let (name, value) = match long.split_once('=') {
             Some((name, value)) => (name, Some(value)),
@@ -142,6 +143,21 @@ impl<'a, O> Reader<'a, O> {
             }
         }
         Step::Next
+    }
+
+    /// One sentence for all of them. A default is no wish.
+    fn name_the_powerless(&mut self) {
+        let mut default = O::default();
+        let mut names = Vec::new();
+        for flag in self.program.flags.iter().filter(|flag| flag.powerless && self.given.contains(&flag.name))
+        {
+            if (flag.field)(self.options).show() != (flag.field)(&mut default).show() {
+                names.push(format!("--{}", flag.name));
+            }
+        }
+        if !names.is_empty() {
+            self.warnings.push(format!("Taken without effect, --help says why: {}", names.join(", ")));
+        }
     }
 
     fn wrong(&mut self, key: &str, text: String) -> Step {

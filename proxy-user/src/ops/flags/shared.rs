@@ -286,8 +286,9 @@ macro_rules! log_flags {
                 "one-output",
                 log.one_output,
                 "Accepted: there is one log file for all severities."
-            ),
-            flag!(LOG_GROUP, "log-backtrace-at", log.backtrace_at, "Accepted without effect."),
+            )
+            .powerless(),
+            flag!(LOG_GROUP, "log-backtrace-at", log.backtrace_at, "Accepted without effect.").powerless(),
             flag!(
                 LOG_GROUP,
                 "vmodule",

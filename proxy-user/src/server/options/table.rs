@@ -105,7 +105,8 @@ fn upstream() -> Vec<Flag<Options>> {
             "kube-api-content-type",
             kube_api_content_type,
             "Accepted; Konduit speaks JSON with the Kubernetes API, which every server understands."
-        ),
+        )
+        .powerless(),
         flag!(
             CLUSTER,
             "enable-lease-controller",
@@ -136,7 +137,8 @@ fn upstream() -> Vec<Flag<Options>> {
             "enable-contention-profiling",
             enable_contention_profiling,
             "Accepted with --enable-profiling; there is no contention profile, /debug/pprof/block says so."
-        ),
+        )
+        .powerless(),
         flag!(
             FLOWS,
             "proxy-strategies",
@@ -162,7 +164,8 @@ fn upstream() -> Vec<Flag<Options>> {
             "xfr-channel-size",
             xfr_channel_size,
             "Accepted; Konduit bounds queues by bytes, see --mux-flow-buffer."
-        ),
+        )
+        .powerless(),
         warn,
     ]
 }

@@ -303,6 +303,25 @@ fn deprecated_and_powerless_flags_are_taken_with_a_warning() {
 }
 
 #[test]
+fn one_warning_names_what_has_no_effect() {
+    let line = Line::new();
+    let powerless = |args: &[&str]| {
+        let told =
+            line.options(args).warnings.into_iter().filter(|text| text.starts_with("Taken without effect"));
+        told.collect::<Vec<_>>()
+    };
+    let args =
+        ["--one-output", "--enable-profiling", "--enable-contention-profiling", "--xfr-channel-size=7"];
+    let [told] = powerless(&args).try_into().unwrap();
+    for flag in ["--one-output", "--enable-contention-profiling", "--xfr-channel-size"] {
+        assert!(told.contains(flag), "{told}");
+    }
+    assert!(!told.contains("--enable-profiling") && !told.contains("--kube-api-content-type"), "{told}");
+    // What is so anyway is not asked for.
+    assert!(powerless(&["--xfr-channel-size=10", "--one-output=false"]).is_empty());
+}
+
+#[test]
 fn the_manifests_flags_are_understood() {
     use crate::ops::flags::testing::manifest_flags;
     let text = include_str!("../../../../deploy/server/pod.yaml");

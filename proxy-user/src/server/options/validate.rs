@@ -153,8 +153,4 @@ fn warn(o: &mut Options) {
         let text = "--cluster-ca-cert is not set: whoever reaches the agent port can register as an agent.";
         o.warnings.push(text.to_owned());
     }
-    if o.enable_contention_profiling {
-        let text = "--enable-contention-profiling has no effect: there is no lock profile of this program.";
-        o.warnings.push(text.to_owned());
-    }
 }
