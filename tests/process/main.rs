@@ -7,6 +7,7 @@ mod ground;
 mod killed;
 mod live;
 mod log;
+mod profiles;
 mod reload;
 mod search;
 mod stop;

@@ -1,7 +1,9 @@
 //! `/debug/pprof`: what this program can tell of itself in pprof's format, and plain words for the rest.
 //!
 //! The CPU profile is per thread (each thread is one frame): it says whether engine, tokio or log threads burn
-//! the time. For stacks, `perf record` works with the release binary as it is.
+//! the time. For stacks, `perf record` works with the release binary as it is. The heap profile is per mapping: what
+//! counts against a container's limit, told apart from what the kernel may take back. By allocation site it would cost
+//! every allocation of a program that makes few.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +21,7 @@ const DEFAULT_SECONDS: u64 = 30;
 
 const INDEX: &str = "Profiles of this process:
   profile?seconds=30   CPU time by thread, in pprof's format: go tool pprof http://HOST:PORT/debug/pprof/profile
-  heap                 memory of the process, in words
+  heap                 resident memory by mapping, in the same format; in words with ?debug=1
 Not kept by this program: allocs, block, goroutine, mutex, threadcreate, trace.
 For stacks use perf: perf record -g -p PID
 ";
@@ -29,13 +31,16 @@ pub(super) async fn answer(name: &str, ask: &Ask) -> Page {
         "" => Page::text(StatusCode::OK, INDEX),
         "profile" => {
             let seconds = ask.query("seconds").and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SECONDS);
-            let profile = cpu(Duration::from_secs(seconds.clamp(1, LONGEST))).await;
-            Page::of("application/octet-stream", StatusCode::OK, profile).with(
-                header::CONTENT_DISPOSITION,
-                HeaderValue::from_static("attachment; filename=\"profile\""),
-            )
+            file("profile", cpu(Duration::from_secs(seconds.clamp(1, LONGEST))).await)
         }
-        "heap" => Page::text(StatusCode::OK, memory()),
+        "heap" if ask.query("debug").is_some_and(|debug| debug != "0") => {
+            Page::text(StatusCode::OK, memory())
+        }
+        "heap" => {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+            let profile = profile(["inuse_space", "bytes"], resident(&smaps), Duration::ZERO);
+            file("heap", profile.encode_to_vec().into())
+        }
         "symbol" => Page::text(StatusCode::OK, "num_symbols: 1\n"),
         "trace" => {
             explain(StatusCode::NOT_IMPLEMENTED, "There is no execution trace: this is not a Go program.")
@@ -48,6 +53,14 @@ pub(super) async fn answer(name: &str, ask: &Ask) -> Page {
     }
 }
 
+fn file(name: &str, profile: Bytes) -> Page {
+    let page = Page::of("application/octet-stream", StatusCode::OK, profile);
+    match HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
+        Ok(attachment) => page.with(header::CONTENT_DISPOSITION, attachment),
+        Err(_) => page,
+    }
+}
+
 /// CPU time that each thread used during `span`.
 async fn cpu(span: Duration) -> Bytes {
     let before = thread_times();
@@ -55,9 +68,32 @@ async fn cpu(span: Duration) -> Bytes {
     let mut used: HashMap<String, u64> = HashMap::new();
     for (thread, (name, after)) in thread_times() {
         let start = before.get(&thread).map_or(0, |(_, time)| *time);
-        *used.entry(name).or_default() += after.saturating_sub(start);
+        *used.entry(format!("thread {name}")).or_default() += after.saturating_sub(start);
     }
-    profile(used.into_iter().filter(|(_, nanos)| *nanos > 0), span).encode_to_vec().into()
+    profile(["cpu", "nanoseconds"], used, span).encode_to_vec().into()
+}
+
+/// Resident bytes of each file that is mapped, of what belongs to none, and of what the kernel names.
+fn resident(smaps: &str) -> HashMap<String, u64> {
+    let (mut sizes, mut name) = (HashMap::new(), String::new());
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") => {
+                let kib: u64 = words.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+                *sizes.entry(name.clone()).or_default() += kib * 1024;
+            }
+            // A mapping's first line: addresses, permissions, offset, device, inode, name.
+            Some(word) if !word.ends_with(':') => {
+                name = words.skip(4).collect::<Vec<_>>().join(" ");
+                if name.is_empty() {
+                    name = "[anonymous]".to_owned();
+                }
+            }
+            _ => {}
+        }
+    }
+    sizes
 }
 
 /// Name and CPU nanoseconds of every thread.
@@ -79,32 +115,36 @@ fn memory() -> String {
     let kept = |line: &&str| line.starts_with("Vm") || line.starts_with("Rss") || line.starts_with("Threads");
     let status: Vec<&str> = status.lines().filter(kept).collect();
     format!(
-        "There is no heap profile by allocation site. What the kernel says of this process's memory:\n\n{}\n\n{}",
+        "What the kernel says of this process's memory:\n\n{}\n\n{}",
         status.join("\n"),
         rollup.unwrap_or_default()
     )
 }
 
-/// pprof's message: one value type (CPU nanoseconds), one location and function per thread name.
-fn profile(samples: impl Iterator<Item = (String, u64)>, span: Duration) -> Profile {
-    let mut strings = vec![String::new(), "cpu".to_owned(), "nanoseconds".to_owned()];
-    let cpu = ValueType { kind: 1, unit: 2 };
+/// pprof's message: one value type and its unit, one location and function per name.
+fn profile(
+    [kind, unit]: [&str; 2],
+    samples: impl IntoIterator<Item = (String, u64)>,
+    span: Duration,
+) -> Profile {
+    let mut strings = vec![String::new(), kind.to_owned(), unit.to_owned()];
+    let kind = ValueType { kind: 1, unit: 2 };
     let mut profile = Profile {
-        sample_type: vec![cpu],
+        sample_type: vec![kind],
         duration_nanos: i64::try_from(span.as_nanos()).unwrap_or(i64::MAX),
-        period_type: Some(cpu),
+        period_type: Some(kind),
         period: 1,
         ..Profile::default()
     };
-    for (name, nanos) in samples {
+    for (name, value) in samples.into_iter().filter(|(_, value)| *value > 0) {
         let id = profile.function.len() as u64 + 1;
         let text = strings.len() as i64;
-        strings.push(format!("thread {name}"));
+        strings.push(name);
         profile.function.push(Function { id, name: text, system_name: text });
         profile.location.push(Location { id, line: vec![FrameLine { function_id: id }] });
         profile
             .sample
-            .push(Sample { location_id: vec![id], value: vec![i64::try_from(nanos).unwrap_or(i64::MAX)] });
+            .push(Sample { location_id: vec![id], value: vec![i64::try_from(value).unwrap_or(i64::MAX)] });
     }
     profile.string_table = strings;
     profile
@@ -175,9 +215,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_names_its_threads() {
-        let made = profile([("engine-0".to_owned(), 7)].into_iter(), Duration::from_secs(1));
+    fn a_profile_names_what_it_counts_and_for_whom() {
+        let samples = [("thread engine-0".to_owned(), 7), ("thread idle".to_owned(), 0)];
+        let made = profile(["cpu", "nanoseconds"], samples, Duration::from_secs(1));
         let read = Profile::decode(&*made.encode_to_vec()).unwrap();
+        assert_eq!(read.sample.len(), 1);
+        assert_eq!(read.string_table[read.sample_type[0].unit as usize], "nanoseconds");
         assert_eq!(read.string_table[read.function[0].name as usize], "thread engine-0");
         assert_eq!((read.sample[0].value[0], read.sample[0].location_id[0]), (7, read.location[0].id));
     }
@@ -185,6 +228,18 @@ mod tests {
     #[test]
     fn this_test_has_a_thread_that_used_time() {
         assert!(thread_times().values().any(|(_, nanos)| *nanos > 0));
+    }
+
+    #[test]
+    fn resident_memory_is_summed_by_mapping() {
+        let smaps = "7f00-7f10 rw-p 00000000 00:00 0 \nSize: 64 kB\nRss: 12 kB\nVmFlags: rd wr\n\
+                     7f20-7f30 r-xp 00001000 08:01 77 /a program\nRss: 4 kB\n\
+                     7f30-7f40 r--p 00002000 08:01 77 /a program\nRss: 8 kB\n\
+                     7f50-7f60 rw-p 00000000 00:00 0 [heap]\nRss: 16 kB\n";
+        let sizes = resident(smaps);
+        let kib = |name: &str| sizes.get(name).map(|size| size / 1024);
+        assert_eq!((kib("[anonymous]"), kib("/a program"), kib("[heap]")), (Some(12), Some(12), Some(16)));
+        assert_eq!(sizes.len(), 3);
     }
 
     #[test]
