@@ -4,6 +4,7 @@
 mod abort;
 mod bulk;
 mod dial;
+mod engines;
 mod frontends;
 mod goaway;
 mod half_close;

@@ -68,6 +68,10 @@ impl Place {
     }
 
     pub(crate) fn start_agent(&self) -> anyhow::Result<Child> {
+        self.start_agent_with(&[])
+    }
+
+    pub(crate) fn start_agent_with(&self, flags: &[&str]) -> anyhow::Result<Child> {
         let [admin] = ports::free()?;
         let path = |name| self.ground.path(name).display().to_string();
         let mut command = Command::new(binaries()?.join("proxy-agent"));
@@ -83,6 +87,7 @@ impl Place {
             "--lane-security=raw".to_owned(),
             "--lane-wait=30s".to_owned(),
         ]);
+        command.args(flags);
         let child = Child::start("agent", &self.ground.path(""), &mut command)?;
         let ready = || http_get(self.pages(), "/readyz").is_ok();
         ports::wait(SOON, "an agent at the server", ready)?;

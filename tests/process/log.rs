@@ -15,8 +15,7 @@ fn flags_without_effect_are_named_in_one_warning() {
     let place = Place::new().unwrap();
     let flags = ["--xfr-channel-size=7", "--log-backtrace-at=a.go:1"];
     let server = place.start_server("server", &flags).unwrap();
-    let agent =
-        place.start_agent_with("agent", &[&flags[..], &["--warn-on-channel-limit=true"]].concat()).unwrap();
+    let agent = place.start_agent_with(&[&flags[..], &["--warn-on-channel-limit=true"]].concat()).unwrap();
     for (child, also) in [(&server, None), (&agent, Some("--warn-on-channel-limit"))] {
         let log = std::fs::read_to_string(&child.log).unwrap();
         let told: Vec<_> = log.lines().filter(|line| line.contains("--xfr-channel-size")).collect();

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::certs::Certs;
 
 /// What this machine can do, proven once for all servers and agents of a test binary.
-static ABILITIES: LazyLock<Abilities> = LazyLock::new(proxy_user::splice::proof::prove);
+pub static ABILITIES: LazyLock<Abilities> = LazyLock::new(proxy_user::splice::proof::prove);
 
 /// For whatever should happen at once: wide, for machines that are busy.
 pub const SOON: Duration = Duration::from_secs(20);

@@ -32,7 +32,7 @@ impl Brief {
         Brief { until: Instant::now(), timer: None, forced: true }
     }
 
-    /// Nothing is sent before its engine has the flow.
+    /// Nothing is written before its engine has the flow.
     pub(super) fn is_forced(&self) -> bool {
         self.forced
     }

@@ -11,7 +11,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::EngineChoice;
 use super::direction::Event;
-use super::policy::{GREETING_WAIT, STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST};
+use super::policy::{GREETING_WAIT, HELD_MOST, STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST};
 use super::stream::finish_of;
 use super::tokio_end::TokioEnd;
 use super::track::Track;
@@ -113,16 +113,28 @@ impl Half {
         }
     }
 
-    /// What [`Half::can_go_on`] says yes to, for an engine thread. Bytes that were read and not written come along.
+    /// What has not begun or [`Half::can_go_on`] says yes to, for an engine thread. Bytes that were read and not
+    /// written come along.
     pub(super) fn into_track(mut self, engine: EngineChoice) -> Track {
         let over = self.finish().is_some();
-        let waiting = self.buffer.split_off(self.written).freeze();
-        let mut track = Track::new(self.side, Bytes::new(), waiting, engine);
+        let greeting = match self.phase {
+            Phase::Greet(greeting) => greeting,
+            _ => Bytes::new(),
+        };
+        let mut waiting = BytesMut::from(self.early);
+        waiting.unsplit(self.buffer.split_off(self.written));
+        let mut track = Track::new(self.side, greeting, waiting.freeze(), engine);
         if over {
             track.direction.step(Event::Eof);
             track.direction.step(Event::Shut);
         }
         track
+    }
+
+    /// Reads what a peer says before its flow begins here. Ready when there is no room for more, or no more.
+    pub(super) fn poll_hold(&mut self, context: &mut Context<'_>, from: &mut TokioEnd) -> Poll<()> {
+        self.size = HELD_MOST;
+        if self.fill(context, from) { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Bytes that were read from the source behind those of the buffer.

@@ -23,6 +23,9 @@ pub(super) const ORPHAN_AFTER: Duration = Duration::from_secs(60);
 pub(crate) const BRIEF_BYTES: u64 = 64 << 10;
 pub(crate) const BRIEF_TIME: Duration = Duration::from_millis(100);
 
+/// What a peer may say before a forced engine has its flow: all that fits in frames, and as much behind them.
+pub(super) const HELD_MOST: usize = 2 * BRIEF_BYTES as usize;
+
 /// How often the copy on tokio looks after the peers of a flow in which one direction waits or is over: it reads
 /// nothing then that would tell of a dead one.
 pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);

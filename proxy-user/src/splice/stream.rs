@@ -149,15 +149,17 @@ struct Look {
 impl Copy {
     /// Ready when both directions ended, or are to go on elsewhere.
     fn poll(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<Stop> {
+        if self.brief.as_ref().is_some_and(Brief::is_forced) {
+            if ready!(self.poll_clear(context)) {
+                return Poll::Ready(Stop::Lasting);
+            }
+            self.brief = None;
+        }
         let mut again = true;
         while std::mem::take(&mut again) {
             for t in 0..2 {
                 let [left, right] = &mut self.ends;
                 let (from, to) = if t == 0 { (left, right) } else { (right, left) };
-                if self.brief.as_ref().is_some_and(Brief::is_forced) && to.poll_leave(context).is_pending() {
-                    // The other direction is read, which is where the peer says that it has left.
-                    continue;
-                }
                 let lost = match self.halves[t].poll(context, from, to, meter) {
                     Some(Lost::Source) => t,
                     Some(Lost::Destination) => 1 - t,
@@ -184,6 +186,18 @@ impl Copy {
         }
         self.halves.iter_mut().for_each(|half| half.destination_broke(Finish::Aborted));
         Poll::Ready(Stop::Over)
+    }
+
+    /// Before a byte is written to either end: true once a forced engine can have two clear sockets, false when it
+    /// never can. What a peer says in frames is kept, since behind it comes that it has left them.
+    fn poll_clear(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        for side in 0..2 {
+            if self.ends[side].poll_leave(context).is_pending() {
+                ready!(self.halves[side].poll_hold(context, &mut self.ends[side]));
+                return Poll::Ready(false);
+            }
+        }
+        Poll::Ready(true)
     }
 
     /// Ready when the flow is no short one, and at a place from where an engine thread can go on.

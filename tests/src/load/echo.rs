@@ -45,14 +45,10 @@ impl Echo {
 
     /// One round trip.
     pub fn trip(&mut self) -> Result<Duration> {
-        let (began, mut back) = (Instant::now(), [0; MESSAGE.len()]);
+        let began = Instant::now();
         self.0.write_all(&MESSAGE)?;
-        self.0.read_exact(&mut back)?;
-        let took = began.elapsed();
-        match back == MESSAGE {
-            true => Ok(took),
-            false => Err(Error::new(ErrorKind::InvalidData, "an echo came back changed")),
-        }
+        echoed(&mut self.0)?;
+        Ok(began.elapsed())
     }
 
     /// Round trips one after the other: for `at_least` and until there are `enough`, but never longer than
@@ -114,9 +110,24 @@ fn one_client(way: &Way, stop: &AtomicBool) -> (Vec<f64>, usize, Option<String>)
     (seconds, errors, why)
 }
 
-/// Dial, one echo, close.
+/// Dial, one echo, close. What the flow is for and the message are one write, as a request is.
 pub fn short_flow(way: &Way) -> Result<Duration> {
     let began = Instant::now();
-    Echo::open(way)?.trip()?;
+    let mut conn = way.dial()?;
+    conn.set_timeout(Some(PATIENCE))?;
+    let mut request = [Job::Echo as u8; 1 + MESSAGE.len()];
+    request[1..].copy_from_slice(&MESSAGE);
+    conn.write_all(&request)?;
+    echoed(&mut conn)?;
     Ok(began.elapsed())
+}
+
+/// Reads a message back.
+fn echoed(conn: &mut Conn) -> Result<()> {
+    let mut back = [0; MESSAGE.len()];
+    conn.read_exact(&mut back)?;
+    match back == MESSAGE {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::InvalidData, "an echo came back changed")),
+    }
 }
