@@ -48,6 +48,8 @@ impl Host for Echo {
         drop(flow.target);
         tokio::spawn(echo(io(flow.lane)));
     }
+
+    fn renew(&self) {}
 }
 
 /// Something to hand over; the bench's target is the agent itself.

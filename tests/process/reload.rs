@@ -7,6 +7,7 @@ use std::time::Duration;
 use proxy_tests::certs::Certs;
 use proxy_tests::runner::{Ground, RunningAgent, RunningServer, until};
 use proxy_tests::targets::Target;
+use proxy_user::flow::Path as FlowPath;
 use proxy_user::net::tls::{ALPN_H2, ClientEndpoint, ClientTls};
 use proxy_user::ops::flags::{LaneSecurity, LanesMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,6 +94,19 @@ async fn a_new_authority_takes_over_and_no_flow_notices() {
     ping(&mut flow).await;
     let mut later = server.open(&target.name()).await.unwrap();
     ping(&mut later).await;
+
+    // Lanes come under the new certificate and the agent's stream did not: it registers anew, and they are taken.
+    let stream = || server.registry().streams().iter().map(|agent| agent.number).max();
+    let first = stream();
+    let mut kept = Vec::new();
+    let on_a_lane = |path| server.flows().live().last().is_some_and(|flow| flow.path == path);
+    while stream() == first || !on_a_lane(FlowPath::LaneEncrypt) {
+        assert!(kept.len() < 100, "no lane under the new certificate");
+        kept.push(server.open(&target.name()).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(kept);
+    until("the first stream to end", || server.registry().streams().len() == 1).await.unwrap();
     // The agent reads its files anew as well: it comes back after its stream is gone.
     let after = agent("after", LanesMode::Auto);
     until("an agent under the new authority", || after.servers.connected() == 1).await.unwrap();

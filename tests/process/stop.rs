@@ -45,7 +45,7 @@ fn a_server_without_flows_does_not_wait_for_the_timeout() {
     drop(flow);
     assert_eq!(server.wait(SOON).unwrap().code(), Some(0));
     // By GOAWAY: the agent looks for another server before its stream ends.
-    let told = || agent.last_words().contains("The server is ending");
+    let told = || agent.last_words().contains("looking for another");
     proxy_tests::ports::wait(SOON, "the agent to be told", told).unwrap();
 }
 

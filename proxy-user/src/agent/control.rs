@@ -48,7 +48,8 @@ pub enum OpenError {
 /// A stream whose server has answered; dropped as it is, the stream ends.
 pub struct Opening {
     pub hello: ServerHello,
-    /// The server wants this connection to end.
+    /// Another connection is to take this one's place: its server wants it to end, or it came under a certificate of
+    /// before.
     pub leaving: CancellationToken,
     inbound: Streaming<pb::Packet>,
     outlet: oneshot::Sender<Outlet>,
@@ -103,7 +104,7 @@ pub async fn serve(
     let _ = slot.send(outlet);
     let ticket = hello.lane_ticket.and_then(|ticket| ticket.0.parse::<Ticket>().ok());
     let lanes = lanes.zip(ticket).map(|(lanes, ticket)| {
-        let host = LaneHost::new(&flows, &hello.server);
+        let host = LaneHost::new(&flows, &hello.server, &leaving);
         Arc::new(lanes.stream(hello.server.as_str(), ticket, host))
     });
     let server =

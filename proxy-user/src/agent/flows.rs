@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::dial::Targets;
 use crate::flow::{DialError, FlowTable, Path};
@@ -54,6 +55,7 @@ pub(super) fn target_end(stream: TcpStream) -> End {
 pub(super) struct LaneHost {
     flows: Flows,
     server: ServerId,
+    leaving: CancellationToken,
 }
 
 impl Host for LaneHost {
@@ -65,10 +67,16 @@ impl Host for LaneHost {
         let LaneFlow { lane, path, target, address, .. } = flow;
         self.flows.carry(lane, target, &address, &self.server, path);
     }
+
+    fn renew(&self) {
+        tracing::info!(server = %self.server, "This agent's certificate has changed; registering again under the new one");
+        self.leaving.cancel();
+    }
 }
 
 impl LaneHost {
-    pub(super) fn new(flows: &Flows, server: &ServerId) -> Arc<LaneHost> {
-        Arc::new(LaneHost { flows: flows.clone(), server: server.clone() })
+    /// Whoever cancels `leaving` makes the agent look for the server anew.
+    pub(super) fn new(flows: &Flows, server: &ServerId, leaving: &CancellationToken) -> Arc<LaneHost> {
+        Arc::new(LaneHost { flows: flows.clone(), server: server.clone(), leaving: leaving.clone() })
     }
 }

@@ -174,9 +174,9 @@ impl Servers {
         Found::New
     }
 
-    /// The server said GOAWAY: it counts as gone from here on.
+    /// Another connection is to take this one's place: it counts as gone from here on.
     fn let_go(&self, server: &ServerId, number: u64, link: Link) {
-        tracing::info!(%server, flows = link.flows(), "The server is ending; looking for another");
+        tracing::info!(%server, flows = link.flows(), "Leaving a connection when its flows are over; looking for another");
         self.leaving().insert(number, link);
         self.forget(server, number);
     }

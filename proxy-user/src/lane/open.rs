@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
@@ -14,10 +14,15 @@ use super::counters::{AgentCounters, AgentLaneStats};
 use super::opener::Stream;
 use super::record::RecordExact;
 use super::{Security, Ticket};
-use crate::flow::{DialError, Path};
+use crate::flow::{DialError, Pace, Path};
 use crate::splice::End;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Control streams made anew for a new certificate: one for each server at once. Certificates change in hours; a server
+/// that takes no lane for another reason costs a stream a minute.
+const RENEWALS: u32 = 16;
+const RENEWALS_PER_SECOND: f64 = 1.0 / 60.0;
 
 /// What an agent allows its lanes.
 #[derive(Debug, Clone)]
@@ -67,6 +72,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Takes a flow over: the dial was answered on the lane.
     fn carry(&self, flow: LaneFlow);
+
+    /// The control stream came under a certificate that this agent shows no more: another is to take its place.
+    fn renew(&self);
 }
 
 /// A flow that a lane carries from here on.
@@ -95,6 +103,7 @@ pub(super) struct Shared {
     off: watch::Sender<bool>,
     /// The agent drains.
     draining: AtomicBool,
+    renewals: Mutex<Pace>,
 }
 
 /// The lanes of one control stream; dropping it closes idle lanes and abandons dials, established flows go on.
@@ -123,6 +132,7 @@ impl AgentLanes {
                 idle: AtomicUsize::new(0),
                 off: watch::Sender::new(false),
                 draining: AtomicBool::new(false),
+                renewals: Mutex::new(Pace::new(RENEWALS, RENEWALS_PER_SECOND, Instant::now())),
             }),
         }
     }
@@ -185,6 +195,11 @@ impl Shared {
         async move {
             let _ = off.wait_for(|off| *off).await;
         }
+    }
+
+    /// Whether one more control stream may be made anew.
+    pub(super) fn may_renew(&self) -> bool {
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }
 
     pub(super) fn slot(self: &Arc<Self>) -> Option<Idle> {

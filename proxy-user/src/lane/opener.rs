@@ -206,6 +206,7 @@ impl Stream {
         self.shared.counters.refused(refusal);
         match refusal {
             Refusal::NotWanted | Refusal::NoSuchDial | Refusal::TooManyLanes => {}
+            Refusal::OtherCertificate if self.shared.may_renew() => self.host.renew(),
             _ => self.failed(&OpenError::Talk(TalkError::Refused(refusal))),
         }
     }

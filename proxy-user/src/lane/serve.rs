@@ -144,8 +144,8 @@ impl AgentStream {
         let target = select! {
             target = &mut dial => target,
             () = disturbed(&mut lane) => {
-                // The server gave up the dial, or the lane broke: the control stream will tell which.
-                drop(lane);
+                // The server refused the lane or gave up the dial, or the lane broke.
+                stream.heed(lane).await;
                 match dial.await {
                     Ok(target) => return pending.on_mux(target, OnMux::Lost),
                     Err(error) => return Answered::Failed(error),
@@ -160,6 +160,14 @@ impl AgentStream {
 }
 
 impl Stream {
+    /// Hears what the server says of a lane that was to wait for its dial's answer.
+    async fn heed(&self, mut lane: Lane) {
+        let Ok(wire) = lane.wire() else { return };
+        if let Err(TalkError::Refused(refusal)) = hear(wire, MESSAGE_TIMEOUT).await {
+            self.refused(refusal);
+        }
+    }
+
     async fn good<T>(self: &Arc<Self>, mut lane: Lane, number: u64, target: T) -> Answered<T> {
         lane.engage();
         let joined = async {
@@ -178,6 +186,9 @@ impl Stream {
             Err(error) => error,
         };
         tracing::debug!(error = %ended, "a lane was lost before it carried its flow");
+        if let TalkError::Refused(refusal) = ended {
+            self.refused(refusal);
+        }
         self.shared.counters.on_mux(OnMux::Lost);
         Answered::Mux(target)
     }

@@ -124,6 +124,8 @@ impl Host for Echo {
     fn carry(&self, flow: LaneFlow) {
         carry(flow.lane);
     }
+
+    fn renew(&self) {}
 }
 
 pub(super) async fn target(address: &str) -> Result<End, DialError> {
