@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Splicer;
 use super::half::Half;
-use super::policy::{BRIEF_BYTES, BRIEF_TIME};
+use super::policy::{BRIEF_BYTES, BRIEF_TIME, FORCED_WAIT};
 use super::stream::{PollElapsed, StreamCancel};
 use super::tokio_end::TokioEnd;
 use crate::flow::{Direction, Ending, Meter};
@@ -29,7 +29,7 @@ impl Brief {
 
     /// For a flow of a forced engine, which moves every byte that it can.
     pub(super) fn at_once() -> Brief {
-        Brief { until: Instant::now(), timer: None, forced: true }
+        Brief { until: Instant::now() + FORCED_WAIT, timer: None, forced: true }
     }
 
     /// Nothing is written before its engine has the flow.
@@ -56,6 +56,11 @@ impl Brief {
         if !waits {
             return Poll::Pending;
         }
+        self.poll_until(context)
+    }
+
+    /// Ready when its time is over.
+    pub(super) fn poll_until(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let until = self.until;
         self.timer.get_or_insert_with(|| Box::pin(sleep_until(until))).as_mut().poll_elapsed(context)
     }

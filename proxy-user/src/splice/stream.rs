@@ -193,7 +193,11 @@ impl Copy {
     fn poll_clear(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         for side in 0..2 {
             if self.ends[side].poll_leave(context).is_pending() {
-                ready!(self.halves[side].poll_hold(context, &mut self.ends[side]));
+                if self.halves[side].poll_hold(context, &mut self.ends[side]).is_pending()
+                    && self.brief.as_mut().is_some_and(|brief| brief.poll_until(context).is_pending())
+                {
+                    return Poll::Pending;
+                }
                 return Poll::Ready(false);
             }
         }
