@@ -18,8 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Security;
 use super::carrier::{Lane, Wire};
 use super::record;
-use super::stream::as_abort;
 use crate::net::sockopt;
+use crate::net::tls::as_abort;
 use crate::splice::{BRIEF_BYTES, BRIEF_TIME, FlowStream, Plain};
 
 /// With its length it fills a TLS record.

@@ -14,12 +14,18 @@ use super::Security;
 use super::carried::{Carried, Home};
 use super::message::TalkError;
 use super::record::RecordExact;
-use super::stream::reset;
 use crate::flow::Path;
+use crate::net::sockopt;
 use crate::splice::End;
 
 /// TLS over a socket that is read record by record.
 pub type Wire = TlsStream<RecordExact<TcpStream>>;
+
+/// Makes the close of this connection an abort for the peer.
+fn reset(wire: &Wire) {
+    // It fails on a socket only that is gone already.
+    let _ = sockopt::reset_on_close(wire.get_ref().0.get_ref());
+}
 
 /// A lane that said its hello. Dropped while [`Lane::engage`]d it is an abort for the peer.
 #[derive(Debug)]

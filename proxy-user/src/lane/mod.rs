@@ -22,9 +22,8 @@ mod route;
 mod seen;
 mod serve;
 mod server;
-mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod ticket;
@@ -37,5 +36,4 @@ pub use open::{AgentLaneConfig, AgentLanes, AgentStream};
 pub use route::LaneRoute;
 pub use serve::Answered;
 pub use server::{Ask, ServerLaneConfig, ServerLanes, StreamLanes};
-pub use stream::LaneStream;
 pub use ticket::{Refusal, Ticket};

@@ -304,6 +304,16 @@ fn client_verifier(
         .map_err(|error| TlsError::ClientCa { ca: ca.into(), why: error.to_string() })
 }
 
+/// An end without close_notify reads as an abort, like the RST that usually causes it.
+pub(crate) fn as_abort(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => {
+            io::Error::new(io::ErrorKind::ConnectionReset, error)
+        }
+        _ => error,
+    }
+}
+
 #[cfg(test)]
 #[path = "tls_tests.rs"]
 mod tests;

@@ -12,8 +12,7 @@ use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use super::places::Place;
-use crate::lane::LaneStream;
-use crate::lane::record::RecordExact;
+use super::tls::TlsEnd;
 use crate::net::sockopt;
 use crate::ops::drain::DrainWatch;
 use crate::server::dial::{Dial, Dialer, Via};
@@ -48,7 +47,7 @@ impl Client for UnixStream {
     }
 }
 
-impl Client for TlsStream<RecordExact<TcpStream>> {
+impl Client for TlsStream<TcpStream> {
     /// Over TLS a client that has nothing more to say before its dial is answered is taken to have left, as upstream
     /// has it.
     fn is_gone(&self) -> bool {
@@ -56,7 +55,7 @@ impl Client for TlsStream<RecordExact<TcpStream>> {
     }
 
     fn into_end(self) -> io::Result<End> {
-        Ok(End::stream(LaneStream::new(self.into())))
+        Ok(End::stream(TlsEnd::new(self.into())))
     }
 }
 

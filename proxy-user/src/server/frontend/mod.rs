@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod grpc;
 mod places;
+mod tls;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use self::places::Places;
 use super::dial::Dialer;
 use super::options::{Mode, Options};
 use super::{BoundFrontend, StartError, start};
-use crate::lane::record::RecordExact;
 use crate::net::listener::TcpListener;
 use crate::net::tls::{ALPN_H2, ALPN_HTTP1, ServerEndpoint, ServerTls};
 use crate::net::uds::UdsListener;
@@ -89,7 +89,7 @@ impl Frontend {
                 let (tls, dialer, begun) = (tls.clone(), dialer.clone(), drain.clone());
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
-                    match tls.accept(accepted.map(RecordExact::new), TLS_HANDSHAKE).await {
+                    match tls.accept(accepted, TLS_HANDSHAKE).await {
                         Ok(accepted) => {
                             connect::serve(accepted.stream, dialer, head_timeout, place, begun).await
                         }

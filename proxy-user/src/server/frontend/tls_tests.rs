@@ -2,14 +2,13 @@ use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::lane::record::RecordExact;
 use crate::lane::testing::{shake, tcp_pair};
 
-async fn pair(old: bool) -> (LaneStream, LaneStream) {
+async fn pair(old: bool) -> (TlsEnd, TlsEnd) {
     let versions = if old { &[&TLS12] } else { &[&TLS13] };
     let (near, far) = tcp_pair().await;
-    let (client, server) = shake(versions, RecordExact::new(near), RecordExact::new(far)).await;
-    (LaneStream::new(client), LaneStream::new(server))
+    let (client, server) = shake(versions, near, far).await;
+    (TlsEnd::new(client), TlsEnd::new(server))
 }
 
 #[tokio::test]
@@ -57,7 +56,7 @@ async fn an_abort_and_a_drop_are_no_clean_end() {
 #[tokio::test]
 async fn a_fin_without_close_notify_is_an_abort() {
     let (mut client, mut server) = pair(false).await;
-    let socket = client.wire.as_ref().unwrap().get_ref().0.get_ref();
+    let socket = client.stream.as_ref().unwrap().get_ref().0;
     socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write).unwrap();
     let error = server.read(&mut [0; 10]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
