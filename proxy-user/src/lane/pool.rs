@@ -135,14 +135,21 @@ impl Pool {
 
     /// A lane after a dial on it failed, or after a ping.
     pub(super) fn give_back(&self, lane: Lane) {
-        let mut state = self.state();
+        // Without room it closes.
+        let _ = self.shelve(&mut self.state(), lane);
+    }
+
+    /// The lane comes back when there is no room for it.
+    fn shelve(&self, state: &mut State, lane: Lane) -> Result<(), Lane> {
         let config = &self.shared.config;
         let room =
             state.idle.len() < config.per_stream && self.shared.idle.load(Ordering::Relaxed) < config.total;
-        if room && !self.ended.is_cancelled() {
-            self.shared.idle.fetch_add(1, Ordering::Relaxed);
-            state.idle.push(lane);
+        if !room || self.ended.is_cancelled() {
+            return Err(lane);
         }
+        self.shared.idle.fetch_add(1, Ordering::Relaxed);
+        state.idle.push(lane);
+        Ok(())
     }
 
     /// A lane that has just shown this stream's ticket.
@@ -163,17 +170,10 @@ impl Pool {
         }
         let asked = state.asked > 0;
         state.asked = state.asked.saturating_sub(1);
-        if state.idle.len() >= self.shared.config.per_stream
-            || self.shared.idle.load(Ordering::Relaxed) >= self.shared.config.total
-        {
-            return Err((lane, Refusal::TooManyLanes));
-        }
         if !asked && state.idle.len() >= state.demand.target(now) {
             return Err((lane, Refusal::NotWanted));
         }
-        self.shared.idle.fetch_add(1, Ordering::Relaxed);
-        state.idle.push(lane);
-        Ok(())
+        self.shelve(&mut state, lane).map_err(|lane| (lane, Refusal::TooManyLanes))
     }
 
     /// Registers a dial that will be answered on a lane of its own; `None` when as many wait as may.
@@ -299,9 +299,11 @@ impl Pool {
 
 impl Home for Pool {
     fn take_back(self: Arc<Self>, lane: Lane) {
-        self.shared.counters.returned();
-        self.state().demand.returned();
-        self.give_back(lane);
+        let mut state = self.state();
+        state.demand.returned();
+        if self.shelve(&mut state, lane).is_ok() {
+            self.shared.counters.returned();
+        }
     }
 }
 
