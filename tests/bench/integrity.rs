@@ -1,4 +1,5 @@
-//! `bench integrity`: wrong, lost or repeated bytes, and leaks, over every route that is asked for.
+//! `bench integrity`: wrong, lost or repeated bytes, leaks, and engines that did not move what they were to, over every
+//! route that is asked for.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -126,6 +127,7 @@ fn one_route(
     let moved = route.shares()?.since(&shares);
     anyhow::ensure!(tally.faults.is_empty(), "{tally}\n  {}", moved.in_words());
     route.check_path(&moved)?;
+    route.check_engine(&moved)?;
     let after = settled(&route)?;
     let words = format!("{tally}, {took} s; {}; {}", held_in_words(&before, &after), moved.in_words());
     anyhow::ensure!(!has_leaked(&before, &after), "leaked: {words}");

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use proxy_tests::load::Way;
 use proxy_tests::scrape::Page;
+use proxy_user::flow::Engine;
 
 /// A running way to the target. Its processes end with it.
 pub struct Route {
@@ -17,6 +18,8 @@ pub struct Route {
     pub pages: Vec<(&'static str, SocketAddr)>,
     /// The path that every byte has to take, where we asked for one.
     pub path: Option<&'static str>,
+    /// The engine that every hop was told to use, where we told one.
+    pub engine: Option<Engine>,
     /// What must stay alive.
     pub held: Vec<Box<dyn Any>>,
 }
@@ -33,6 +36,7 @@ impl Route {
             pids: Vec::new(),
             pages: Vec::new(),
             path: None,
+            engine: None,
             held: Vec::new(),
         }
     }
@@ -60,6 +64,32 @@ impl Route {
             "{}: no byte was counted on {asked}; the flows went elsewhere",
             self.name
         );
+        Ok(())
+    }
+
+    /// An error when a hop moved nothing by the engine that was asked for, or something by a higher one. A lower one
+    /// may have a share: before a lane leaves TLS, and where the higher one does not fit.
+    pub fn check_engine(&self, moved: &Shares) -> anyhow::Result<()> {
+        let Some(asked) = self.engine else { return Ok(()) };
+        for (hop, _) in &self.pages {
+            let by = |engine: Engine| moved.of_engine(hop, engine.name());
+            anyhow::ensure!(
+                by(asked) > 0.0,
+                "{}: {hop} moved no byte by {}, but: {}",
+                self.name,
+                asked.name(),
+                moved.in_words()
+            );
+            let above = Engine::ALL.into_iter().skip_while(|engine| *engine != asked).skip(1);
+            let above: Vec<_> = above.filter(|engine| by(*engine) > 0.0).map(Engine::name).collect();
+            anyhow::ensure!(
+                above.is_empty(),
+                "{}: {hop} was to use nothing above {}, but: {}",
+                self.name,
+                asked.name(),
+                moved.in_words()
+            );
+        }
         Ok(())
     }
 }
@@ -106,5 +136,41 @@ impl Shares {
             words.push(format!("{hop} {path}: {}", each.join(", ")));
         }
         words.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moved(by: &[(&'static str, &str, f64)]) -> Shares {
+        Shares(
+            by.iter().map(|(hop, engine, bytes)| ((*hop, "join".into(), (*engine).into()), *bytes)).collect(),
+        )
+    }
+
+    #[test]
+    fn each_hop_must_have_used_the_engine_asked_for_and_none_above() {
+        let pages = ["hop 1", "hop 2"].map(|hop| (hop, SocketAddr::from(([127, 0, 0, 1], 1)))).to_vec();
+        let address = pages[0].1;
+        let mut route = Route { pages, ..Route::new("join-x", Way::Tcp(address)) };
+        let [copy, splice, sockmap] =
+            Engine::ALL.map(|engine| [("hop 1", engine.name(), 1.0), ("hop 2", engine.name(), 1.0)]);
+        let cases: [(Option<Engine>, Vec<_>, bool); 9] = [
+            (None, vec![], true),
+            (Some(Engine::Copy), copy.to_vec(), true),
+            (Some(Engine::Splice), [copy, splice].concat(), true),
+            (Some(Engine::Sockmap), [copy, splice, sockmap].concat(), true),
+            (Some(Engine::Copy), vec![], false),
+            (Some(Engine::Copy), [copy, splice].concat(), false),
+            (Some(Engine::Splice), [splice, sockmap].concat(), false),
+            (Some(Engine::Sockmap), [copy, splice].concat(), false),
+            (Some(Engine::Sockmap), vec![sockmap[0], copy[1]], false),
+        ];
+        for (engine, by, sound) in cases {
+            route.engine = engine;
+            let checked = route.check_engine(&moved(&by));
+            assert_eq!(checked.is_ok(), sound, "{engine:?}, {by:?}: {checked:?}");
+        }
     }
 }

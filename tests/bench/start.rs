@@ -10,6 +10,7 @@ use proxy_tests::link::Link;
 use proxy_tests::load::Way;
 use proxy_tests::relay::Relay;
 use proxy_tests::ssh::Ssh;
+use proxy_user::flow::Engine;
 use proxy_user::splice::EngineChoice;
 
 use crate::route::Route;
@@ -63,6 +64,7 @@ impl Starter<'_> {
             pids: relay.pids(),
             pages,
             path: Some("join"),
+            engine: forced(engine),
             ..Route::new(name, Way::Tcp(relay.front))
         };
         Ok(route.holding(relay))
@@ -109,6 +111,8 @@ impl Starter<'_> {
             pids: pair.pids(),
             pages: vec![("server", pair.server_pages), ("agent", pair.agent_pages)],
             path: lanes.path(),
+            // Other lanes are TLS or packets, and so is gRPC: no engine moves those.
+            engine: engine.filter(|_| lanes == Lanes::Raw && frontend == Frontend::Connect).and_then(forced),
             ..Route::new(name, way)
         };
         Ok(route.holding(pair))
@@ -133,6 +137,11 @@ impl Starter<'_> {
         std::fs::create_dir_all(&directory)?;
         Ok(directory)
     }
+}
+
+/// The engine of that name; none for `auto`.
+fn forced(name: &str) -> Option<Engine> {
+    Engine::ALL.into_iter().find(|engine| engine.name() == name)
 }
 
 fn haproxy(name: &str, directory: &Path, target: SocketAddr, how: Splicing) -> anyhow::Result<Route> {

@@ -9,5 +9,6 @@ mod budget;
 mod copy;
 mod gone;
 mod integrity;
+mod ladder;
 mod pattern;
 mod watched;

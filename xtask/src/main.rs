@@ -8,6 +8,8 @@ mod rootless;
 mod setup;
 mod sh;
 mod stamp;
+#[cfg(test)]
+mod stamp_test;
 mod test;
 
 use std::process::ExitCode;

@@ -6,6 +6,7 @@
 mod brief;
 mod budget;
 mod config;
+mod conserve;
 mod control;
 mod crew;
 mod direction;

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::conserve::{Stage, Violation};
 use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
 use super::policy::{
     BACKLOG_LOOK, HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN,
 };
 use super::sock::finish_of;
-use super::sockmap::{InMap, Stage, Violation, book, consumed};
+use super::sockmap::{InMap, book, consumed};
 use super::stats::{Fallback, Stats};
 use super::track::{Link, Lost, Track};
 use super::worker::Turn;
