@@ -42,21 +42,24 @@ func TestScrape(t *testing.T) {
 	}
 }
 
-func TestOnlyOnePath(t *testing.T) {
+func TestFlowsTakeTheirPath(t *testing.T) {
 	before := Paths{"lane-raw": 3, "mux": 1}
 	for _, c := range []struct {
 		now  Paths
+		path string
 		n    int64
 		want bool
 	}{
-		{Paths{"lane-raw": 5, "mux": 1}, 2, true},
-		{Paths{"lane-raw": 5, "mux": 1}, 3, false},
-		{Paths{"lane-raw": 5, "mux": 2}, 2, false},
-		{Paths{"lane-raw": 3, "mux": 3}, 2, false},
-		{Paths{"lane-raw": 3, "mux": 1}, 0, true},
+		{Paths{"lane-raw": 5, "mux": 1}, "lane-raw", 2, true},
+		{Paths{"lane-raw": 5, "mux": 1}, "lane-raw", 3, false},
+		{Paths{"lane-raw": 5, "mux": 2}, "lane-raw", 2, false},
+		{Paths{"lane-raw": 3, "mux": 3}, "lane-raw", 2, false},
+		{Paths{"lane-raw": 3, "mux": 1}, "lane-raw", 0, true},
+		{Paths{"lane-raw": 4, "mux": 2}, "", 2, true},
+		{Paths{"lane-raw": 4, "mux": 2}, "", 3, false},
 	} {
-		if got := c.now.Since(before).Only("lane-raw", c.n); got != c.want {
-			t.Errorf("%v after %v, %d flows: %v", c.now, before, c.n, got)
+		if got := c.now.Since(before).Are(c.path, c.n); got != c.want {
+			t.Errorf("%v after %v, %d flows by %q: %v", c.now, before, c.n, c.path, got)
 		}
 	}
 }

@@ -11,12 +11,17 @@ import (
 // and agent, as one of this project's binaries reports it.
 type Paths map[string]int64
 
-// Path is what has to carry every flow of the cell.
+// Path is what has to carry every flow of the cell; empty where it is for the
+// programs to choose.
 func (p Plan) Path() string {
-	if p.Lanes == "off" || !p.Binaries.ServerIsOurs || !p.Binaries.AgentIsOurs {
+	switch {
+	case p.Lanes == "off" || !p.Binaries.ServerIsOurs || !p.Binaries.AgentIsOurs:
 		return "mux"
+	case p.Lanes == "default":
+		return ""
+	default:
+		return "lane-" + p.Lanes
 	}
-	return "lane-" + p.Lanes
 }
 
 func (m Metrics) paths() Paths {
@@ -41,9 +46,17 @@ func (p Paths) Since(before Paths) Paths {
 	return added
 }
 
-// Only reports whether all of n flows took one path.
-func (p Paths) Only(path string, n int64) bool {
-	return p[path] == n && len(p) <= 1 || n == 0 && len(p) == 0
+// Are reports whether they are n flows, all of one path; of any where that is
+// empty.
+func (p Paths) Are(path string, n int64) bool {
+	var sum int64
+	for other, flows := range p {
+		if path != "" && other != path && flows != 0 {
+			return false
+		}
+		sum += flows
+	}
+	return sum == n
 }
 
 // Carried is how many bytes one direction ("to_target" or "to_client") moved,

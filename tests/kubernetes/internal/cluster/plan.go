@@ -11,8 +11,9 @@ import (
 // Frontends are the ways the API server reaches the proxy server.
 var Frontends = []string{"grpc-uds", "http-connect-uds", "http-connect-tcp-mtls"}
 
-// Lanes are the ways bytes travel between server and agent.
-var Lanes = []string{"raw", "encrypt", "off"}
+// Lanes are the ways bytes travel between server and agent. "default" is what
+// they do without a flag about it.
+var Lanes = []string{"raw", "encrypt", "off", "default"}
 
 // Binaries names the programs of one cell.
 type Binaries struct {
@@ -109,7 +110,7 @@ func (c *Cell) agentArgs() []string {
 // laneArgs are flags that only this project's binaries know.
 func (c *Cell) laneArgs(ours bool) []string {
 	switch {
-	case !ours:
+	case !ours || c.Plan.Lanes == "default":
 		return nil
 	case c.Plan.Lanes == "off":
 		return []string{"--lanes=off"}
