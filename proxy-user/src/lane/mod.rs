@@ -24,7 +24,7 @@ mod serve;
 mod server;
 mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod ticket;

@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod grpc;
 mod places;
+mod stranger;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -85,15 +86,17 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let Some(place) = places.take() else { continue };
+                let Some(stranger) = places.admit() else { continue };
                 let (tls, dialer, begun) = (tls.clone(), dialer.clone(), drain.clone());
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
-                    match tls.accept(accepted.map(RecordExact::new), TLS_HANDSHAKE).await {
-                        Ok(accepted) => {
+                    let handshake = tls.accept(accepted.map(RecordExact::new), TLS_HANDSHAKE);
+                    match stranger.shake(handshake).await {
+                        Some((place, Ok(accepted))) => {
                             connect::serve(accepted.stream, dialer, head_timeout, place, begun).await
                         }
-                        Err(error) => {
+                        None => dialer.metrics.konduit.refused("frontend", "tls"),
+                        Some((_, Err(error))) => {
                             dialer.metrics.konduit.refused("frontend", "tls");
                             tracing::info!(%remote, %error, "Refused a frontend connection");
                         }

@@ -24,7 +24,7 @@ use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 const SOON: Duration = Duration::from_secs(10);
 
 /// Dials addresses on this machine; `hang` never answers.
-struct Local {
+pub(super) struct Local {
     splicer: Splicer,
     hanging: AtomicUsize,
     given_up: AtomicUsize,
@@ -73,15 +73,19 @@ struct Server {
     drain: DrainTrigger,
 }
 
-async fn server() -> Server {
+pub(super) fn local() -> Arc<Local> {
     let splicer = Splicer::start(SpliceConfig { threads: 1, ..SpliceConfig::default() }).unwrap();
-    let backend = Arc::new(Local {
+    Arc::new(Local {
         splicer,
         hanging: 0.into(),
         given_up: 0.into(),
         joined: 0.into(),
         metrics: ServerMetrics::new(&FlowTable::new()).unwrap(),
-    });
+    })
+}
+
+async fn server() -> Server {
+    let backend = local();
     let (near, far) = UnixStream::pair().unwrap();
     let (trigger, watch) = drain::channel();
     tokio::spawn(connection::serve(far, Duration::from_secs(3600), backend.clone(), watch));
