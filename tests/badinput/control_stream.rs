@@ -49,17 +49,21 @@ async fn an_agent_that_breaks_the_rules_loses_its_own_stream() {
     let mut witness = Witness::new(&cell).await;
     let oversized = vec![0; (4 << 20) + 1];
     // Empty; DATA without payload; no protobuf; larger than 4 MiB.
-    for message in [b"".as_slice(), b"\x08\x04", b"\xff\xff\xff", &oversized] {
+    for (message, code) in
+        [(b"".as_slice(), "3"), (b"\x08\x04", "3"), (b"\xff\xff\xff", "13"), (&oversized, "8")]
+    {
         let client = agent(&cell).await;
         let mut call = client.call(CONNECT, &[("agentid", "broken")]).await;
         assert!(call.answered().await.contains_key("serverid"));
         call.send_message(message);
         let (status, text) = call.status().await;
-        assert!(!matches!(status.as_str(), "" | "0"), "{} bytes: {status} {text}", message.len());
+        assert_eq!(status, code, "{} bytes: {text}", message.len());
         assert!(!text.is_empty());
         cell.server_counts("ready_backends", &[], 1.0).await;
         witness.still_works().await;
     }
+    let too_large = [("segment", "from_agent"), ("code", "ResourceExhausted")];
+    cell.server_counts("stream_errors_total", &too_large, 1.0).await;
     dials(&cell).await;
 }
 

@@ -49,6 +49,28 @@ async fn garbage_on_the_agents_port_ends_its_own_connection() {
 
 const REFUSED: &str = "konduit_refused_connections_total";
 
+/// What is no HTTP/2 is refused before its client leaves, and so is a client that leaves before it said anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_http2_behind_tls_on_the_agents_port_is_counted() {
+    let cell = Cell::start(Plan::default()).await.unwrap();
+    let mut witness = Witness::new(&cell).await;
+    let half = b"PRI * HTTP/2.0\r\n\r\nSM".as_slice();
+    for (before, garbage) in GARBAGE.into_iter().chain([b"".as_slice(), half]).enumerate() {
+        let stream = TcpStream::connect(cell.server.bound.agents).await.unwrap();
+        let tls = cell.tls(Some(&cell.client()), ALPN_H2);
+        let mut stream = tls.connect("127.0.0.1", stream, LONG).await.unwrap();
+        let _ = stream.write_all(garbage).await;
+        if garbage.is_empty() || garbage == half {
+            stream.shutdown().await.unwrap();
+        }
+        rest(&mut stream).await;
+        let refused = [("port", "agents"), ("reason", "preface")];
+        cell.server_counts(REFUSED, &refused, before as f64 + 1.0).await;
+        witness.still_works().await;
+    }
+    dials(&cell).await;
+}
+
 /// Whether somebody with this certificate gets past the handshake: in TLS 1.3 a client learns that by reading.
 async fn admitted(address: std::net::SocketAddr, tls: &proxy_user::net::tls::ClientEndpoint) -> bool {
     let stream = TcpStream::connect(address).await.unwrap();

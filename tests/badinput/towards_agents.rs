@@ -56,6 +56,8 @@ async fn a_broken_packet_ends_its_stream_and_the_agent_comes_back() {
             assert_eq!(puppet.count("stream_errors_total", &[("segment", "to_agent")]), round as f64 + 1.0);
             call = puppet.stream().await;
         }
+        let too_large = [("segment", "to_agent"), ("code", "ResourceExhausted")];
+        assert_eq!(puppet.count("stream_errors_total", &too_large), 1.0);
         let conn = dial(&mut call, &target.name()).await;
         ping(&mut call, conn).await;
         call.say(Packet::CloseRequest { conn });

@@ -41,6 +41,14 @@ impl LinkEnd {
     }
 }
 
+/// A message beyond the limit: what upstream's gRPC library calls RESOURCE_EXHAUSTED ours calls OUT_OF_RANGE.
+fn as_go_calls_it(status: Status) -> Status {
+    match status.code() {
+        Code::OutOfRange => Status::resource_exhausted(status.message()),
+        _ => status,
+    }
+}
+
 impl Link {
     /// Reads the stream to its end. Packets of known flows are handled here, all others by `handler`, in order;
     /// it must not block. All flows have ended when this returns.
@@ -83,7 +91,7 @@ impl Link {
             };
             let packet = match packet {
                 None => return LinkEnd::Peer,
-                Some(Err(status)) => return LinkEnd::Failed(status),
+                Some(Err(status)) => return LinkEnd::Failed(as_go_calls_it(status)),
                 Some(Ok(packet)) => match Packet::try_from(packet) {
                     Ok(packet) => packet,
                     Err(error) => return LinkEnd::Malformed(error),

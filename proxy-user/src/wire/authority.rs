@@ -12,8 +12,8 @@ use super::hpack::{Decoder, Field};
 /// What every request's `:authority` becomes. Nothing here looks at it.
 const AUTHORITY: &[u8] = b"localhost";
 
-/// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`
-const PREFACE: usize = 24;
+/// What every HTTP/2 client says first.
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
 /// SETTINGS_MAX_FRAME_SIZE: never raised by us, so no peer may send more.
 const FRAME_LIMIT: usize = 16_384;
@@ -90,7 +90,7 @@ impl Head {
 
 impl Default for Rewriter {
     fn default() -> Rewriter {
-        Rewriter { decoder: Decoder::default(), state: State::Pass { left: PREFACE } }
+        Rewriter { decoder: Decoder::default(), state: State::Pass { left: PREFACE.len() } }
     }
 }
 

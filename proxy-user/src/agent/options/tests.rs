@@ -1,40 +1,43 @@
 use std::time::Duration;
 
 use super::*;
-use crate::ops::flags::testing::{KLOG, OURS, every_flag_takes_its_values, mistakes, options, words};
+use crate::ops::flags::testing::{
+    KLOG, OURS, Row, every_default_is_the_contracts, every_flag_takes_its_values, mistakes, names, options,
+    words,
+};
 use crate::ops::flags::{ByteSize, Severity};
 
 /// Upstream's flags, from the contract.
-const UPSTREAM: [&str; 29] = [
-    "agent-key",
-    "agent-cert",
-    "ca-cert",
-    "proxy-server-host",
-    "proxy-server-port",
-    "alpn-proto",
-    "health-server-host",
-    "health-server-port",
-    "admin-bind-address",
-    "admin-server-port",
-    "enable-profiling",
-    "enable-contention-profiling",
-    "agent-id",
-    "agent-identifiers",
-    "sync-interval",
-    "sync-interval-cap",
-    "probe-interval",
-    "keepalive-time",
-    "service-account-token-path",
-    "warn-on-channel-limit",
-    "sync-forever",
-    "xfr-channel-size",
-    "count-server-leases",
-    "lease-namespace",
-    "lease-label-selector",
-    "lease-label",
-    "server-count-source",
-    "kubeconfig",
-    "kube-api-content-type",
+const UPSTREAM: [Row; 29] = [
+    ("agent-key", ""),
+    ("agent-cert", ""),
+    ("ca-cert", ""),
+    ("proxy-server-host", "\"127.0.0.1\""),
+    ("proxy-server-port", "8091"),
+    ("alpn-proto", ""),
+    ("health-server-host", ""),
+    ("health-server-port", "8093"),
+    ("admin-bind-address", "\"127.0.0.1\""),
+    ("admin-server-port", "8094"),
+    ("enable-profiling", ""),
+    ("enable-contention-profiling", ""),
+    ("agent-id", "*"),
+    ("agent-identifiers", ""),
+    ("sync-interval", "1s"),
+    ("sync-interval-cap", "10s"),
+    ("probe-interval", "1s"),
+    ("keepalive-time", "1h0m0s"),
+    ("service-account-token-path", ""),
+    ("warn-on-channel-limit", ""),
+    ("sync-forever", ""),
+    ("xfr-channel-size", "150"),
+    ("count-server-leases", ""),
+    ("lease-namespace", "\"kube-system\""),
+    ("lease-label-selector", "\"k8s-app=konnectivity-server\""),
+    ("lease-label", "\"k8s-app=konnectivity-server\""),
+    ("server-count-source", "default"),
+    ("kubeconfig", ""),
+    ("kube-api-content-type", "\"application/vnd.kubernetes.protobuf\""),
 ];
 
 /// A command line that stands on its own, with existing files.
@@ -67,7 +70,7 @@ fn every_flag_of_the_contract_exists_and_no_other() {
     let flags = table::program().flags;
     let mut known: Vec<&str> = flags.iter().map(|flag| flag.name).collect();
     let ours = OURS.into_iter().chain(["drain-quiet", "drain-timeout"]);
-    let mut wanted: Vec<&str> = UPSTREAM.into_iter().chain(KLOG).chain(ours).collect();
+    let mut wanted: Vec<&str> = names(&UPSTREAM).chain(names(&KLOG)).chain(ours).collect();
     known.sort_unstable();
     wanted.sort_unstable();
     assert_eq!(known, wanted);
@@ -84,6 +87,13 @@ fn every_flag_takes_good_values_and_refuses_wrong_ones() {
             ("lane-security", "raw", "raw", Some("none")),
         ],
     );
+}
+
+#[test]
+fn the_help_shows_upstreams_flags_with_upstreams_defaults() {
+    let Ok(Invocation::Print(help)) = Options::parse(&words(&["--help"]), |_| None) else { panic!() };
+    let contract = [&UPSTREAM[..], &KLOG].concat();
+    every_default_is_the_contracts(&table::program().flags, &help, &contract);
 }
 
 #[test]

@@ -1,24 +1,29 @@
 //! What both binaries' flag tests need.
 
+use std::collections::HashMap;
+
 use super::{Flag, Invocation, OptionsError};
 
+/// A flag's name and its default as `--help` shows it: empty for none, `*` for an id that each start makes up.
+pub(crate) type Row = (&'static str, &'static str);
+
 /// klog's flags, which both have.
-pub(crate) const KLOG: [&str; 15] = [
-    "add-dir-header",
-    "alsologtostderr",
-    "alsologtostderrthreshold",
-    "legacy-stderr-threshold-behavior",
-    "log-backtrace-at",
-    "log-dir",
-    "log-file",
-    "log-file-max-size",
-    "logtostderr",
-    "one-output",
-    "skip-headers",
-    "skip-log-headers",
-    "stderrthreshold",
-    "v",
-    "vmodule",
+pub(crate) const KLOG: [Row; 15] = [
+    ("add-dir-header", ""),
+    ("alsologtostderr", ""),
+    ("alsologtostderrthreshold", "0"),
+    ("legacy-stderr-threshold-behavior", "true"),
+    ("log-backtrace-at", ""),
+    ("log-dir", ""),
+    ("log-file", ""),
+    ("log-file-max-size", "1800"),
+    ("logtostderr", "true"),
+    ("one-output", ""),
+    ("skip-headers", ""),
+    ("skip-log-headers", ""),
+    ("stderrthreshold", "2"),
+    ("v", "4"),
+    ("vmodule", ""),
 ];
 
 /// Ours, which both have.
@@ -36,6 +41,51 @@ pub(crate) const OURS: [&str; 12] = [
     "operator-socket",
     "live-settings",
 ];
+
+pub(crate) fn names(rows: &[Row]) -> impl Iterator<Item = &'static str> {
+    rows.iter().map(|(name, _)| *name)
+}
+
+/// The defaults that a `--help` shows.
+fn shown_defaults(help: &str) -> HashMap<&str, String> {
+    let mut texts: HashMap<&str, String> = HashMap::new();
+    let mut flag = None;
+    for line in help.lines() {
+        let text = line.trim_start();
+        let title = line.len() - text.len() < 10;
+        match text.strip_prefix("-v, ").unwrap_or(text).strip_prefix("--") {
+            Some(named) if title => flag = named.split(' ').next(),
+            _ if title => flag = None,
+            _ => {
+                if let Some(flag) = flag {
+                    let words = texts.entry(flag).or_default();
+                    words.push(' ');
+                    words.push_str(text);
+                }
+            }
+        }
+    }
+    let default = |text: String| match text.rsplit_once(" (default ") {
+        Some((_, shown)) => shown.trim_end_matches(')').to_owned(),
+        None => String::new(),
+    };
+    texts.into_iter().map(|(flag, text)| (flag, default(text))).collect()
+}
+
+/// The help shows these flags with these defaults; hidden ones have them without being shown.
+pub(crate) fn every_default_is_the_contracts<O: Default>(flags: &[Flag<O>], help: &str, contract: &[Row]) {
+    let mut shown = shown_defaults(help);
+    for flag in flags.iter().filter(|flag| flag.hidden) {
+        shown.insert(flag.name, (flag.field)(&mut O::default()).show());
+    }
+    for (name, wanted) in contract {
+        let shown = shown.get(name).unwrap_or_else(|| panic!("--{name} is not in the help"));
+        match *wanted {
+            "*" => assert!(uuid::Uuid::parse_str(shown.trim_matches('"')).is_ok(), "--{name}: {shown}"),
+            wanted => assert_eq!(shown, wanted, "--{name}"),
+        }
+    }
+}
 
 pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()

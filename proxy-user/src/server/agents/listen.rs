@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::server::TlsStream;
@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::preface;
 use super::service::Service;
 use crate::lane::record::RecordExact;
 use crate::lane::{self, ALPN_LANE, ServerLanes};
@@ -26,10 +27,11 @@ use crate::net::tls::{Identity, ServerEndpoint};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::ServerMetrics;
 use crate::server::start;
+use crate::wire::authority::PREFACE;
 use crate::wire::packet::MAX_PACKET;
 use crate::wire::pb::agent_service_server::AgentServiceServer;
 
-/// TLS, and then, for a control stream, the first byte of HTTP/2.
+/// TLS, and then, for a control stream, the first words of HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Unanswered pings and unacknowledged bytes end a control stream after this long.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -137,7 +139,7 @@ async fn accept(
                 _ = given_up => return,
             };
             match shaken {
-                Ok(accepted) => sort(accepted, lanes, control).await,
+                Ok(accepted) => sort(accepted, lanes, control, metrics).await,
                 Err(error) => {
                     metrics.konduit.refused("agents", "tls");
                     tracing::debug!(from = %remote, %error, "No TLS on the agents' port");
@@ -151,6 +153,7 @@ async fn sort(
     accepted: Accepted<TlsStream<RecordExact<TcpStream>>>,
     lanes: Option<ServerLanes>,
     control: mpsc::Sender<Control>,
+    metrics: ServerMetrics,
 ) {
     let alpn = accepted.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     if alpn == Some(ALPN_LANE) {
@@ -160,22 +163,27 @@ async fn sort(
         return;
     }
     let Accepted { mut stream, remote, tls, .. } = accepted;
-    // What follows the handshake is still in the socket, since it is read record by record: a peer that says
-    // nothing must not hold a connection for ever.
-    let first = tokio::time::timeout(HANDSHAKE, stream.get_ref().0.get_ref().peek(&mut [0])).await;
-    if !matches!(first, Ok(Ok(1))) {
+    stream.get_mut().0.pass_through();
+    // Whoever says nothing, or something else, must not hold a connection for ever, and the gRPC library would not
+    // tell of it.
+    if let Err(error) = preface::hear(&mut stream, HANDSHAKE).await {
+        metrics.konduit.refused("agents", "preface");
+        tracing::debug!(from = %remote, %error, "No HTTP/2 on the agents' port");
+        // Fails on a connection that is gone.
+        let _ = stream.shutdown().await;
         return;
     }
-    stream.get_mut().0.pass_through();
     // Upstream's peers have it too: a dead peer is noticed in 20 s. A socket that is gone already says so when read.
     let _ = sockopt::set_user_timeout(stream.get_ref().0.get_ref(), SILENCE);
     let peer = Peer { remote: Some(remote), identity: tls.and_then(|tls| tls.identity) };
     // Fails when the server stops.
-    let _ = control.send(Control { stream, peer }).await;
+    let _ = control.send(Control { heard: PREFACE, stream, peer }).await;
 }
 
 /// A connection that carries a control stream.
 struct Control {
+    /// Was read from the stream already, and is to be read once more.
+    heard: &'static [u8],
     stream: TlsStream<RecordExact<TcpStream>>,
     peer: Peer,
 }
@@ -194,6 +202,12 @@ impl AsyncRead for Control {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.heard.is_empty() {
+            let (now, later) = self.heard.split_at(self.heard.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.heard = later;
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod handle;
 pub mod listen;
+mod preface;
 pub mod registry;
 pub mod service;
 mod trouble;

@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod grpc;
 mod places;
+mod stranger;
 mod tls;
 
 use std::path::Path;
@@ -85,15 +86,16 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let Some(place) = places.take() else { continue };
+                let Some(stranger) = places.admit() else { continue };
                 let (tls, dialer, begun) = (tls.clone(), dialer.clone(), drain.clone());
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
-                    match tls.accept(accepted, TLS_HANDSHAKE).await {
-                        Ok(accepted) => {
+                    match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE)).await {
+                        Some((place, Ok(accepted))) => {
                             connect::serve(accepted.stream, dialer, head_timeout, place, begun).await
                         }
-                        Err(error) => {
+                        None => dialer.metrics.konduit.refused("frontend", "tls"),
+                        Some((_, Err(error))) => {
                             dialer.metrics.konduit.refused("frontend", "tls");
                             tracing::info!(%remote, %error, "Refused a frontend connection");
                         }

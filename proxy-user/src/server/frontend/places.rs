@@ -1,8 +1,10 @@
 //! Room for the connections of API servers: descriptors are set aside when one is accepted, not when it dials.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::stranger::Strangers;
 
 /// Connections without room that may be told so at a time; the others are closed at once.
 const REFUSALS: usize = 32;
@@ -12,6 +14,7 @@ const REFUSALS: usize = 32;
 pub(super) struct Places {
     free: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    strangers: Arc<Mutex<Strangers>>,
 }
 
 /// A connection's place, given back when dropped.
@@ -25,7 +28,11 @@ pub(super) enum Place {
 impl Places {
     pub(super) fn new(most: u64) -> Places {
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Places { free: Arc::new(Semaphore::new(most)), refusals: Arc::new(Semaphore::new(REFUSALS)) }
+        Places {
+            free: Arc::new(Semaphore::new(most)),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            strangers: Arc::default(),
+        }
     }
 
     /// `None`: nothing can be done for the connection.
@@ -35,6 +42,10 @@ impl Places {
         }
         let _permit = self.refusals.clone().try_acquire_owned().ok()?;
         Some(Place::Refused { _permit })
+    }
+
+    pub(super) fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,52 +1,55 @@
 use std::time::Duration;
 
 use super::*;
-use crate::ops::flags::testing::{KLOG, OURS, every_flag_takes_its_values, mistakes, options, words};
+use crate::ops::flags::testing::{
+    KLOG, OURS, Row, every_default_is_the_contracts, every_flag_takes_its_values, mistakes, names, options,
+    words,
+};
 use crate::ops::flags::{LaneSecurity, LanesMode, Severity};
 use crate::splice::EngineChoice;
 
 /// Upstream's flags, from the contract.
-const UPSTREAM: [&str; 40] = [
-    "server-key",
-    "server-cert",
-    "server-ca-cert",
-    "cluster-key",
-    "cluster-cert",
-    "cluster-ca-cert",
-    "mode",
-    "uds-name",
-    "delete-existing-uds-file",
-    "server-port",
-    "agent-port",
-    "admin-port",
-    "health-port",
-    "server-bind-address",
-    "agent-bind-address",
-    "health-bind-address",
-    "admin-bind-address",
-    "keepalive-time",
-    "frontend-keepalive-time",
-    "enable-profiling",
-    "enable-contention-profiling",
-    "server-id",
-    "server-count",
-    "agent-namespace",
-    "agent-service-account",
-    "authentication-audience",
-    "kubeconfig",
-    "kubeconfig-qps",
-    "kubeconfig-burst",
-    "kube-api-content-type",
-    "proxy-strategies",
-    "xfr-channel-size",
-    "tls-min-version",
-    "cipher-suites",
-    "enable-lease-controller",
-    "lease-namespace",
-    "lease-label",
-    "graceful-shutdown-timeout",
-    "backend-dial-timeout",
-    "warn-on-channel-limit",
+const UPSTREAM: [Row; 40] = [
+    ("server-key", ""),
+    ("server-cert", ""),
+    ("server-ca-cert", ""),
+    ("cluster-key", ""),
+    ("cluster-cert", ""),
+    ("cluster-ca-cert", ""),
+    ("mode", "grpc"),
+    ("uds-name", ""),
+    ("delete-existing-uds-file", "true"),
+    ("server-port", "8090"),
+    ("agent-port", "8091"),
+    ("admin-port", "8095"),
+    ("health-port", "8092"),
+    ("server-bind-address", ""),
+    ("agent-bind-address", ""),
+    ("health-bind-address", ""),
+    ("admin-bind-address", "\"127.0.0.1\""),
+    ("keepalive-time", "1h0m0s"),
+    ("frontend-keepalive-time", "1h0m0s"),
+    ("enable-profiling", ""),
+    ("enable-contention-profiling", ""),
+    ("server-id", "*"),
+    ("server-count", "1"),
+    ("agent-namespace", ""),
+    ("agent-service-account", ""),
+    ("authentication-audience", ""),
+    ("kubeconfig", ""),
+    ("kubeconfig-qps", ""),
+    ("kubeconfig-burst", ""),
+    ("kube-api-content-type", "\"application/vnd.kubernetes.protobuf\""),
+    ("proxy-strategies", "\"default\""),
+    ("xfr-channel-size", "10"),
+    ("tls-min-version", ""),
+    ("cipher-suites", ""),
+    ("enable-lease-controller", ""),
+    ("lease-namespace", "\"kube-system\""),
+    ("lease-label", "\"k8s-app=konnectivity-server\""),
+    ("graceful-shutdown-timeout", "0s"),
+    ("backend-dial-timeout", "0s"),
+    ("warn-on-channel-limit", "true"),
 ];
 
 /// A command line that stands on its own, with existing files.
@@ -84,7 +87,7 @@ impl Line {
 fn every_flag_of_the_contract_exists_and_no_other() {
     let flags = table::program().flags;
     let mut known: Vec<&str> = flags.iter().map(|flag| flag.name).collect();
-    let mut wanted: Vec<&str> = UPSTREAM.into_iter().chain(KLOG).chain(OURS).collect();
+    let mut wanted: Vec<&str> = names(&UPSTREAM).chain(names(&KLOG)).chain(OURS).collect();
     known.sort_unstable();
     wanted.sort_unstable();
     assert_eq!(known, wanted);
@@ -102,6 +105,13 @@ fn every_flag_takes_good_values_and_refuses_wrong_ones() {
             ("lane-security", "raw", "raw", Some("none")),
         ],
     );
+}
+
+#[test]
+fn the_help_shows_upstreams_flags_with_upstreams_defaults() {
+    let Ok(Invocation::Print(help)) = Options::parse(&words(&["--help"]), |_| None) else { panic!() };
+    let contract = [&UPSTREAM[..], &KLOG].concat();
+    every_default_is_the_contracts(&table::program().flags, &help, &contract);
 }
 
 #[test]

@@ -74,6 +74,12 @@ impl PacketFlow {
                     self.close(conn, if conn == self.conn { "" } else { "Unknown connectID" });
                     self.client = Client::Leaving;
                 }
+                Poll::Ready(Ok(Item::Packet(Packet::DialRequest(another)))) => {
+                    self.sender.refuse_dial(another.dial);
+                    if !self.sender.bears_stray() {
+                        self.abort();
+                    }
+                }
                 Poll::Ready(Ok(Item::Packet(_))) => {}
                 Poll::Ready(Err(Ended::Half)) => self.client = Client::Closed,
                 // Whoever was told that the flow is over may leave as it likes.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::stream::Backend;
-use super::places::{Place, Places};
+use super::places::Places;
 use crate::flow::DialError;
 use crate::net::listener::{Accepted, TcpListener};
 use crate::net::tls::ServerEndpoint;
@@ -44,7 +44,8 @@ pub(super) async fn serve_unix<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
-        let Some(place) = room(&places) else { continue };
+        // HTTP/2 has no words for a connection that is one too many: it is closed.
+        let Some(place) = places.take().filter(|place| !place.is_refused()) else { continue };
         let (backend, drain) = (backend.clone(), drain.clone());
         tokio::spawn(async move {
             let _place = place;
@@ -67,25 +68,20 @@ pub(super) async fn serve_tls<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
-        let Some(place) = room(&places) else { continue };
+        let Some(stranger) = places.admit().filter(|stranger| !stranger.is_refused()) else { continue };
         let (tls, backend, drain) = (tls.clone(), backend.clone(), drain.clone());
         tokio::spawn(async move {
-            let _place = place;
             let remote = accepted.remote;
-            match tls.accept(accepted, TLS_HANDSHAKE).await {
-                Ok(accepted) => serve(accepted, keepalive, backend, drain).await,
-                Err(error) => {
+            match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE)).await {
+                Some((_place, Ok(accepted))) => serve(accepted, keepalive, backend, drain).await,
+                None => backend.metrics().konduit.refused("frontend", "tls"),
+                Some((_, Err(error))) => {
                     backend.metrics().konduit.refused("frontend", "tls");
                     tracing::warn!(%remote, %error, "frontend connection refused");
                 }
             }
         });
     }
-}
-
-/// HTTP/2 has no words for a connection that is one too many: it is closed.
-fn room(places: &Places) -> Option<Place> {
-    places.take().filter(|place| !place.is_refused())
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
@@ -117,5 +113,7 @@ impl Backend for Dialer {
     }
 }
 
+#[cfg(test)]
+mod crowd_tests;
 #[cfg(test)]
 mod tests;

@@ -9,10 +9,14 @@ use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::message::{self, Code, DATA_OVERHEAD, MessageError};
+use crate::flow::{DialError, DialReason};
 use crate::ops::metrics::{DialFailure, Segment, ServerMetrics};
-use crate::wire::ids::ConnId;
-use crate::wire::packet::Packet;
+use crate::wire::ids::{ConnId, DialId};
+use crate::wire::packet::{DialResponse, Packet};
 
+/// Answers to what belongs to no flow go past flow control, so a client that makes us give more than this loses its
+/// call.
+const MAX_STRAYS: usize = 4096;
 /// A DATA message with this payload fills four frames of 16 KiB.
 const MAX_PAYLOAD: usize = 4 * 16_384 - DATA_OVERHEAD;
 
@@ -25,11 +29,12 @@ pub(super) struct Sender {
     metrics: ServerMetrics,
     /// Since when DATA waits for the client's window.
     waiting: Option<Instant>,
+    strays: usize,
 }
 
 impl Sender {
     pub(super) fn new(stream: SendStream<Bytes>, metrics: ServerMetrics) -> Sender {
-        Sender { stream, metrics, waiting: None }
+        Sender { stream, metrics, waiting: None, strays: 0 }
     }
 
     /// Queues a packet at once, past flow control: packets other than DATA are few and small. A stream that is over
@@ -48,6 +53,20 @@ impl Sender {
 
     pub(super) fn close_response(&mut self, conn: ConnId, error: &str) {
         self.say(Packet::CloseResponse { conn, error: error.into() });
+    }
+
+    /// Counts a packet that belonged to no flow; `false` when it was one too many.
+    pub(super) fn bears_stray(&mut self) -> bool {
+        self.strays += 1;
+        self.strays <= MAX_STRAYS
+    }
+
+    /// A call carries one dial at a time and one flow. Upstream would take a second one and send both flows' bytes on
+    /// this stream; its clients open a stream for each dial.
+    pub(super) fn refuse_dial(&mut self, dial: DialId) {
+        let text = "this stream carries another dial already";
+        let outcome = Err(DialError::new(DialReason::Other, text));
+        self.say(Packet::DialResponse(DialResponse { dial, outcome }));
     }
 
     /// Sends the first of `bytes`, as many as the client's windows allow.

@@ -63,13 +63,11 @@ async fn answer<B: Backend>(request: Request<RecvStream>, mut respond: SendRespo
     let _open = metrics.grpc_connection(Service::Proxy);
     let receiver = Receiver::new(request.into_body(), metrics.clone());
     let sender = Sender::new(stream, metrics.clone());
-    let call = Call { receiver, sender, dialled: false, strays: 0 };
+    let call = Call { receiver, sender, dialled: false };
     call.run(backend).await;
 }
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-/// Answers go past flow control, so a client that makes us give more than this loses its call.
-const MAX_STRAYS: usize = 4096;
 const SERVICE: &str = "ProxyService";
 const METHOD: &str = "Proxy";
 
@@ -111,8 +109,6 @@ struct Call {
     sender: Sender,
     /// A dial was answered, well or not.
     dialled: bool,
-    /// Packets that belonged to no flow and were answered.
-    strays: usize,
 }
 
 impl Call {
@@ -177,8 +173,7 @@ impl Call {
 
     /// A packet that belongs to no flow; `false` when the call is over.
     fn without_flow(&mut self, item: Item) -> bool {
-        self.strays += 1;
-        if self.strays > MAX_STRAYS {
+        if !self.sender.bears_stray() {
             return false;
         }
         match item {
@@ -190,6 +185,10 @@ impl Call {
             }
             Item::Packet(Packet::CloseRequest { conn }) => {
                 self.sender.close_response(conn, if self.dialled { "" } else { "backend uninitialized" });
+                true
+            }
+            Item::Packet(Packet::DialRequest(another)) => {
+                self.sender.refuse_dial(another.dial);
                 true
             }
             Item::Packet(_) => true,

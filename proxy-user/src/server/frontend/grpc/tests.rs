@@ -24,7 +24,7 @@ use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 const SOON: Duration = Duration::from_secs(10);
 
 /// Dials addresses on this machine; `hang` never answers.
-struct Local {
+pub(super) struct Local {
     splicer: Splicer,
     hanging: AtomicUsize,
     given_up: AtomicUsize,
@@ -73,15 +73,19 @@ struct Server {
     drain: DrainTrigger,
 }
 
-async fn server() -> Server {
+pub(super) fn local() -> Arc<Local> {
     let splicer = Splicer::start(SpliceConfig { threads: 1, ..SpliceConfig::default() }).unwrap();
-    let backend = Arc::new(Local {
+    Arc::new(Local {
         splicer,
         hanging: 0.into(),
         given_up: 0.into(),
         joined: 0.into(),
         metrics: ServerMetrics::new(&FlowTable::new()).unwrap(),
-    });
+    })
+}
+
+async fn server() -> Server {
+    let backend = local();
     let (near, far) = UnixStream::pair().unwrap();
     let (trigger, watch) = drain::channel();
     tokio::spawn(connection::serve(far, Duration::from_secs(3600), backend.clone(), watch));
@@ -357,6 +361,93 @@ async fn what_is_no_call_of_ours_is_refused() {
         assert_eq!(response.status(), status);
         let message = response.headers().get(send::GRPC_MESSAGE).map(|value| value.to_str().unwrap());
         assert_eq!(message.unwrap_or_default(), grpc);
+    }
+}
+
+/// A call is one flow. Upstream would dial once more and mix two flows on one stream, which no client of its asks for;
+/// silence would make a client wait for its own timeout.
+#[tokio::test]
+async fn a_second_dial_on_a_call_is_answered_and_harms_nothing() {
+    let server = server().await;
+    let target = echo().await.to_string();
+    let refused = |packet| {
+        let Packet::DialResponse(DialResponse { dial: DialId(8), outcome }) = packet else {
+            panic!("{packet:?}")
+        };
+        assert_eq!(outcome.unwrap_err().text, "this stream carries another dial already");
+    };
+    let mut call = server.call().await;
+    call.say(dial("hang", 7));
+    call.say(dial(&target, 8));
+    refused(call.hear().await);
+    call.say(Packet::CloseDial { dial: DialId(7) });
+    server.reached(|backend| &backend.given_up, 1).await;
+    call.say(dial(&target, 9));
+    let Packet::DialResponse(DialResponse { dial: DialId(9), outcome: Ok(Answer::Here(conn)) }) =
+        call.hear().await
+    else {
+        panic!("no flow")
+    };
+    call.say(dial(&target, 8));
+    refused(call.hear().await);
+    call.say(Packet::Data { conn, data: "still here".into() });
+    assert_eq!(call.bytes(conn, 10).await, b"still here");
+    call.say(Packet::CloseRequest { conn });
+    assert_eq!(call.hear().await, Packet::CloseResponse { conn, error: String::new() });
+    call.send.send_data(Bytes::new(), true).unwrap();
+    server.joined(1).await;
+}
+
+/// Answers go past flow control: who asks for them without end loses its call.
+#[tokio::test]
+async fn dials_without_end_on_one_flow_end_it() {
+    let server = server().await;
+    let (mut call, _) = server.dial(&echo().await.to_string()).await;
+    for _ in 0..5000 {
+        // Fails once the server has ended the call.
+        let _ = call.send.send_data(encode(dial("nowhere", 8)), false);
+    }
+    server.joined(1).await;
+}
+
+/// CLOSE_REQ means that the client reads no more: CLOSE_RSP is the last packet it hears, and the target is not let
+/// go on for the client's sake.
+#[tokio::test]
+async fn a_close_request_ends_a_target_that_goes_on_sending() {
+    for stays in [false, true] {
+        let server = server().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut call, conn) = server.dial(&listener.local_addr().unwrap().to_string()).await;
+        let (mut target, _) = listener.accept().await.unwrap();
+        let sending = tokio::spawn(async move {
+            let mut seen = [0; 4];
+            target.read_exact(&mut seen).await.unwrap();
+            while target.write_all(&[7; 10_000]).await.is_ok() {}
+            seen
+        });
+        call.say(Packet::Data { conn, data: "last".into() });
+        // It does not read for a while: the window is full and the target stands.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        call.say(Packet::CloseRequest { conn });
+        let mut bytes = 0;
+        loop {
+            match call.next().await.expect("no CLOSE_RSP") {
+                Item::Data { conn: of, part, .. } if of == conn => bytes += part.len(),
+                Item::Packet(packet) => {
+                    assert_eq!(packet, Packet::CloseResponse { conn, error: String::new() });
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(bytes >= 1 << 19, "{bytes}");
+        if !stays {
+            call.send.send_data(Bytes::new(), true).unwrap();
+        }
+        assert_eq!(call.status().await.0, "0");
+        server.joined(1).await;
+        let seen = tokio::time::timeout(SOON, sending).await.expect("the target goes on").unwrap();
+        assert_eq!(&seen, b"last");
     }
 }
 

@@ -1,0 +1,63 @@
+//! A TLS frontend with few places.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::super::places::Places;
+use super::{serve_tls, tests};
+use crate::lane::testing::Pki;
+use crate::net::cipher::TlsPolicy;
+use crate::net::listener::TcpListener;
+use crate::net::tls::{ALPN_H2, ClientTls, ServerTls};
+use crate::ops::drain;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Whoever leaves a handshake unfinished keeps nobody out; whoever finished one keeps its place.
+#[tokio::test]
+async fn the_oldest_unfinished_handshake_makes_room() {
+    let (directory, pki) = (tempfile::tempdir().unwrap(), Pki::new());
+    let path = |name: &str| directory.path().join(name);
+    ["server", "client"].into_iter().for_each(|name| pki.write(directory.path(), name));
+    let tls = ServerTls {
+        cert: path("server.crt"),
+        key: path("server.key"),
+        client_ca: Some(path("ca.crt")),
+        alpn: vec![ALPN_H2.to_vec()],
+        require_alpn: true,
+        policy: TlsPolicy::default(),
+    };
+    let identity = Some((path("client.crt"), path("client.key")));
+    let client = ClientTls { ca: path("ca.crt"), identity, alpn: vec![ALPN_H2.to_vec()] }.watch().unwrap();
+    let listener = TcpListener::bind("127.0.0.1", 0).unwrap();
+    let address = listener.local_addr();
+    let (_trigger, watch) = drain::channel();
+    let keepalive = Duration::from_secs(3600);
+    tokio::spawn(serve_tls(listener, tls.watch().unwrap(), keepalive, tests::local(), Places::new(3), watch));
+
+    let mut known = Vec::new();
+    for _ in 0..3 {
+        let mut strangers = Vec::new();
+        for _ in 0..4 {
+            let mut stranger = TcpStream::connect(address).await.unwrap();
+            // Half a ClientHello.
+            stranger.write_all(b"\x16\x03\x01\x00\x04\x01\x00\x40\x00").await.unwrap();
+            strangers.push(stranger);
+        }
+        let socket = TcpStream::connect(address).await.unwrap();
+        let stream = client.connect("server.test", socket, SOON).await.unwrap();
+        let handshake = h2::client::handshake(stream);
+        let (requests, mut driver) = tokio::time::timeout(SOON, handshake).await.unwrap().unwrap();
+        let ping = driver.ping_pong().unwrap();
+        tokio::spawn(driver);
+        known.push((requests, ping));
+        for (_, ping) in &mut known {
+            let pong = tokio::time::timeout(SOON, ping.ping(h2::Ping::opaque())).await;
+            pong.expect("no answer").expect("an old connection was given up");
+        }
+        let end = tokio::time::timeout(SOON, strangers[0].read(&mut [0; 100])).await;
+        assert!(matches!(end.expect("the oldest stranger is still there"), Ok(0) | Err(_)));
+    }
+}

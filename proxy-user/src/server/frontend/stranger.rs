@@ -1,0 +1,124 @@
+//! Connections whose handshake is under way: whoever reaches the port can leave one unfinished.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use tokio::sync::oneshot;
+
+use super::places::{Place, Places};
+
+/// The places of all strangers, oldest first.
+#[derive(Default)]
+pub(super) struct Strangers {
+    next: u64,
+    held: BTreeMap<u64, Held>,
+}
+
+struct Held {
+    place: Place,
+    /// Dropped when the place goes to another.
+    _keeps: oneshot::Sender<Infallible>,
+}
+
+/// A connection that has not shown yet who it is. Its place goes to a newer one when there is no other: a handshake
+/// that is meant takes milliseconds.
+pub(super) struct Stranger {
+    number: u64,
+    refused: bool,
+    places: Places,
+    lost: oneshot::Receiver<Infallible>,
+}
+
+impl Strangers {
+    fn add(&mut self, place: Place) -> (u64, oneshot::Receiver<Infallible>) {
+        let (_keeps, lost) = oneshot::channel();
+        self.next += 1;
+        self.held.insert(self.next, Held { place, _keeps });
+        (self.next, lost)
+    }
+
+    /// The oldest place that has room for a flow.
+    fn give_up(&mut self) -> Option<Place> {
+        let (&number, _) = self.held.iter().find(|(_, held)| !held.place.is_refused())?;
+        self.held.remove(&number).map(|held| held.place)
+    }
+}
+
+impl Places {
+    /// A place for a connection that has to show who it is; `None`: nothing can be done for it.
+    pub(super) fn admit(&self) -> Option<Stranger> {
+        let mut strangers = self.strangers();
+        let place = match self.take() {
+            Some(place) if !place.is_refused() => Some(place),
+            refused => strangers.give_up().or(refused),
+        }?;
+        let refused = place.is_refused();
+        let (number, lost) = strangers.add(place);
+        drop(strangers);
+        Some(Stranger { number, refused, places: self.clone(), lost })
+    }
+}
+
+impl Stranger {
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The place, for good, and what came of the handshake; `None` when the place went to another before.
+    pub(super) async fn shake<T>(mut self, handshake: impl Future<Output = T>) -> Option<(Place, T)> {
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            _ = &mut self.lost => return None,
+        };
+        let held = self.places.strangers().held.remove(&self.number)?;
+        Some((held.place, shaken))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.places.strangers().held.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_silent_stranger_makes_room_and_nobody_known_does() {
+        let places = Places::new(2);
+        let oldest = tokio::spawn(places.admit().unwrap().shake(pending::<()>()));
+        let (known, ()) = places.admit().unwrap().shake(ready(())).await.unwrap();
+        let newer = places.admit().unwrap();
+        assert!(!newer.is_refused());
+        assert!(oldest.await.unwrap().is_none());
+        let (second, ()) = newer.shake(ready(())).await.unwrap();
+        assert!(!known.is_refused() && !second.is_refused());
+        let late = places.admit().unwrap();
+        assert!(late.is_refused());
+        // Somebody whose answer will be a refusal has no room to give.
+        assert!(places.admit().unwrap().is_refused());
+        drop(second);
+        assert!(!places.admit().unwrap().is_refused());
+        assert!(late.shake(ready(())).await.unwrap().0.is_refused());
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_leaves_gives_its_place_back() {
+        let places = Places::new(1);
+        for _ in 0..3 {
+            let stranger = places.admit().unwrap();
+            assert!(!stranger.is_refused());
+            let handshake = stranger.shake(pending::<()>());
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(5), handshake).await.is_err());
+            assert!(!places.take().unwrap().is_refused());
+        }
+        let stranger = places.admit().unwrap();
+        drop(places.admit().unwrap());
+        assert!(stranger.shake(pending::<()>()).await.is_none());
+        assert!(!places.take().unwrap().is_refused());
+    }
+}
