@@ -102,6 +102,7 @@ async fn a_new_authority_takes_over_and_no_flow_notices() {
     let on_a_lane = |path| server.flows().live().last().is_some_and(|flow| flow.path == path);
     while stream() == first || !on_a_lane(FlowPath::LaneEncrypt) {
         assert!(kept.len() < 100, "no lane under the new certificate");
+        assert!(stream().is_some(), "it left before it came");
         kept.push(server.open(&target.name()).await.unwrap());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

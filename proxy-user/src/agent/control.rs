@@ -48,9 +48,10 @@ pub enum OpenError {
 /// A stream whose server has answered; dropped as it is, the stream ends.
 pub struct Opening {
     pub hello: ServerHello,
-    /// Another connection is to take this one's place: its server wants it to end, or it came under a certificate of
-    /// before.
+    /// The server wants this connection to end, or another has taken its place.
     pub leaving: CancellationToken,
+    /// It came under a certificate that this agent shows no more.
+    pub stale: CancellationToken,
     inbound: Streaming<pb::Packet>,
     outlet: oneshot::Sender<Outlet>,
 }
@@ -86,7 +87,7 @@ impl Opening {
         let answered = tokio::time::timeout(HELLO, client.connect(request)).await;
         let (metadata, inbound, _) = answered.map_err(|_| OpenError::Silent)??.into_parts();
         let hello = ServerHello::read(metadata.as_ref())?;
-        Ok(Opening { hello, leaving, inbound, outlet })
+        Ok(Opening { hello, leaving, stale: CancellationToken::new(), inbound, outlet })
     }
 }
 
@@ -99,12 +100,12 @@ pub async fn serve(
     lanes: Option<AgentLanes>,
     probe: Duration,
 ) -> LinkEnd {
-    let Opening { hello, leaving, inbound, outlet: slot } = opening;
+    let Opening { hello, leaving, stale, inbound, outlet: slot } = opening;
     // Fails when the stream has ended already, which its reader sees.
     let _ = slot.send(outlet);
     let ticket = hello.lane_ticket.and_then(|ticket| ticket.0.parse::<Ticket>().ok());
     let lanes = lanes.zip(ticket).map(|(lanes, ticket)| {
-        let host = LaneHost::new(&flows, &hello.server, &leaving);
+        let host = LaneHost::new(&flows, &hello.server, stale);
         Arc::new(lanes.stream(hello.server.as_str(), ticket, host))
     });
     let server =

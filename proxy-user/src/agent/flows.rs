@@ -55,7 +55,7 @@ pub(super) fn target_end(stream: TcpStream) -> End {
 pub(super) struct LaneHost {
     flows: Flows,
     server: ServerId,
-    leaving: CancellationToken,
+    stale: CancellationToken,
 }
 
 impl Host for LaneHost {
@@ -69,14 +69,14 @@ impl Host for LaneHost {
     }
 
     fn renew(&self) {
-        tracing::info!(server = %self.server, "This agent's certificate has changed; registering again under the new one");
-        self.leaving.cancel();
+        tracing::info!(server = %self.server, "This agent's certificate has changed; registering under the new one");
+        self.stale.cancel();
     }
 }
 
 impl LaneHost {
-    /// Whoever cancels `leaving` makes the agent look for the server anew.
-    pub(super) fn new(flows: &Flows, server: &ServerId, leaving: &CancellationToken) -> Arc<LaneHost> {
-        Arc::new(LaneHost { flows: flows.clone(), server: server.clone(), leaving: leaving.clone() })
+    /// Cancels `stale` when the server is to be looked for anew.
+    pub(super) fn new(flows: &Flows, server: &ServerId, stale: CancellationToken) -> Arc<LaneHost> {
+        Arc::new(LaneHost { flows: flows.clone(), server: server.clone(), stale })
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::control::{self, OpenError, Opening};
 use super::flows::Flows;
 use super::lease::LeaseCounter;
@@ -47,6 +49,9 @@ struct Connected {
     /// Tells a connection from its replacement.
     number: u64,
     link: Link,
+    leaving: CancellationToken,
+    /// Came under a certificate that this agent shows no more: looked for anew, kept until there is another.
+    stale: CancellationToken,
     _gauge: GaugeGuard,
 }
 
@@ -101,7 +106,8 @@ impl Servers {
     async fn look(self: &Arc<Self>) -> Result<Found, OpenError> {
         let known = self.known();
         self.flows.metrics.known_servers(known);
-        if !self.options.sync_forever && self.connected() >= known {
+        let current = self.lock().values().filter(|connected| !connected.stale.is_cancelled()).count();
+        if !self.options.sync_forever && current >= known {
             return Ok(Found::Nothing);
         }
         let opening = Opening::open(&self.route, &self.hello(), self.options.keepalive_time).await?;
@@ -145,12 +151,22 @@ impl Servers {
         });
         {
             let mut connected = self.lock();
-            if connected.contains_key(&server) {
+            if connected.get(&server).is_some_and(|known| !known.stale.is_cancelled()) {
                 tracing::debug!(%server, "Reached a server that is known already");
                 return Found::Nothing;
             }
-            let gauge = self.flows.metrics.server();
-            connected.insert(server.clone(), Connected { number, link: link.clone(), _gauge: gauge });
+            let new = Connected {
+                number,
+                link: link.clone(),
+                leaving: opening.leaving.clone(),
+                stale: opening.stale.clone(),
+                _gauge: self.flows.metrics.server(),
+            };
+            if let Some(before) = connected.insert(server.clone(), new) {
+                // It serves the flows that it has, and is asked for no other.
+                let _ = before.link.send(Packet::Drain);
+                before.leaving.cancel();
+            }
         }
         self.state.count.store(opening.hello.count, Ordering::Relaxed);
         let lanes = self.lanes.is_some() && opening.hello.lane_ticket.is_some();
@@ -176,7 +192,8 @@ impl Servers {
 
     /// Another connection is to take this one's place: it counts as gone from here on.
     fn let_go(&self, server: &ServerId, number: u64, link: Link) {
-        tracing::info!(%server, flows = link.flows(), "Leaving a connection when its flows are over; looking for another");
+        let flows = link.flows();
+        tracing::info!(%server, flows, "Leaving a connection when its flows are over; looking for another");
         self.leaving().insert(number, link);
         self.forget(server, number);
     }

@@ -123,8 +123,8 @@ async fn load(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
         return connect(config, None).map_err(KubeError::InCluster);
     };
     let wrong = |why| KubeError::Kubeconfig { path: path.display().to_string(), why };
-    let read = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
-    let proxy = proxy::of_cluster(&read);
+    let mut read = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
+    let proxy = proxy::of_cluster(&mut read);
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
     connect(config.map_err(|error| wrong(chain(&error)))?, proxy).map_err(wrong)
 }

@@ -4,14 +4,14 @@
 use http::Uri;
 use kube_client::config::Kubeconfig;
 
-use crate::net::connect::by_rules;
+use crate::net::connect::proxy_for;
 
-/// What the current context's cluster names.
-pub(super) fn of_cluster(config: &Kubeconfig) -> Option<String> {
+/// What the current context's cluster names. It is taken out: the library would hold NO_PROXY against it.
+pub(super) fn of_cluster(config: &mut Kubeconfig) -> Option<String> {
     let current = config.current_context.as_ref()?;
     let context = config.contexts.iter().find(|context| context.name == *current)?.context.as_ref()?;
-    let cluster = config.clusters.iter().find(|cluster| cluster.name == context.cluster)?;
-    cluster.cluster.as_ref()?.proxy_url.clone().filter(|url| !url.is_empty())
+    let cluster = config.clusters.iter_mut().find(|cluster| cluster.name == context.cluster)?;
+    cluster.cluster.as_mut()?.proxy_url.take().filter(|url| !url.is_empty())
 }
 
 /// A proxy's URL. `variable` looks into the environment.
@@ -26,11 +26,17 @@ pub(super) fn on_the_way(
     let plain = server.scheme_str() == Some("http");
     let port = server.port_u16().unwrap_or(if plain { 80 } else { 443 });
     let names = if plain { ["HTTP_PROXY", "http_proxy"] } else { ["HTTPS_PROXY", "https_proxy"] };
-    let named = of_cluster.or_else(|| by_rules(server.host().unwrap_or_default(), port, names, variable));
+    let named = of_cluster.or_else(|| proxy_for(server.host().unwrap_or_default(), port, names, variable));
     let Some(named) = named else { return Ok(None) };
     // As Go: without a scheme it is an HTTP proxy.
-    let url = if named.contains("://") { named.clone() } else { format!("http://{named}") };
-    url.parse().map(Some).map_err(|error| format!("the proxy {named:?} is no URL: {error}"))
+    let url = if named.contains("://") { named } else { format!("http://{named}") };
+    // A password is before the last `@`.
+    let shown = || url.rsplit('@').next().unwrap_or_default().to_owned();
+    let url: Uri = url.parse().map_err(|error| format!("the proxy {:?} is no URL: {error}", shown()))?;
+    match url.scheme_str() {
+        Some("http" | "https" | "socks5") => Ok(Some(url)),
+        scheme => Err(format!("the proxy {:?} speaks {scheme:?}; known are http, https and socks5", shown())),
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +88,14 @@ mod tests {
         let text = "{ current-context: b, contexts: [{ name: a, context: { cluster: one }}, \
                     { name: b, context: { cluster: two }}], clusters: [{ name: one, cluster: { proxy-url: \
                     'http://one' }}, { name: two, cluster: { proxy-url: 'http://two' }}]}";
-        let config = Kubeconfig::from_yaml(text).unwrap();
-        assert_eq!(of_cluster(&config).as_deref(), Some("http://two"));
+        let mut config = Kubeconfig::from_yaml(text).unwrap();
+        assert_eq!(of_cluster(&mut config).as_deref(), Some("http://two"));
+    }
+    #[test]
+    fn what_is_no_proxy_is_refused_without_its_password() {
+        for (url, said) in [("http://u:secret@a b", "no URL"), ("socks4://u:secret@proxy:1", "socks5")] {
+            let error = on_the_way(&SERVER.parse().unwrap(), Some(url.into()), |_| None).unwrap_err();
+            assert!(error.contains(said) && !error.contains("secret"), "{error}");
+        }
     }
 }

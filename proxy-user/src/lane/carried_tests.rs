@@ -296,34 +296,37 @@ async fn a_peer_that_leaves_and_aborts_has_not_ended() {
     assert!(poll_fn(|cx| Poll::Ready(far.poll_broken(cx))).await.is_ready());
 }
 
-/// A forced engine waits for both to leave TLS, for so long; then the flow is copied as any other.
+/// A forced engine waits for both to leave TLS, for so long; then the flow is copied as any other. `auto` on a machine
+/// without splice(2) forces none.
 #[tokio::test]
 async fn a_peer_that_does_not_leave_costs_a_forced_engine_its_flow_and_nothing_else() {
     use crate::flow::Meter;
-    use crate::splice::{End, EngineChoice, SpliceConfig, Splicer};
+    use crate::splice::{End, EngineChoice, Proven, SpliceConfig, Splicer};
 
-    let World { near, mut far, .. } = world(Security::Raw, false).await;
-    let splicer =
-        Splicer::start(SpliceConfig { engine: EngineChoice::Copy, ..SpliceConfig::default() }).unwrap();
-    let (inner, outer) = std::os::unix::net::UnixStream::pair().unwrap();
-    outer.set_nonblocking(true).unwrap();
-    let mut client = tokio::net::UnixStream::from_std(outer).unwrap();
-    let end = End::unix(inner).with_greeting(Bytes::from_static(b"hello"));
-    let join = tokio::spawn(splicer.join(end, End::stream(near), Arc::<Meter>::default()));
+    for engine in [EngineChoice::Copy, EngineChoice::Auto] {
+        let World { near, mut far, .. } = world(Security::Raw, false).await;
+        let proven = Proven { sockmap: false, splice: false };
+        let splicer = Splicer::start(SpliceConfig { engine, proven, ..SpliceConfig::default() }).unwrap();
+        let (inner, outer) = std::os::unix::net::UnixStream::pair().unwrap();
+        outer.set_nonblocking(true).unwrap();
+        let mut client = tokio::net::UnixStream::from_std(outer).unwrap();
+        let end = End::unix(inner).with_greeting(Bytes::from_static(b"hello"));
+        let join = tokio::spawn(splicer.join(end, End::stream(near), Arc::<Meter>::default()));
 
-    let mut words = [0; 5];
-    tokio::time::timeout(SOON, client.read_exact(&mut words)).await.unwrap().unwrap();
-    assert_eq!(&words, b"hello");
-    client.write_all(b"there").await.unwrap();
-    tokio::time::timeout(SOON, far.read_exact(&mut words)).await.unwrap().unwrap();
-    assert_eq!(&words, b"there");
-    // It leaves with its first word, and the flow stays where it is.
-    far.write_all(b"again").await.unwrap();
-    far.shutdown().await.unwrap();
-    let mut rest = Vec::new();
-    tokio::time::timeout(SOON, client.read_to_end(&mut rest)).await.unwrap().unwrap();
-    assert_eq!(rest, b"again");
-    client.shutdown().await.unwrap();
-    assert_eq!(tokio::time::timeout(SOON, far.read(&mut words)).await.unwrap().unwrap(), 0);
-    assert!(tokio::time::timeout(SOON, join).await.unwrap().unwrap().is_clean());
+        let mut words = [0; 5];
+        tokio::time::timeout(SOON, client.read_exact(&mut words)).await.unwrap().unwrap();
+        assert_eq!(&words, b"hello");
+        client.write_all(b"there").await.unwrap();
+        tokio::time::timeout(SOON, far.read_exact(&mut words)).await.unwrap().unwrap();
+        assert_eq!(&words, b"there");
+        assert_eq!(far.is_leaving(), engine == EngineChoice::Copy);
+        far.write_all(b"again").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        tokio::time::timeout(SOON, client.read_to_end(&mut rest)).await.unwrap().unwrap();
+        assert_eq!(rest, b"again");
+        client.shutdown().await.unwrap();
+        assert_eq!(tokio::time::timeout(SOON, far.read(&mut words)).await.unwrap().unwrap(), 0);
+        assert!(tokio::time::timeout(SOON, join).await.unwrap().unwrap().is_clean());
+    }
 }

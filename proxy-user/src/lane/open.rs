@@ -19,8 +19,8 @@ use crate::splice::End;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Control streams made anew for a new certificate: one for each server at once. Certificates change in hours; a server
-/// that takes no lane for another reason costs a stream a minute.
+/// Control streams made anew for a new certificate: so many at once. Certificates change in hours; a server that takes no
+/// lane for another reason costs a stream a minute.
 const RENEWALS: u32 = 16;
 const RENEWALS_PER_SECOND: f64 = 1.0 / 60.0;
 

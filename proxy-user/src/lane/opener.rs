@@ -1,6 +1,7 @@
 //! The agent's end of a new lane: when to open one, and what to make of where it landed.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub(super) struct Stream {
     pub(super) host: Arc<dyn Host>,
     pub(super) ended: CancellationToken,
     ticket: Ticket,
+    /// Another is to take its place, for the sake of its lanes.
+    renewed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -47,7 +50,15 @@ struct State {
 
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, server_id: String, host: Arc<dyn Host>, ticket: Ticket) -> Stream {
-        Stream { shared, server_id, host, ended: CancellationToken::new(), ticket, state: Mutex::default() }
+        Stream {
+            shared,
+            server_id,
+            host,
+            ended: CancellationToken::new(),
+            ticket,
+            renewed: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     /// Closes idle lanes and abandons dials.
@@ -206,7 +217,12 @@ impl Stream {
         self.shared.counters.refused(refusal);
         match refusal {
             Refusal::NotWanted | Refusal::NoSuchDial | Refusal::TooManyLanes => {}
-            Refusal::OtherCertificate if self.shared.may_renew() => self.host.renew(),
+            // Lanes that were under way meanwhile hear the same.
+            Refusal::OtherCertificate if self.renewed.load(Ordering::Relaxed) => {}
+            Refusal::OtherCertificate if self.shared.may_renew() => {
+                self.renewed.store(true, Ordering::Relaxed);
+                self.host.renew();
+            }
             _ => self.failed(&OpenError::Talk(TalkError::Refused(refusal))),
         }
     }

@@ -141,11 +141,15 @@ impl AgentStream {
             };
         };
         lane.engage();
+        let heard = async { hear_whenever(lane.wire()?, MESSAGE_TIMEOUT).await };
         let target = select! {
             target = &mut dial => target,
-            () = disturbed(&mut lane) => {
+            heard = heard => {
                 // The server refused the lane or gave up the dial, or the lane broke.
-                stream.heed(lane).await;
+                if let Err(TalkError::Refused(refusal)) = heard {
+                    stream.refused(refusal);
+                }
+                drop(lane);
                 match dial.await {
                     Ok(target) => return pending.on_mux(target, OnMux::Lost),
                     Err(error) => return Answered::Failed(error),
@@ -160,14 +164,6 @@ impl AgentStream {
 }
 
 impl Stream {
-    /// Hears what the server says of a lane that was to wait for its dial's answer.
-    async fn heed(&self, mut lane: Lane) {
-        let Ok(wire) = lane.wire() else { return };
-        if let Err(TalkError::Refused(refusal)) = hear(wire, MESSAGE_TIMEOUT).await {
-            self.refused(refusal);
-        }
-    }
-
     async fn good<T>(self: &Arc<Self>, mut lane: Lane, number: u64, target: T) -> Answered<T> {
         lane.engage();
         let joined = async {

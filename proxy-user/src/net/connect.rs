@@ -56,7 +56,7 @@ impl Connector {
     /// # Errors
     /// A proxy that cannot be used.
     pub fn from_env(host: &str, port: u16) -> Result<Connector, ProxyError> {
-        let proxy = by_rules(host, port, ["HTTPS_PROXY", "https_proxy"], |name| std::env::var(name).ok());
+        let proxy = proxy_for(host, port, ["HTTPS_PROXY", "https_proxy"], |name| std::env::var(name).ok());
         Connector::by(host, port, proxy.as_deref(), "")
     }
 
@@ -181,7 +181,7 @@ impl Proxy {
 
 /// What the first of `names` that is set says, unless NO_PROXY (or in lower case) exempts the host. `variable` looks
 /// into the environment.
-pub(crate) fn by_rules(
+pub(crate) fn proxy_for(
     host: &str,
     port: u16,
     names: [&str; 2],

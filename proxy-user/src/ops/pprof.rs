@@ -37,9 +37,17 @@ pub(super) async fn answer(name: &str, ask: &Ask) -> Page {
             Page::text(StatusCode::OK, memory())
         }
         "heap" => {
-            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-            let profile = profile(["inuse_space", "bytes"], resident(&smaps), Duration::ZERO);
-            file("heap", profile.encode_to_vec().into())
+            // The kernel walks the page tables for it.
+            match tokio::fs::read_to_string("/proc/self/smaps").await {
+                Ok(smaps) => {
+                    let profile = profile(["inuse_space", "bytes"], resident(&smaps), Duration::ZERO);
+                    file("heap", profile.encode_to_vec().into())
+                }
+                Err(error) => {
+                    let why = format!("Cannot read /proc/self/smaps: {error}.");
+                    explain(StatusCode::INTERNAL_SERVER_ERROR, &why)
+                }
+            }
         }
         "symbol" => Page::text(StatusCode::OK, "num_symbols: 1\n"),
         "trace" => {

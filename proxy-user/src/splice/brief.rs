@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Splicer;
 use super::half::Half;
@@ -14,29 +14,31 @@ use super::stream::{PollElapsed, StreamCancel};
 use super::tokio_end::TokioEnd;
 use crate::flow::{Direction, Ending, Meter};
 
+/// How a flow begins that an engine thread goes on with.
+pub(super) enum Begin {
+    /// On tokio, while it may be a short one.
+    Brief(Brief),
+    /// Nowhere, until a forced engine can have it; this long at most.
+    Forced(Pin<Box<Sleep>>),
+}
+
+impl Begin {
+    pub(super) fn brief() -> Begin {
+        Begin::Brief(Brief { until: Instant::now() + BRIEF_TIME, timer: None })
+    }
+
+    pub(super) fn forced() -> Begin {
+        Begin::Forced(Box::pin(sleep(FORCED_WAIT)))
+    }
+}
+
 /// A flow may yet be a short one.
 pub(super) struct Brief {
     until: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    /// For engine threads as soon as they can have it.
-    forced: bool,
 }
 
 impl Brief {
-    pub(super) fn new() -> Brief {
-        Brief { until: Instant::now() + BRIEF_TIME, timer: None, forced: false }
-    }
-
-    /// For a flow of a forced engine, which moves every byte that it can.
-    pub(super) fn at_once() -> Brief {
-        Brief { until: Instant::now() + FORCED_WAIT, timer: None, forced: true }
-    }
-
-    /// Nothing is written before its engine has the flow.
-    pub(super) fn is_forced(&self) -> bool {
-        self.forced
-    }
-
     fn is_fresh(&self) -> bool {
         Instant::now() < self.until
     }
@@ -56,11 +58,6 @@ impl Brief {
         if !waits {
             return Poll::Pending;
         }
-        self.poll_until(context)
-    }
-
-    /// Ready when its time is over.
-    pub(super) fn poll_until(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let until = self.until;
         self.timer.get_or_insert_with(|| Box::pin(sleep_until(until))).as_mut().poll_elapsed(context)
     }

@@ -115,15 +115,15 @@ impl Half {
 
     /// What has not begun or [`Half::can_go_on`] says yes to, for an engine thread. Bytes that were read and not
     /// written come along.
-    pub(super) fn into_track(mut self, engine: EngineChoice) -> Track {
+    pub(super) fn into_track(self, engine: EngineChoice) -> Track {
         let over = self.finish().is_some();
         let greeting = match self.phase {
             Phase::Greet(greeting) => greeting,
             _ => Bytes::new(),
         };
-        let mut waiting = BytesMut::from(self.early);
-        waiting.unsplit(self.buffer.split_off(self.written));
-        let mut track = Track::new(self.side, greeting, waiting.freeze(), engine);
+        // A copy, since the buffer is larger and would live as long as the flow.
+        let waiting = [&self.early, &self.buffer[self.written..]].concat();
+        let mut track = Track::new(self.side, greeting, waiting.into(), engine);
         if over {
             track.direction.step(Event::Eof);
             track.direction.step(Event::Shut);

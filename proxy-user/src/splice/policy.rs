@@ -23,8 +23,8 @@ pub(super) const ORPHAN_AFTER: Duration = Duration::from_secs(60);
 pub(crate) const BRIEF_BYTES: u64 = 64 << 10;
 pub(crate) const BRIEF_TIME: Duration = Duration::from_millis(100);
 
-/// How long a flow waits for its forced engine: many round trips. A peer that does not say by then that it left TLS may be
-/// gone, and nobody looks after the client meanwhile.
+/// How long a flow waits for its forced engine: many round trips. A peer that does not say by then that it left TLS may
+/// be gone, and nobody looks after the client meanwhile.
 pub(super) const FORCED_WAIT: Duration = Duration::from_secs(1);
 
 /// What a peer may say before a forced engine has its flow: all that fits in frames, and as much behind them.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::oneshot;
 
-use super::brief::Brief;
+use super::brief::Begin;
 use super::budget;
 use super::control::Control;
 use super::crew::{Share, Threads};
@@ -54,12 +54,15 @@ impl Splicer {
 
     /// The engine that new flows obey.
     pub fn engine(&self) -> EngineChoice {
+        if self.splice { self.asked() } else { EngineChoice::Copy }
+    }
+
+    fn asked(&self) -> EngineChoice {
         EngineChoice::from_number(self.engine.load(Ordering::Relaxed))
     }
 
     /// Chooses the engine for new flows; running flows go on as they are.
     pub fn set_engine(&self, engine: EngineChoice) {
-        let engine = if self.splice { engine } else { EngineChoice::Copy };
         self.engine.store(engine as u8, Ordering::Relaxed);
     }
 
@@ -78,9 +81,9 @@ impl Splicer {
     /// one. With a [`FlowStream`](super::FlowStream) the returned future
     /// itself copies, so it must be polled on a tokio runtime.
     pub fn join(&self, left: End, right: End, meter: Arc<Meter>) -> Join {
-        let brief = self.on_tokio_first(&left.io, &right.io);
+        let begin = self.on_tokio_first(&left.io, &right.io);
         let ends = match (left.io, right.io) {
-            (client, target) if brief.is_some() => [Unjoined::new(client), Unjoined::new(target)],
+            (client, target) if begin.is_some() => [Unjoined::new(client), Unjoined::new(target)],
             (client @ EndIo::Stream(_), target) | (client, target @ EndIo::Stream(_)) => {
                 [Unjoined::new(client), Unjoined::new(target)]
             }
@@ -97,10 +100,10 @@ impl Splicer {
         };
         let cancel = Arc::new(StreamCancel::default());
         let share = Share::take(&self.threads);
-        let most = share.grant.in_hand().min(if brief.is_some() { STREAM_BUFFER_FIRST } else { usize::MAX });
+        let most = share.grant.in_hand().min(if begin.is_some() { STREAM_BUFFER_FIRST } else { usize::MAX });
         let up = Half::new(Direction::Up, right.greeting, left.early, most);
         let down = Half::new(Direction::Down, left.greeting, right.early, most);
-        let lasting = brief.map(|brief| (self.clone(), brief));
+        let lasting = begin.map(|begin| (self.clone(), begin));
         let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone(), lasting);
         Join::on_tokio(Box::pin(copy) as Pin<Box<_>>, cancel, meter)
     }
@@ -108,15 +111,15 @@ impl Splicer {
     /// Two sockets that tokio watches stay there while their flow may be a short one: handing them to a thread costs
     /// more than moving what most flows have. Forced engines move every byte themselves, as soon as there are two clear
     /// sockets.
-    fn on_tokio_first(&self, client: &EndIo, target: &EndIo) -> Option<Brief> {
-        let auto = self.engine() == EngineChoice::Auto;
+    fn on_tokio_first(&self, client: &EndIo, target: &EndIo) -> Option<Begin> {
+        let auto = self.asked() == EngineChoice::Auto;
         match (client, target) {
-            (EndIo::Watched(_), EndIo::Watched(_)) => auto.then(Brief::new),
+            (EndIo::Watched(_), EndIo::Watched(_)) => auto.then(Begin::brief),
             (EndIo::Stream(stream), EndIo::Plain(_) | EndIo::Watched(_))
             | (EndIo::Plain(_) | EndIo::Watched(_), EndIo::Stream(stream))
                 if stream.may_leave() =>
             {
-                Some(if auto { Brief::new() } else { Brief::at_once() })
+                Some(if auto { Begin::brief() } else { Begin::forced() })
             }
             _ => None,
         }

@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::Splicer;
-use super::brief::{self, Brief};
+use super::brief::{self, Begin, Brief};
 use super::crew::Share;
 use super::half::{Half, Lost};
 use super::policy::{ABORT_WAIT, LOOK_AFTER};
@@ -58,9 +58,14 @@ pub(super) async fn join(
     share: Share,
     meter: Arc<Meter>,
     cancel: Arc<StreamCancel>,
-    lasting: Option<(Splicer, Brief)>,
+    lasting: Option<(Splicer, Begin)>,
 ) -> Ending {
-    let (splicer, brief) = lasting.unzip();
+    let (splicer, begin) = lasting.unzip();
+    let (brief, forced) = match begin {
+        Some(Begin::Brief(brief)) => (Some(brief), None),
+        Some(Begin::Forced(until)) => (None, Some(until)),
+        None => (None, None),
+    };
     let [left, right] = ends;
     let (left, right) = match (left.begin(share.grant), right.begin(share.grant)) {
         (Ok(left), Ok(right)) => (left, right),
@@ -71,6 +76,7 @@ pub(super) async fn join(
     };
     let mut running = Running(Some(Copy {
         brief,
+        forced,
         ends: [left, right],
         halves: [up, down],
         broken: [false; 2],
@@ -126,6 +132,8 @@ impl Drop for Running {
 struct Copy {
     /// None of a flow that is tokio's for good.
     brief: Option<Brief>,
+    /// Until when a forced engine is waited for.
+    forced: Option<Pin<Box<tokio::time::Sleep>>>,
     ends: [TokioEnd; 2],
     halves: [Half; 2],
     broken: [bool; 2],
@@ -149,11 +157,11 @@ struct Look {
 impl Copy {
     /// Ready when both directions ended, or are to go on elsewhere.
     fn poll(&mut self, context: &mut Context<'_>, meter: &Meter) -> Poll<Stop> {
-        if self.brief.as_ref().is_some_and(Brief::is_forced) {
+        if self.forced.is_some() {
             if ready!(self.poll_clear(context)) {
                 return Poll::Ready(Stop::Lasting);
             }
-            self.brief = None;
+            self.forced = None;
         }
         let mut again = true;
         while std::mem::take(&mut again) {
@@ -194,7 +202,10 @@ impl Copy {
         for side in 0..2 {
             if self.ends[side].poll_leave(context).is_pending() {
                 if self.halves[side].poll_hold(context, &mut self.ends[side]).is_pending()
-                    && self.brief.as_mut().is_some_and(|brief| brief.poll_until(context).is_pending())
+                    && self
+                        .forced
+                        .as_mut()
+                        .is_some_and(|until| until.as_mut().poll_elapsed(context).is_pending())
                 {
                     return Poll::Pending;
                 }

@@ -175,14 +175,12 @@ impl Track {
         tcp && !self.refused && turn.map.is_some_and(|map| map.is_trusted())
     }
 
-    /// Maps a Unix source, where that was asked for, before anything invites its peer to speak; early bytes go first.
+    /// Maps a Unix source, where that was asked for, before anything invites its peer to speak. One that spoke already
+    /// may speak on while it enters, and its bytes would pass the verdict by.
     pub(super) fn enter_early(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> Result<(), Lost> {
         let possible = link.from.is_unix() && !link.to.is_unix() && turn.map.is_some();
         if !possible || self.engine != EngineChoice::Sockmap {
             return Ok(());
-        }
-        while self.direction.next() == Act::Send {
-            self.send(link)?;
         }
         let quiet = readable(link.from).is_ok_and(|bytes| bytes == 0);
         if self.direction.next() == Act::Recv && quiet { self.promote(link, turn) } else { Ok(()) }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::world::{SOON, Server, World, until};
+use super::world::{SOON, Server, World, target, until};
 use crate::lane::counters::{LANDED, MUX, REFUSED};
 use crate::lane::*;
 
@@ -30,6 +30,23 @@ async fn wrong_tickets_are_refused_with_their_reason_and_the_flow_takes_the_mux(
     agent.want(1);
     until(|| refused("ended_stream") == 1).await;
     until(|| world.agent.stats().idle == 0).await;
+}
+
+/// The only lane of its control stream: the agent hears why it is refused whether its target answers before or after, and
+/// asks for a control stream under the certificate that it shows now, once.
+#[tokio::test]
+async fn a_lane_that_is_refused_while_it_waits_for_its_target_is_heeded() {
+    for target_is in ["slow:1", "echo:1"] {
+        let world = World::new(Security::Raw, Security::Raw).await;
+        let lanes = world.server.lanes.stream(Some(world.identity("other")), Box::new(|_| {})).unwrap();
+        let agent = world.agent.stream("server-a", lanes.ticket().clone(), world.host.clone());
+        for dial in 1..=2 {
+            assert!(matches!(agent.answer(dial, target(target_is)).await, Answered::Mux(_)), "{target_is}");
+            let heard = (REFUSED, Refusal::OtherCertificate.name().to_owned());
+            until(|| world.agent.stats().labelled.get(&heard) == Some(&dial)).await;
+            assert_eq!(world.host.renewals.load(Ordering::Relaxed), 1, "{target_is}");
+        }
+    }
 }
 
 #[tokio::test]

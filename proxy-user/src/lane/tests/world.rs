@@ -109,8 +109,10 @@ impl Route for Direct {
 }
 
 /// Targets by name; what was carried echoes.
+#[derive(Default)]
 pub(super) struct Echo {
     pub(super) dials: AtomicU32,
+    pub(super) renewals: AtomicU32,
 }
 
 impl Host for Echo {
@@ -125,7 +127,9 @@ impl Host for Echo {
         carry(flow.lane);
     }
 
-    fn renew(&self) {}
+    fn renew(&self) {
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 pub(super) async fn target(address: &str) -> Result<End, DialError> {
@@ -233,7 +237,7 @@ impl World {
             closed: AtomicBool::new(false),
         });
         let agent = AgentLanes::new(agent, route.clone());
-        World { files, server, route, agent, host: Arc::new(Echo { dials: AtomicU32::new(0) }) }
+        World { files, server, route, agent, host: Arc::default() }
     }
 
     /// The identity that the server will see on this agent's lanes.

@@ -196,7 +196,8 @@ macro_rules! konduit_flags {
             flag!(ENGINE_GROUP, "engine", splice.engine,
                 "Highest engine that may move bytes: sockmap (in the kernel, by redirect), splice (in the kernel, \
                  by pipe pages) or copy (in userspace). auto uses each where the start-up self-test proved it and \
-                 where it is best. Can be lowered in a running process, see `set`."),
+                 where it is best; any other has every flow on a raw lane from its first byte, which costs the dial \
+                 a round trip of the lane, and the lane. Can be lowered in a running process, see `set`."),
             flag!(ENGINE_GROUP, "buffer-budget", splice.buffer_budget,
                 "Bytes that may wait inside the flows of this process, all together. A flow gets a part of what is left \
                  when it begins, never less than 128 KiB in each direction, half of them as its receive buffer. auto \
@@ -288,7 +289,13 @@ macro_rules! log_flags {
                 "Accepted: there is one log file for all severities."
             )
             .powerless(),
-            flag!(LOG_GROUP, "log-backtrace-at", log.backtrace_at, "Accepted without effect.").powerless(),
+            flag!(
+                LOG_GROUP,
+                "log-backtrace-at",
+                log.backtrace_at,
+                "Accepted without effect: no stack is logged."
+            )
+            .powerless(),
             flag!(
                 LOG_GROUP,
                 "vmodule",
