@@ -72,6 +72,14 @@ impl Place {
     }
 
     pub(crate) fn start_agent_with(&self, flags: &[&str]) -> anyhow::Result<Child> {
+        let child = self.spawn_agent(flags)?;
+        let ready = || http_get(self.pages(), "/readyz").is_ok();
+        ports::wait(SOON, "an agent at the server", ready)?;
+        Ok(child)
+    }
+
+    /// An agent that may never get to its server.
+    pub(crate) fn spawn_agent(&self, flags: &[&str]) -> anyhow::Result<Child> {
         let [admin] = ports::free()?;
         let path = |name| self.ground.path(name).display().to_string();
         let mut command = Command::new(binaries()?.join("proxy-agent"));
@@ -88,10 +96,7 @@ impl Place {
             "--lane-wait=30s".to_owned(),
         ]);
         command.args(flags);
-        let child = Child::start("agent", &self.ground.path(""), &mut command)?;
-        let ready = || http_get(self.pages(), "/readyz").is_ok();
-        ports::wait(SOON, "an agent at the server", ready)?;
-        Ok(child)
+        Child::start("agent", &self.ground.path(""), &mut command)
     }
 
     pub(crate) fn pages(&self) -> std::net::SocketAddr {

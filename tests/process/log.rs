@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use proxy_tests::certs::Certs;
 use proxy_tests::ports;
 use proxy_tests::scrape::http_get;
 
@@ -22,6 +23,31 @@ fn flags_without_effect_are_named_in_one_warning() {
         let [told] = told[..] else { panic!("not one line:\n{log}") };
         assert!(told.starts_with('W') && told.contains("--log-backtrace-at"), "{told}");
         assert!(also.is_none_or(|also| told.contains(also)), "{told}");
+    }
+}
+
+/// TLS 1.3 tells of a refused certificate after the client's handshake, in a race with its first words.
+#[test]
+fn an_agent_whose_certificate_is_not_taken_says_so_each_time() {
+    let place = Place::new().unwrap();
+    let _server = place.start_server("server", &[]).unwrap();
+    let elsewhere = place.ground.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let stranger = Certs::new(&elsewhere, "elsewhere").unwrap().client("client", "an agent", None).unwrap();
+    let flags = [
+        format!("--agent-cert={}", stranger.cert.display()),
+        format!("--agent-key={}", stranger.key.display()),
+        "--sync-interval=100ms".to_owned(),
+        "--sync-interval-cap=100ms".to_owned(),
+    ];
+    let agent = place.spawn_agent(&flags.each_ref().map(String::as_str)).unwrap();
+    let tries = || {
+        let log = std::fs::read_to_string(&agent.log).unwrap();
+        log.lines().filter(|line| line.contains("Cannot connect")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    ports::wait(SOON, "ten tries", || tries().len() >= 10).unwrap();
+    for line in tries() {
+        assert!(line.contains("does not take this agent's certificate (TLS alert UnknownCA)"), "{line}");
     }
 }
 

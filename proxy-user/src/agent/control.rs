@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use hyper_util::rt::TokioIo;
+use rustls::AlertDescription;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
@@ -43,6 +44,32 @@ pub enum OpenError {
     Silent,
     #[error("the server's answer makes no sense: {0}")]
     Metadata(#[from] MetadataError),
+    #[error(
+        "the server does not take this agent's certificate (TLS alert {0:?}): the server's --cluster-ca-cert must know \
+         who signed --agent-cert, and that must be valid"
+    )]
+    Certificate(AlertDescription),
+}
+
+impl OpenError {
+    /// The connection ended with this alert.
+    fn of(alert: AlertDescription) -> Option<OpenError> {
+        use AlertDescription::{
+            AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+            CertificateUnknown, UnknownCA, UnsupportedCertificate,
+        };
+        match alert {
+            AccessDenied
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRequired
+            | CertificateRevoked
+            | CertificateUnknown
+            | UnknownCA
+            | UnsupportedCertificate => Some(OpenError::Certificate(alert)),
+            _ => None,
+        }
+    }
 }
 
 /// A stream whose server has answered; dropped as it is, the stream ends.
@@ -60,12 +87,23 @@ impl Opening {
     /// # Errors
     /// What failed first on the way.
     pub async fn open(route: &Route, hello: &AgentHello, keepalive: Duration) -> Result<Opening, OpenError> {
+        let alert = Arc::new(OnceLock::new());
+        let opened = Opening::with(route, hello, keepalive, alert.clone()).await;
+        opened.map_err(|error| alert.get().copied().and_then(OpenError::of).unwrap_or(error))
+    }
+
+    async fn with(
+        route: &Route,
+        hello: &AgentHello,
+        keepalive: Duration,
+        alert: Arc<OnceLock<AlertDescription>>,
+    ) -> Result<Opening, OpenError> {
         let headers = hello.write()?;
         let stream = route.connect().await?;
         // Go's floor; below it servers answer with ENHANCE_YOUR_CALM.
         let keepalive = keepalive.max(Duration::from_secs(10));
         let leaving = CancellationToken::new();
-        let mut once = Some(TokioIo::new(Tap::new(stream, leaving.clone())));
+        let mut once = Some(TokioIo::new(Tap::new(stream, leaving.clone(), alert)));
         let connector = tower::service_fn(move |_: http::Uri| {
             let stream = once.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
             async move { stream }

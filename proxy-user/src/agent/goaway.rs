@@ -1,9 +1,12 @@
-//! Notices that a server wants its connection to end: HTTP/2's GOAWAY, which the gRPC library keeps to itself.
+//! What a server says of the connection that the gRPC library keeps to itself: that it wants it to end (HTTP/2's
+//! GOAWAY), and why it did not take this agent (a TLS alert, which in TLS 1.3 comes after the client's handshake).
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -11,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 const GOAWAY: u8 = 7;
 const HEADER: usize = 9;
 
-/// A connection to an HTTP/2 server that cancels `leaving` when a GOAWAY passes by. It changes nothing.
+/// A connection to an HTTP/2 server that cancels `leaving` when a GOAWAY passes by, and keeps an alert. It changes
+/// nothing.
 pub(super) struct Tap<S> {
     stream: S,
     frames: Frames,
     leaving: CancellationToken,
+    alert: Arc<OnceLock<AlertDescription>>,
 }
 
 /// Where in a sequence of frames a reader is.
@@ -53,8 +58,12 @@ impl Frames {
 }
 
 impl<S> Tap<S> {
-    pub(super) fn new(stream: S, leaving: CancellationToken) -> Tap<S> {
-        Tap { stream, frames: Frames::default(), leaving }
+    pub(super) fn new(
+        stream: S,
+        leaving: CancellationToken,
+        alert: Arc<OnceLock<AlertDescription>>,
+    ) -> Tap<S> {
+        Tap { stream, frames: Frames::default(), leaving, alert }
     }
 }
 
@@ -68,6 +77,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if self.frames.read(&buf.filled()[before..]) {
             self.leaving.cancel();
+        }
+        if let Poll::Ready(Err(error)) = &polled
+            && let Some(rustls::Error::AlertReceived(alert)) = error.get_ref().and_then(|e| e.downcast_ref())
+        {
+            let _ = self.alert.set(*alert);
         }
         polled
     }

@@ -10,7 +10,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{Acceptor, ClientHello, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, server};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -22,6 +22,9 @@ use super::sessions::Sessions;
 
 pub const ALPN_H2: &[u8] = b"h2";
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// How long a peer may take to hear why its handshake failed, and to close.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A TLS configuration that cannot be made of its files.
 #[derive(Debug, thiserror::Error)]
@@ -278,9 +281,15 @@ impl ClientEndpoint {
     }
 }
 
-/// After a handshake that failed: what TLS had to say about it may still wait to be written.
-async fn tell<S: AsyncWrite + Unpin>(error: io::Error, mut stream: S) -> io::Error {
-    let _ = stream.shutdown().await;
+/// After a handshake that failed: what TLS had to say about it may still wait to be written, and a close in front of
+/// unread bytes would be a reset, which destroys it.
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(error: io::Error, mut stream: S) -> io::Error {
+    let last_words = async {
+        let _ = stream.shutdown().await;
+        let mut unread = [0; 1024];
+        while let Ok(1..) = stream.read(&mut unread).await {}
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
     error
 }
 

@@ -158,6 +158,7 @@ fn the_environment_gives_the_id_and_the_flag_wins() {
 fn one_mistake_is_told_in_upstreams_words() {
     let line = Line::new();
     let file = line.file.path().to_str().unwrap();
+    let long_name = format!("--alpn-proto={}", "a".repeat(300));
     for (more, gist) in [
         (
             &["--agent-key=/none", "--agent-cert", file][..],
@@ -171,6 +172,7 @@ fn one_mistake_is_told_in_upstreams_words() {
         (&["--health-server-port=0"], "health server port 0 must be greater than 0".to_owned()),
         (&["--admin-server-port=0"], "admin server port 0 must be greater than 0".to_owned()),
         (&["--xfr-channel-size=-3"], "channel size -3 must be greater than 0".to_owned()),
+        (&[&long_name], "protocol name of 300 bytes, 255 at the most".to_owned()),
         (&["--sync-interval=1m"], "sync interval 1m0s must be less than sync interval cap 10s".to_owned()),
         (
             &["--service-account-token-path=/none"],

@@ -43,6 +43,10 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         let gist = format!("sync interval {interval} must be less than sync interval cap {cap}");
         found.push(("sync-interval", gist));
     }
+    // RFC 7301, 3.1: the length of a name is one byte.
+    if let Some(name) = o.alpn_proto.iter().find(|name| name.len() > 255) {
+        found.push(("alpn-proto", format!("protocol name of {} bytes, 255 at the most", name.len())));
+    }
     // Upstream takes it and busies itself; a pause of nothing is none.
     o.probe_interval = o.probe_interval.max(Duration::from_millis(1));
     o.sync_interval = o.sync_interval.max(Duration::from_millis(1));
