@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -14,8 +13,6 @@ use proxy_tests::link::{self, Link, Nature};
 use proxy_tests::memory::open_fds;
 use proxy_tests::ports;
 use proxy_tests::scrape::Page;
-use proxy_user::flow::Engine;
-use proxy_user::splice::proof::Abilities;
 
 use crate::context::log_directory;
 use crate::route::Route;
@@ -120,7 +117,7 @@ fn one_route(
     load: &Load,
 ) -> anyhow::Result<String> {
     let route = starter.start(name)?;
-    if let Some(why) = route.engine.and_then(unproven) {
+    if let Some(why) = route.unproven() {
         return Ok(format!("!!! SKIPPED, nothing was tested: {why}"));
     }
     // A first, short load fills pools and lazily made things, so that what grows after it is a leak.
@@ -138,16 +135,6 @@ fn one_route(
     let words = format!("{tally}, {took} s; {}; {}", held_in_words(&before, &after), moved.in_words());
     anyhow::ensure!(!has_leaked(&before, &after), "leaked: {words}");
     Ok(words)
-}
-
-/// Why this machine has not this engine.
-fn unproven(engine: Engine) -> Option<&'static str> {
-    static ABILITIES: LazyLock<Abilities> = LazyLock::new(proxy_user::splice::proof::prove);
-    match engine {
-        Engine::Copy => None,
-        Engine::Splice => ABILITIES.splice.why_not(),
-        Engine::Sockmap => ABILITIES.sockmap_tcp.why_not().or(ABILITIES.sockmap_unix.why_not()),
-    }
 }
 
 /// What a process holds while no flow is there.

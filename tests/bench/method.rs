@@ -19,23 +19,33 @@ pub struct Samples {
     shares: BTreeMap<String, Shares>,
 }
 
-/// Looks at every route once per round. A route that carried bytes by another path than asked is an error.
+/// Looks at every route once per round. A route that carried bytes by another path or engine than asked is an error; one
+/// whose engine this machine has not is left out.
 pub fn rounds(
     rounds: usize,
     routes: &[Rc<Route>],
     mut look: impl FnMut(&Route) -> anyhow::Result<Sample>,
 ) -> anyhow::Result<Samples> {
+    let routes: Vec<_> = routes
+        .iter()
+        .filter(|route| {
+            let why = route.unproven();
+            why.iter().for_each(|why| eprintln!("!!! SKIPPED {}: {why}", route.name));
+            why.is_none()
+        })
+        .collect();
     let mut samples = Samples {
         values: BTreeMap::new(),
         order: routes.iter().map(|route| route.name.clone()).collect(),
         shares: BTreeMap::new(),
     };
     for round in 0..rounds {
-        for route in routes {
+        for &route in &routes {
             let before = route.shares()?;
             let sample = look(route).with_context(|| format!("{} in round {}", route.name, round + 1))?;
             let moved = route.shares()?.since(&before);
             route.check_path(&moved)?;
+            route.check_engine(&moved)?;
             samples.shares.entry(route.name.clone()).or_default().add(&moved);
             let metrics = samples.values.entry(route.name.clone()).or_default();
             for (metric, value) in sample {

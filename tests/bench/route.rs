@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use proxy_tests::load::Way;
 use proxy_tests::scrape::Page;
 use proxy_user::flow::Engine;
+use proxy_user::splice::proof::Abilities;
 
 /// A running way to the target. Its processes end with it.
 pub struct Route {
@@ -51,6 +53,24 @@ impl Route {
             }
         }
         Ok(shares)
+    }
+
+    /// Why this machine has not the engine that was asked for.
+    pub fn unproven(&self) -> Option<&'static str> {
+        static ABILITIES: LazyLock<Abilities> = LazyLock::new(proxy_user::splice::proof::prove);
+        match self.engine? {
+            Engine::Copy => None,
+            Engine::Splice => ABILITIES.splice.why_not(),
+            Engine::Sockmap => ABILITIES.sockmap_tcp.why_not().or(ABILITIES.sockmap_unix.why_not()),
+        }
+    }
+
+    /// Flows that have ended so far, by path, as the first hop says.
+    pub fn flows(&self) -> anyhow::Result<BTreeMap<String, f64>> {
+        match self.pages.first() {
+            Some((_, address)) => Ok(Page::get(*address)?.by("konduit_flows_total", "path")),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     /// An error when bytes went by another path than asked.

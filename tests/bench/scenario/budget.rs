@@ -21,7 +21,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let agent = route.pids[1];
     let context = &*context;
     let time = context.choose(Duration::from_secs(10), Duration::from_secs(3));
-    let samples = rounds(1, &[route], |route| {
+    let samples = rounds(context.rounds(), &[route], |route| {
         let mut echo = Echo::open(&route.way)?;
         settle_echo(&mut echo)?;
         let (before, _) = beside(&mut echo, &route.way, Duration::from_secs(3))?;
@@ -34,6 +34,9 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         let grown = rss(agent).saturating_sub(resident) as f64;
         let held = sockets + pipes + grown;
         let lost = stalled.lost() as f64;
+        drop(stalled);
+        // What they held goes back before the next round.
+        std::thread::sleep(Duration::from_secs(2));
         Ok(vec![
             ("held", held / MIB),
             ("sockets", sockets / MIB),

@@ -1,5 +1,7 @@
 //! Short flows: dial, one echo, close.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -8,10 +10,12 @@ use proxy_tests::load::echo::{self, Times};
 use crate::context::Context;
 use crate::gate::Bound;
 use crate::method::{Line, rounds};
+use crate::route::Route;
 
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let routes = context.routes(&routes_of(context))?;
     let context = &*context;
+    let before = flows(&routes)?;
     let samples = rounds(context.rounds(), &routes, |route| {
         // One client that dials now and then always finds a warm lane.
         let (mut seconds, until) = (Vec::new(), Instant::now() + context.window());
@@ -36,7 +40,26 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             dial = dial.with_gate(samples.gate("dial", (&ours, "haproxy"), Bound::AtMost(1.2)));
         }
     }
+    for ((name, before), (_, after)) in before.iter().zip(&flows(&routes)?) {
+        if !after.is_empty() {
+            rate = rate.with_note(format!("{name}, flows by path: {}", shares(before, after)));
+        }
+    }
     Ok(vec![rate, dial])
+}
+
+/// Flows of every route that have ended so far, by path.
+fn flows(routes: &[Rc<Route>]) -> anyhow::Result<Vec<(String, BTreeMap<String, f64>)>> {
+    routes.iter().map(|route| Ok((route.name.clone(), route.flows()?))).collect()
+}
+
+/// `lane-raw 98 %, mux 2 %`
+fn shares(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> String {
+    let more = |path: &String| after[path] - before.get(path).copied().unwrap_or(0.0);
+    let all: f64 = after.keys().map(more).sum();
+    let each = after.keys().filter(|path| more(path) > 0.0);
+    let words: Vec<_> = each.map(|path| format!("{path} {:.1} %", 100.0 * more(path) / all)).collect();
+    words.join(", ")
 }
 
 /// Lanes or packets, as the server sees fit.

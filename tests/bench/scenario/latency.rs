@@ -37,7 +37,12 @@ pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
 }
 
 pub fn loaded(context: &mut Context) -> anyhow::Result<Vec<Line>> {
-    let routes = context.routes(&context.bulk_routes())?;
+    let mut names = context.bulk_routes();
+    if context.options.ours.is_empty() {
+        // What sockmap alone gives: both hops TCP to TCP, and nothing else in the map's way.
+        names.push("join-sockmap".to_owned());
+    }
+    let routes = context.routes(&names)?;
     let context = &*context;
     let samples = rounds(context.rounds(), &routes, |route| beside_bulk(context, route))?;
     let mut p99 = samples.line("round trip p99 beside 4 bulk flows", "p99", "µs");
@@ -63,6 +68,8 @@ fn beside_bulk(context: &Context, route: &Route) -> anyhow::Result<Sample> {
     let (before, began) = (bulk.moved(&context.target), Instant::now());
     let longest = context.choose(Duration::from_secs(45), Duration::from_secs(4));
     let times = echo::Times::of(echo.trips(ENOUGH, context.window(), longest)?);
+    let enough = context.options.quick || times.count() >= ENOUGH;
+    anyhow::ensure!(enough, "{} round trips in {longest:?} are too few for a p99", times.count());
     let gbit = (bulk.moved(&context.target) - before) as f64 * 8.0 / began.elapsed().as_nanos() as f64;
     anyhow::ensure!(bulk.lost() == 0, "{} of 4 bulk flows ended by themselves", bulk.lost());
     drop(bulk);

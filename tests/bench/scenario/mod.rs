@@ -40,7 +40,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "loaded",
         about: "64-byte round trips beside four bulk flows",
-        seconds: 67,
+        seconds: 95,
         run: latency::loaded,
     },
     Scenario {
@@ -62,11 +62,11 @@ pub const ALL: &[Scenario] = &[
         run: encrypt::run,
     },
     Scenario { name: "grpc", about: "the gRPC frontend, one stream each way", seconds: 68, run: grpc::run },
-    Scenario { name: "stalled", about: "eight readers that never read", seconds: 160, run: stalled::run },
+    Scenario { name: "stalled", about: "eight readers that never read", seconds: 400, run: stalled::run },
     Scenario {
         name: "budget",
         about: "an agent with a budget of 8 MiB and 64 stalled flows",
-        seconds: 22,
+        seconds: 115,
         run: budget::run,
     },
     Scenario {
