@@ -15,7 +15,10 @@ use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError};
 use crate::ops::flags::{EngineOptions, LaneSecurity, LanesMode, MuxOptions};
 use crate::ops::metrics::ServerMetrics;
 use crate::splice::proof::Abilities;
-use crate::splice::{SpliceConfig, SpliceError, Splicer};
+use crate::splice::{self, SpliceConfig, SpliceError, Splicer};
+
+/// What all flows may queue as packets where memory is no matter.
+const MUX_BUFFER: u64 = 64 << 20;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +77,15 @@ pub(crate) fn splicer(options: &EngineOptions, abilities: &Abilities) -> Result<
 }
 
 pub(crate) fn pool(options: &MuxOptions) -> Arc<Pool> {
-    Pool::new(Limits { flow: options.flow_buffer.0, total: options.buffer.0 })
+    Pool::new(limits(options, splice::container_limit()))
+}
+
+/// What flows may queue as packets in a container of this limit; upstream's manifests give an agent 30 Mi, and one flow
+/// may queue half of all.
+fn limits(options: &MuxOptions, container: Option<u64>) -> Limits {
+    let derived = || container.map_or(MUX_BUFFER, |limit| (limit / 4).min(MUX_BUFFER));
+    let total = options.buffer.map_or_else(derived, |asked| asked.0);
+    Limits { flow: options.flow_buffer.0.min(total / 2), total }
 }
 
 pub(crate) fn security(security: LaneSecurity) -> Security {
@@ -147,4 +158,25 @@ pub(super) fn policy(options: &Options) -> Result<TlsPolicy, PolicyError> {
 
 pub(super) fn file(name: &str) -> Option<PathBuf> {
     (!name.is_empty()).then(|| name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::flags::ByteSize;
+
+    #[test]
+    fn packets_queue_less_in_a_small_container_unless_somebody_says_otherwise() {
+        let of = |asked: Option<u64>, container| {
+            let options = MuxOptions { buffer: asked.map(ByteSize::mib), ..MuxOptions::default() };
+            let limits = limits(&options, container);
+            (limits.flow, limits.total)
+        };
+        const MIB: u64 = 1 << 20;
+        assert_eq!(of(None, None), (4 * MIB, 64 * MIB));
+        assert_eq!(of(None, Some(8 << 30)), (4 * MIB, 64 * MIB));
+        assert_eq!(of(None, Some(32 * MIB)), (4 * MIB, 8 * MIB));
+        assert_eq!(of(None, Some(24 * MIB)), (3 * MIB, 6 * MIB));
+        assert_eq!(of(Some(64), Some(32 * MIB)), (4 * MIB, 64 * MIB));
+    }
 }

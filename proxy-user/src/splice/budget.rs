@@ -78,7 +78,7 @@ pub(super) fn default_bytes() -> u64 {
 }
 
 /// The tightest limit on the way from our own cgroup to the root; version 2, then version 1.
-fn container_limit() -> Option<u64> {
+pub(crate) fn container_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let unified = groups.lines().find_map(|line| line.strip_prefix("0::"));
     let v2 = unified.into_iter().flat_map(|group| limits("/sys/fs/cgroup", group, "memory.max"));

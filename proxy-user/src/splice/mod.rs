@@ -32,6 +32,7 @@ mod tokio_end;
 mod track;
 mod worker;
 
+pub(crate) use budget::container_limit;
 pub use config::{EngineChoice, Proven, SpliceConfig};
 pub use end::{End, EndIo, FlowStream, Plain, Watched};
 pub use error::SpliceError;

@@ -86,13 +86,13 @@ impl Default for EngineOptions {
 pub struct MuxOptions {
     /// Bytes one flow may queue towards an end that does not read.
     pub flow_buffer: ByteSize,
-    /// Bytes all flows of the process may queue.
-    pub buffer: ByteSize,
+    /// Bytes all flows of the process may queue; derived from the memory limit when absent.
+    pub buffer: Option<ByteSize>,
 }
 
 impl Default for MuxOptions {
     fn default() -> MuxOptions {
-        MuxOptions { flow_buffer: ByteSize::mib(4), buffer: ByteSize::mib(64) }
+        MuxOptions { flow_buffer: ByteSize::mib(4), buffer: None }
     }
 }
 
@@ -207,7 +207,8 @@ macro_rules! konduit_flags {
             flag!(ENGINE_GROUP, "mux-flow-buffer", mux.flow_buffer,
                 "Bytes one flow that travels as packets may queue towards an end that does not read."),
             flag!(ENGINE_GROUP, "mux-buffer", mux.buffer,
-                "Bytes all flows that travel as packets may queue together where their peer is upstream's."),
+                "Bytes all flows that travel as packets may queue together where their peer is upstream's. auto is 64 MiB, \
+                 a quarter of the container's memory limit at the most."),
             flag!(OPERATE_GROUP, "operator-socket", operator_socket,
                 "Unix socket (mode 0600) that answers `flows`, `doctor` and `set`; empty turns it off."),
             flag!(OPERATE_GROUP, "live-settings", live_settings,
