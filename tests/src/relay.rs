@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxy_user::flow::{Direction, Engine, Meter};
+use proxy_user::net::sockopt::tune;
 use proxy_user::splice::{End, EngineChoice, SpliceConfig, Splicer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -144,8 +145,9 @@ async fn one_flow(
     ledger: &Mutex<Ledger>,
 ) -> anyhow::Result<()> {
     let target = TcpStream::connect(to).await.with_context(|| format!("connecting on to {to}"))?;
-    client.set_nodelay(true)?;
-    target.set_nodelay(true)?;
+    // As the product's: a reset that a bad link loses is noticed by the next probe, and by nothing else.
+    tune(&client)?;
+    tune(&target)?;
     let meter = Arc::new(Meter::default());
     ledger.lock().expect("no panic while it is held").live.push(meter.clone());
     let join = splicer.join(End::tcp(client.into_std()?), End::tcp(target.into_std()?), meter.clone());

@@ -60,6 +60,7 @@ in_every_pairing! {
     server_restarted: true,
     one_name: true,
     three_servers: true,
+    drained: true,
 }
 
 async fn by_both_frontends<F>(
@@ -244,6 +245,30 @@ async fn one_name(pairing: Pairing) -> anyhow::Result<()> {
     // Upstream's server gives every dial to the older of the two.
     assert_eq!(lived, if pairing.server == Side::Ours { 6 } else { 0 }, "flows of the agent that is left");
     pair.dials().await?;
+    pair.kept_to_the_contract();
+    Ok(())
+}
+
+/// An agent that drains serves its flows and, as long as there is no other, new dials; it comes back to no server.
+async fn drained(pairing: Pairing) -> anyhow::Result<()> {
+    let mut pair = Pair::start(pairing).await?;
+    let target = Target::echo().await?;
+    let mut flows = pair.flows(&target).await?;
+    pair.agents[0].drain().await?;
+    go_on(&mut flows).await?;
+    flows.extend(pair.flows(&target).await?);
+    pair.start_agent().await?;
+    flows.extend(pair.flows(&target).await?);
+    go_on(&mut flows).await?;
+    pair.kill_server().await?;
+    for flow in flows {
+        flow.ended().await?;
+    }
+    pair.start_server().await?;
+    pair.dials().await?;
+    // Longer than any pause between two looks for servers.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    pair.agents[0].has(0).await?;
     pair.kept_to_the_contract();
     Ok(())
 }

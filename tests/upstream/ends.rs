@@ -208,6 +208,16 @@ impl AgentEnd {
         until(&format!("an agent with {servers} servers"), has).await
     }
 
+    /// The first SIGTERM.
+    pub(crate) async fn drain(&self) -> anyhow::Result<()> {
+        match self {
+            AgentEnd::Ours(agent) => agent.trigger.start(),
+            AgentEnd::Peer(agent) => agent.drain().await,
+            AgentEnd::Program(child, _) => child.signal(Signal::TERM)?,
+        }
+        Ok(())
+    }
+
     /// As [`ServerEnd::kill`].
     pub(crate) async fn kill(self) -> anyhow::Result<()> {
         match self {
