@@ -146,6 +146,11 @@ impl ServerHello {
     }
 }
 
+/// Whether an id can travel: headers carry no control characters.
+pub fn is_carried(id: &str) -> bool {
+    HeaderValue::from_str(id).is_ok()
+}
+
 fn offers(headers: &HeaderMap, name: &HeaderName, version: u32) -> bool {
     let offered = headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
     offered.is_some_and(|offered| offered >= version)
@@ -203,6 +208,20 @@ mod tests {
         assert_eq!(AgentHello::read(&headers).unwrap().agent.as_str(), "");
         headers.append("agentid", HeaderValue::from_static("x"));
         assert_eq!(AgentHello::read(&headers), Err(MetadataError::Count { key: "agentID", found: 2 }));
+    }
+
+    /// What is newer than we are speaks our version as well; what offers nothing that we know gets neither.
+    #[test]
+    fn newer_versions_are_met_and_others_are_not() {
+        for (version, met) in
+            [("1", true), ("2", true), ("17", true), ("0", false), ("x", false), ("", false)]
+        {
+            let mut headers = hello().write().unwrap();
+            headers.insert(MUX, HeaderValue::from_static(version));
+            headers.insert(LANE, HeaderValue::from_static(version));
+            let read = AgentHello::read(&headers).unwrap();
+            assert_eq!((read.mux, read.lanes), (met, met), "{version:?}");
+        }
     }
 
     #[test]

@@ -172,6 +172,10 @@ fn one_mistake_is_told_in_upstreams_words() {
         (&["--health-server-port=0"], "health server port 0 must be greater than 0".to_owned()),
         (&["--admin-server-port=0"], "admin server port 0 must be greater than 0".to_owned()),
         (&["--xfr-channel-size=-3"], "channel size -3 must be greater than 0".to_owned()),
+        (
+            &["--agent-id=a\nb"],
+            "agent ID \"a\\nb\" fits into no header: it has control characters".to_owned(),
+        ),
         (&[&long_name], "protocol name of 300 bytes, 255 at the most".to_owned()),
         (&["--sync-interval=1m"], "sync interval 1m0s must be less than sync interval cap 10s".to_owned()),
         (

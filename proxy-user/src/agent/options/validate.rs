@@ -8,6 +8,7 @@ use crate::kube::selector;
 use crate::ops::flags::checks::{exists, mistake, pair};
 use crate::ops::flags::show_go_duration;
 use crate::wire::identifiers::Identifiers;
+use crate::wire::metadata::is_carried;
 
 /// The mistakes of reading, then those of meaning; adds to the warnings.
 pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
@@ -42,6 +43,12 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         let (interval, cap) = (show_go_duration(o.sync_interval), show_go_duration(o.sync_interval_cap));
         let gist = format!("sync interval {interval} must be less than sync interval cap {cap}");
         found.push(("sync-interval", gist));
+    }
+    if !is_carried(&o.agent_id) {
+        found.push((
+            "agent-id",
+            format!("agent ID {:?} fits into no header: it has control characters", o.agent_id),
+        ));
     }
     // RFC 7301, 3.1: the length of a name is one byte.
     if let Some(name) = o.alpn_proto.iter().find(|name| name.len() > 255) {

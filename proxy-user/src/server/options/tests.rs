@@ -231,6 +231,7 @@ fn one_mistake_is_told_in_upstreams_words() {
             &["--kubeconfig=/none"],
             "checking KubeconfigPath \"/none\", got stat /none: no such file or directory",
         ),
+        (&["--server-id=a\nb"], "server ID \"a\\nb\" fits into no header"),
         (&["--sevrer-id=x"], "unknown flag: --sevrer-id; did you mean --server-id?"),
         (&["-mode=grpc"], "long flags take two dashes"),
         (&["--server-id"], "flag needs an argument: --server-id"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Options;
 use crate::net::cipher::TlsPolicy;
 use crate::ops::flags::checks::{exists, mistake, pair};
+use crate::wire::metadata::is_carried;
 
 /// The mistakes of reading, then those of meaning; adds to the warnings.
 pub(super) fn finish(options: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
@@ -18,6 +19,11 @@ pub(super) fn finish(options: &mut Options, unread: BTreeMap<String, String>) ->
     warn(options);
     for time in [&mut options.keepalive_time, &mut options.frontend_keepalive_time] {
         *time = keepalive(*time);
+    }
+    if !is_carried(&options.server_id) {
+        let gist =
+            format!("server ID {:?} fits into no header: it has control characters", options.server_id);
+        found.push(("server-id", gist));
     }
     if options.lanes.ping.is_zero() {
         found.push(("lane-ping", "lane ping must be greater than 0".to_owned()));
