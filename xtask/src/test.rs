@@ -122,7 +122,7 @@ fn kubernetes() -> Result<()> {
 /// Gates are for `cargo xtask bench` on a quiet machine; here a figure must be had, by the path that was asked for.
 fn figures() -> Result<()> {
     bench::program(&["demo", "--out", "target/demo"])?;
-    bench::program(&["run", "--quick", "--show-only", "--only", "throughput,roundtrip,loaded,encrypted"])?;
+    bench::program(&["run", "--quick", "--show-only"])?;
     bench::program(&["integrity", "--minutes", "1.5"])
 }
 
