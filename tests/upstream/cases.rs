@@ -1,7 +1,8 @@
 //! What must work whoever is at the other end.
 
+use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use proxy_tests::dark::Dark;
@@ -181,13 +182,15 @@ async fn agent_killed(pairing: Pairing) -> anyhow::Result<()> {
     let mut pair = Pair::start(pairing).await?;
     let (target, dark) = (Target::echo().await?, Dark::new()?);
     let mut flows = pair.flows(&target).await?;
-    let mut waits = Vec::new();
+    let (mut waits, began) = (Vec::new(), Instant::now());
     for &caller in pairing.callers() {
         waits.push(pair.begin(caller, &dark.address.to_string()).await?);
     }
     // The dials are on their way before this comes back.
     go_on(&mut flows).await?;
     pair.kill_agent().await?;
+    // An agent gives a dial five seconds: on a machine so busy it may have answered them all before it was killed.
+    let answered_before = began.elapsed() > Duration::from_secs(4);
     for flow in flows {
         flow.ended().await?;
     }
@@ -197,10 +200,16 @@ async fn agent_killed(pairing: Pairing) -> anyhow::Result<()> {
             let told = tokio::time::timeout(Duration::from_secs(3), dial.answered()).await?;
             assert!(told.is_err(), "a dial without an agent succeeded");
         }
+    } else if answered_before {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\n!!! SKIPPED: too busy a machine to see dials that are forgotten\n"
+        );
     } else {
         for dial in waits {
             let quiet = tokio::time::timeout(Duration::from_millis(200), dial.answered()).await;
-            assert!(quiet.is_err(), "the peer answered a dial that upstream forgets");
+            let answer = quiet.map(|answered| answered.err());
+            assert!(answer.is_err(), "the peer answered a dial that upstream forgets: {answer:?}");
         }
     }
     pair.start_agent().await?;
