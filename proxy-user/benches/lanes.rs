@@ -133,7 +133,7 @@ fn pair(directory: &Path, security: Security) -> Pair {
         identity: Some((file("agent.crt"), file("agent.key"))),
         alpn: vec![ALPN_LANE.to_vec()],
     };
-    let connector = Connector::by("127.0.0.1", port, None, "").expect("no proxy");
+    let connector = Connector::by("127.0.0.1", port, None).expect("no proxy");
     let route = LaneRoute::new(connector, "server.test", client.watch().expect("client TLS"));
     let mut config = AgentLaneConfig::new(security, 8192);
     config.wait = SOON;

@@ -22,7 +22,7 @@ async fn a_thousand_idle_agents_cost_no_lane() {
     let tls = tls.watch().unwrap();
     let mut agents = Vec::new();
     for number in 0..AGENTS {
-        let connector = Connector::by("127.0.0.1", server.agent_port(), None, "").unwrap();
+        let connector = Connector::by("127.0.0.1", server.agent_port(), None).unwrap();
         let socket = connector.connect(LONG).await.unwrap();
         let client = Client::new(tls.connect("127.0.0.1", socket, LONG).await.unwrap()).await;
         let id = format!("idle-{number}");

@@ -3,12 +3,11 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::LazyLock;
 
 use proxy_tests::load::Way;
+use proxy_tests::runner::ABILITIES;
 use proxy_tests::scrape::Page;
 use proxy_user::flow::Engine;
-use proxy_user::splice::proof::Abilities;
 
 /// A running way to the target. Its processes end with it.
 pub struct Route {
@@ -57,7 +56,6 @@ impl Route {
 
     /// Why this machine has not the engine that was asked for.
     pub fn unproven(&self) -> Option<&'static str> {
-        static ABILITIES: LazyLock<Abilities> = LazyLock::new(proxy_user::splice::proof::prove);
         match self.engine? {
             Engine::Copy => None,
             Engine::Splice => ABILITIES.splice.why_not(),

@@ -121,7 +121,7 @@ async fn stranger(ground: &Ground, port: u16) -> tokio_rustls::client::TlsStream
     ground.certs.client("stranger", "somebody", None).unwrap();
     let identity = Some((ground.path("stranger.crt"), ground.path("stranger.key")));
     let tls = ClientTls { ca: ground.path("ca.crt"), identity, alpn: vec![ALPN_LANE.to_vec()] };
-    let socket = Connector::by("127.0.0.1", port, None, "").unwrap().connect(SOON).await.unwrap();
+    let socket = Connector::by("127.0.0.1", port, None).unwrap().connect(SOON).await.unwrap();
     tls.watch().unwrap().connect("localhost", socket, SOON).await.unwrap()
 }
 

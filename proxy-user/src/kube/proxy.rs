@@ -91,6 +91,7 @@ mod tests {
         let mut config = Kubeconfig::from_yaml(text).unwrap();
         assert_eq!(of_cluster(&mut config).as_deref(), Some("http://two"));
     }
+
     #[test]
     fn what_is_no_proxy_is_refused_without_its_password() {
         for (url, said) in [("http://u:secret@a b", "no URL"), ("socks4://u:secret@proxy:1", "socks5")] {

@@ -1,7 +1,6 @@
 //! The agent's end of a new lane: when to open one, and what to make of where it landed.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,8 +31,6 @@ pub(super) struct Stream {
     pub(super) host: Arc<dyn Host>,
     pub(super) ended: CancellationToken,
     ticket: Ticket,
-    /// Another is to take its place, for the sake of its lanes.
-    renewed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -46,19 +43,13 @@ struct State {
     misses: u32,
     retry: Option<Instant>,
     warned: bool,
+    /// Another stream is to take this one's place, for the sake of its lanes.
+    renewed: bool,
 }
 
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, server_id: String, host: Arc<dyn Host>, ticket: Ticket) -> Stream {
-        Stream {
-            shared,
-            server_id,
-            host,
-            ended: CancellationToken::new(),
-            ticket,
-            renewed: AtomicBool::new(false),
-            state: Mutex::default(),
-        }
+        Stream { shared, server_id, host, ended: CancellationToken::new(), ticket, state: Mutex::default() }
     }
 
     /// Closes idle lanes and abandons dials.
@@ -218,9 +209,9 @@ impl Stream {
         match refusal {
             Refusal::NotWanted | Refusal::NoSuchDial | Refusal::TooManyLanes => {}
             // Lanes that were under way meanwhile hear the same.
-            Refusal::OtherCertificate if self.renewed.load(Ordering::Relaxed) => {}
+            Refusal::OtherCertificate if self.state().renewed => {}
             Refusal::OtherCertificate if self.shared.may_renew() => {
-                self.renewed.store(true, Ordering::Relaxed);
+                self.state().renewed = true;
                 self.host.renew();
             }
             _ => self.failed(&OpenError::Talk(TalkError::Refused(refusal))),

@@ -57,17 +57,17 @@ impl Connector {
     /// A proxy that cannot be used.
     pub fn from_env(host: &str, port: u16) -> Result<Connector, ProxyError> {
         let proxy = proxy_for(host, port, ["HTTPS_PROXY", "https_proxy"], |name| std::env::var(name).ok());
-        Connector::by(host, port, proxy.as_deref(), "")
+        Connector::by(host, port, proxy.as_deref())
     }
 
-    /// As if the environment said this.
+    /// As if the environment named this proxy, and no exemption.
     ///
     /// # Errors
     /// A proxy that cannot be used.
-    pub fn by(host: &str, port: u16, proxy: Option<&str>, exempt: &str) -> Result<Connector, ProxyError> {
+    pub fn by(host: &str, port: u16, proxy: Option<&str>) -> Result<Connector, ProxyError> {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let proxy = match proxy {
-            Some(proxy) if !is_exempt(&host, port, exempt) => Some(Proxy::parse(proxy)?),
+            Some(proxy) if !is_exempt(&host, port, "") => Some(Proxy::parse(proxy)?),
             _ => None,
         };
         Ok(Connector { host, port, proxy })

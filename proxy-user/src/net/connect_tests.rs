@@ -45,7 +45,7 @@ fn proxies_with_and_without_credentials_and_those_that_are_none() {
 async fn the_way_leads_through_the_proxy_and_not_a_byte_is_lost_behind_its_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://user:secret@{}", listener.local_addr().unwrap());
-    let connector = Connector::by("server.example", 8091, Some(&proxy), "").unwrap();
+    let connector = Connector::by("server.example", 8091, Some(&proxy)).unwrap();
     let serve = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let mut head = vec![0; 1024];
@@ -68,7 +68,7 @@ async fn the_way_leads_through_the_proxy_and_not_a_byte_is_lost_behind_its_answe
 async fn a_proxy_that_refuses_is_quoted() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let connector = Connector::by("server.example", 8091, Some(&proxy), "").unwrap();
+    let connector = Connector::by("server.example", 8091, Some(&proxy)).unwrap();
     let serve = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let _ = socket.read(&mut [0; 1024]).await;
@@ -87,7 +87,7 @@ async fn a_proxy_that_refuses_is_quoted() {
 async fn this_machine_needs_no_proxy_and_a_closed_port_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let connector = Connector::by("127.0.0.1", address.port(), Some("http://192.0.2.1:1"), "").unwrap();
+    let connector = Connector::by("127.0.0.1", address.port(), Some("http://192.0.2.1:1")).unwrap();
     let socket = connector.connect(SOON).await.unwrap();
     assert!(socket.nodelay().unwrap());
     drop((listener, socket));

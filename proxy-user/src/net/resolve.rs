@@ -1,12 +1,16 @@
 //! Names to addresses, asked anew each time; failures in Go's words.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
+
+use super::reload::{POLL, Reloading};
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,51 +26,22 @@ pub enum ResolveError {
 /// The system's resolver, by its files as they are now. Nothing is cached, as in Go: a name that has just got its
 /// address is found. Cheap to clone.
 #[derive(Clone)]
-pub struct Names(Arc<Mutex<System>>);
+pub struct Names(Arc<Reloading<Resolver>>);
 
-struct System {
-    /// None without a usable resolv.conf: only addresses resolve.
-    resolver: Option<Arc<TokioResolver>>,
-    /// When its files were changed last.
-    of: [Option<SystemTime>; FILES.len()],
-    looked: Instant,
-}
+/// None without a usable resolv.conf: only addresses resolve.
+type Resolver = Option<TokioResolver>;
 
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
-/// How often the files are looked at, as in Go.
-const LOOK: Duration = Duration::from_secs(5);
-
-impl System {
-    fn read() -> System {
-        // Before they are read: a change meanwhile is seen at the next look.
-        let of = changed();
-        let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-            builder.options_mut().cache_size = 0;
-            builder.build()
-        });
-        let resolver = built.inspect_err(|error| tracing::warn!(%error, "Cannot resolve names"));
-        System { resolver: resolver.ok().map(Arc::new), of, looked: Instant::now() }
-    }
-}
-
-fn changed() -> [Option<SystemTime>; FILES.len()] {
-    FILES.map(|file| std::fs::metadata(file).and_then(|meta| meta.modified()).ok())
-}
 
 impl Names {
+    /// Must be called inside a tokio runtime.
     pub fn from_system() -> Names {
-        Names(Arc::new(Mutex::new(System::read())))
+        Names::watching(FILES.map(PathBuf::from).to_vec(), POLL)
     }
 
-    fn resolver(&self) -> Option<Arc<TokioResolver>> {
-        let mut system = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if system.looked.elapsed() >= LOOK {
-            if system.of != changed() {
-                *system = System::read();
-            }
-            system.looked = Instant::now();
-        }
-        system.resolver.clone()
+    fn watching(files: Vec<PathBuf>, poll: Duration) -> Names {
+        let Ok(resolver) = Reloading::start("names", files, poll, || Ok::<_, Infallible>(build()));
+        Names(Arc::new(resolver))
     }
 
     /// The addresses of `host`, which may be one itself, in the resolver's order; those without a route last.
@@ -78,7 +53,8 @@ impl Names {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let named = || host.to_owned();
-        let Some(resolver) = self.resolver() else { return Err(ResolveError::Misbehaving(named())) };
+        let resolver = self.0.current();
+        let Some(resolver) = &*resolver else { return Err(ResolveError::Misbehaving(named())) };
         let found = resolver.lookup_ip(host).await.map_err(|error| match error {
             NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::ServFail => {
                 ResolveError::Misbehaving(named())
@@ -93,6 +69,14 @@ impl Names {
         }
         if addresses.is_empty() { Err(ResolveError::NoSuchHost(named())) } else { Ok(addresses) }
     }
+}
+
+fn build() -> Resolver {
+    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
+        builder.options_mut().cache_size = 0;
+        builder.build()
+    });
+    built.inspect_err(|error| tracing::warn!(%error, "Cannot resolve names")).ok()
 }
 
 /// Whether the kernel knows a way there (RFC 6724, rule 1). Nothing is sent.
@@ -117,25 +101,22 @@ mod tests {
 
     #[tokio::test]
     async fn files_that_changed_are_read_anew() {
-        let names = Names::from_system();
-        let first = names.resolver();
-        let same = |one: &Option<Arc<TokioResolver>>, other: &Option<Arc<TokioResolver>>| match (one, other) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            _ => false,
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let watching = |poll| Names::watching(vec![file.path().to_owned()], poll);
+        let (names, later) = (watching(Duration::from_millis(5)), watching(Duration::from_secs(3600)));
+        let (first, first_later) = (names.0.current(), later.0.current());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(Arc::ptr_eq(&first, &names.0.current()), "nothing changed");
+        std::fs::write(file.path(), "changed").unwrap();
+        let changed = async {
+            while Arc::ptr_eq(&first, &names.0.current()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         };
-        let past = |names: &Names| {
-            let mut system = names.0.lock().unwrap();
-            system.looked = Instant::now() - LOOK;
-        };
-        past(&names);
-        assert!(same(&first, &names.resolver()), "nothing changed");
-        names.0.lock().unwrap().of = [Some(SystemTime::UNIX_EPOCH); 2];
-        assert!(same(&first, &names.resolver()), "not looked at yet");
-        past(&names);
-        let next = names.resolver();
-        assert!(first.is_none() || !same(&first, &next), "changed");
-        assert_eq!(next.map(|next| next.options().cache_size).unwrap_or_default(), 0);
+        tokio::time::timeout(Duration::from_secs(10), changed).await.expect("changed");
+        assert!(Arc::ptr_eq(&first_later, &later.0.current()), "not looked at yet");
+        let next = names.0.current();
+        assert_eq!(next.as_ref().as_ref().map(|next| next.options().cache_size).unwrap_or_default(), 0);
     }
 
     #[tokio::test]

@@ -31,7 +31,10 @@ pub(super) async fn answer(name: &str, ask: &Ask) -> Page {
         "" => Page::text(StatusCode::OK, INDEX),
         "profile" => {
             let seconds = ask.query("seconds").and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SECONDS);
-            file("profile", cpu(Duration::from_secs(seconds.clamp(1, LONGEST))).await)
+            file(
+                "attachment; filename=\"profile\"",
+                cpu(Duration::from_secs(seconds.clamp(1, LONGEST))).await,
+            )
         }
         "heap" if ask.query("debug").is_some_and(|debug| debug != "0") => {
             Page::text(StatusCode::OK, memory())
@@ -41,7 +44,7 @@ pub(super) async fn answer(name: &str, ask: &Ask) -> Page {
             match tokio::fs::read_to_string("/proc/self/smaps").await {
                 Ok(smaps) => {
                     let profile = profile(["inuse_space", "bytes"], resident(&smaps), Duration::ZERO);
-                    file("heap", profile.encode_to_vec().into())
+                    file("attachment; filename=\"heap\"", profile.encode_to_vec().into())
                 }
                 Err(error) => {
                     let why = format!("Cannot read /proc/self/smaps: {error}.");
@@ -61,12 +64,9 @@ pub(super) async fn answer(name: &str, ask: &Ask) -> Page {
     }
 }
 
-fn file(name: &str, profile: Bytes) -> Page {
-    let page = Page::of("application/octet-stream", StatusCode::OK, profile);
-    match HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
-        Ok(attachment) => page.with(header::CONTENT_DISPOSITION, attachment),
-        Err(_) => page,
-    }
+fn file(disposition: &'static str, profile: Bytes) -> Page {
+    Page::of("application/octet-stream", StatusCode::OK, profile)
+        .with(header::CONTENT_DISPOSITION, HeaderValue::from_static(disposition))
 }
 
 /// CPU time that each thread used during `span`.

@@ -149,7 +149,7 @@ async fn an_agent_whose_certificate_is_refused_hears_why() {
     let server = Server::start(&files, config, &[ALPN_LANE]).await;
     let identity = Some((foreign.path("agent.crt"), foreign.path("agent.key")));
     let tls = ClientTls { ca: files.path("ca.crt"), identity, alpn: vec![ALPN_LANE.to_vec()] };
-    let connector = Connector::by("127.0.0.1", server.address.port(), None, "").unwrap();
+    let connector = Connector::by("127.0.0.1", server.address.port(), None).unwrap();
     let route = LaneRoute::new(connector, "server.test", tls.watch().unwrap());
     let mut lane = Wire::from(route.connect().await.unwrap());
     let error = hello::hear_server(&mut lane).await.unwrap_err();

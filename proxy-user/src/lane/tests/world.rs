@@ -99,7 +99,7 @@ impl Route for Direct {
             }
             let address = *self.address.lock().unwrap();
             let way = LaneRoute::new(
-                Connector::by("127.0.0.1", address.port(), None, "").unwrap(),
+                Connector::by("127.0.0.1", address.port(), None).unwrap(),
                 "server.test",
                 self.tls.clone(),
             );
