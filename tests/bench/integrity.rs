@@ -52,6 +52,9 @@ const DEFAULT: [&str; 9] = [
     "link/konduit-raw",
 ];
 
+/// The kernel destroys a socket that was in a map so long after its end, and warns only then.
+const SOCKETS_GONE: Duration = Duration::from_secs(1);
+
 /// Loss, reordering and retransmissions that overlap what has arrived.
 fn bad_link() -> Nature {
     Nature {
@@ -76,11 +79,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             }
         };
         let outcome = outcome.and_then(|words| match &mut kernel_log {
-            Ok(log) => {
-                let warnings = log.new_warnings()?;
-                anyhow::ensure!(warnings.is_empty(), "new kernel warnings:\n  {}", warnings.join("\n  "));
-                Ok(words)
-            }
+            Ok(log) => Ok(words + &kernel_faults(name, log)?),
             Err(error) => Ok(format!("{words}; kernel log not checked: {error}")),
         });
         sound &= outcome.is_ok();
@@ -90,6 +89,24 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Fails on what the kernel warned of since the last route; a fault of its own that is known is said aloud.
+fn kernel_faults(route: &str, log: &mut KernelLog) -> anyhow::Result<String> {
+    std::thread::sleep(SOCKETS_GONE);
+    let (known, new): (Vec<_>, Vec<_>) =
+        log.new_warnings()?.into_iter().partition(|warning| is_known(route, warning));
+    anyhow::ensure!(new.is_empty(), "new kernel warnings:\n  {}", new.join("\n  "));
+    Ok(known
+        .iter()
+        .map(|warning| format!("\n  !!! A KNOWN FAULT OF THE KERNEL (ARCHITECTURE.md): {warning}"))
+        .collect())
+}
+
+/// The kernel miscounts up to a page of a socket's memory when it passes bytes of a socket that it sends redirected
+/// bytes to as well. Engines that are chosen by themselves do not get there; sockmap that is forced does.
+fn is_known(route: &str, warning: &str) -> bool {
+    route.ends_with("-sockmap") && warning.contains(" inet_sock_destruct+")
 }
 
 fn starter<'link>(
@@ -213,6 +230,17 @@ fn still_there(route: &Route) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_is_known_only_where_sockmap_is_forced() {
+        let warning = "net/ipv4/af_inet.c:157 inet_sock_destruct+0x169/0x190, 1 times, last in kworker/1:0";
+        assert!(is_known("konduit-raw-sockmap", warning) && is_known("link/join-sockmap", warning));
+        assert!(!is_known("konduit-raw", warning) && !is_known("join-auto", warning));
+        assert!(!is_known(
+            "konduit-raw-sockmap",
+            "net/core/stream.c:216 sk_stream_kill_queues+0x10, 1 times"
+        ));
+    }
 
     #[test]
     fn what_grows_beyond_the_play_is_a_leak() {

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::pattern::mix;
 
+/// Pieces of one direction at most: millions of tiny ones outlast what the other direction waits for its turn.
+const MOST_PIECES: u64 = 100_000;
+
 /// The ways in which flows differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shape {
@@ -109,7 +112,7 @@ impl Dice {
             bytes,
             chatter: if turning { 100 + self.below(100) as u32 } else { 0 },
             pause: Duration::from_millis(if turning { 10 + self.below(30) } else { 0 }),
-            piece: 1 + self.below(largest_piece) as usize,
+            piece: (1 + self.below(largest_piece)).max(bytes / MOST_PIECES) as usize,
             nap,
             after_other: false,
             abort_at: None,
