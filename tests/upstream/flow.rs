@@ -74,8 +74,9 @@ impl Dialling {
                 if head == b"HTTP/1.1 200 Connection Established\r\n\r\n" {
                     return Ok(Flow::Connect(stream));
                 }
-                stream.read_to_end(&mut head).await?;
-                bail!("{}", String::from_utf8_lossy(&head))
+                let rest = tokio::time::timeout(SOON, stream.read_to_end(&mut head)).await;
+                let end = if rest.is_err() { " and then silence" } else { "" };
+                bail!("{}{end}", String::from_utf8_lossy(&head))
             }
             Dialling::Grpc(mut call, _) => match call.hear().await {
                 Some(Packet::DialResponse(DialResponse { outcome: Ok(Answer::Here(conn)), .. })) => {
