@@ -118,7 +118,7 @@ pub fn serve(hop: Hop) -> anyhow::Result<()> {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let listener = listen(hop.listen)?;
         let pages = TcpListener::bind(hop.pages).await?;
-        tokio::spawn(serve_pages(pages, ledger.clone()));
+        tokio::spawn(serve_pages(pages, splicer.clone(), ledger.clone()));
         loop {
             let (client, _) = listener.accept().await?;
             let (splicer, ledger, to) = (splicer.clone(), ledger.clone(), hop.to);
@@ -163,9 +163,18 @@ fn say_ending(ending: &proxy_user::flow::Ending) {
     eprintln!("relay: up {:?} {}, down {:?} {}", ending.up, ending.up_bytes, ending.down, ending.down_bytes);
 }
 
-async fn serve_pages(listener: TcpListener, ledger: Arc<Mutex<Ledger>>) {
+/// What has to be gone when no flow is left, under the product's names.
+fn held(splicer: &Splicer) -> String {
+    let now = splicer.snapshot();
+    let engine = [("flows", now.flows), ("mapped", now.mapped), ("pipes", now.pipes)];
+    let engine = engine.map(|(what, count)| format!("konduit_engine{{what=\"{what}\"}} {count}\n")).concat();
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    format!("{engine}konduit_tasks {tasks}\n")
+}
+
+async fn serve_pages(listener: TcpListener, splicer: Splicer, ledger: Arc<Mutex<Ledger>>) {
     while let Ok((mut socket, _)) = listener.accept().await {
-        let page = ledger.lock().expect("no panic while it is held").page();
+        let page = ledger.lock().expect("no panic while it is held").page() + &held(&splicer);
         tokio::spawn(async move {
             // One request, one answer; a client that went away loses only its own page.
             let _ = socket.read(&mut [0; 1024]).await;
