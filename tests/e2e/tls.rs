@@ -1,10 +1,17 @@
 //! Versions, cipher suites and application protocols, as the flags say them, in real handshakes.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use proxy_tests::certs::Pair;
 use proxy_tests::runner::{Ground, RunningAgent, RunningServer, SOON};
+use proxy_tests::targets::Target;
+use proxy_user::agent;
+use proxy_user::flow::Path as FlowPath;
+use proxy_user::net::tls::{ALPN_HTTP1, ClientTls};
+use proxy_user::ops::flags::{LaneOptions, LanesMode};
 use proxy_user::server::BoundFrontend;
 use proxy_user::server::options::{Mode, Options};
 use rustls::crypto::aws_lc_rs;
@@ -207,4 +214,51 @@ async fn an_agent_offers_its_protocols_and_takes_any_of_them() {
         let offered: Vec<String> = offered.iter().map(|name| (*name).to_owned()).collect();
         assert_eq!(met, (offered, speaks), "{flags:?}, {pick:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_are_their_own_authority_serve_on_every_port() {
+    let ground = Ground::new().unwrap();
+    let [own, agents, callers] = ["own", "agents", "callers"]
+        .map(|file| Pair::alone(&ground.path(""), file, &["127.0.0.1", "localhost"]).unwrap());
+    let text = |path: &Path| path.display().to_string();
+    let server = RunningServer::start(Options {
+        uds_name: String::new(),
+        server_bind_address: "127.0.0.1".into(),
+        server_cert: text(&own.cert),
+        server_key: text(&own.key),
+        server_ca_cert: text(&callers.cert),
+        cluster_cert: text(&own.cert),
+        cluster_key: text(&own.key),
+        cluster_ca_cert: text(&agents.cert),
+        lanes: LaneOptions { mode: LanesMode::Always, ..LaneOptions::default() },
+        ..ground.server_options("server")
+    })
+    .unwrap();
+    let _agent = RunningAgent::start(agent::options::Options {
+        ca_cert: text(&own.cert),
+        agent_cert: text(&agents.cert),
+        agent_key: text(&agents.key),
+        ..ground.agent_options("agent", server.agent_port())
+    })
+    .unwrap();
+    server.has_agents(1).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    let BoundFrontend::Tcp(frontend) = server.bound.frontend else { panic!("no TCP frontend") };
+    let call = async |caller: &Pair| -> anyhow::Result<[u8; 39]> {
+        let identity = Some((caller.cert.clone(), caller.key.clone()));
+        let tls = ClientTls { ca: own.cert.clone(), identity, alpn: vec![ALPN_HTTP1.to_vec()] }.watch()?;
+        let mut stream = tls.connect("localhost", TcpStream::connect(frontend).await?, SOON).await?;
+        stream.write_all(format!("CONNECT {} HTTP/1.1\r\n\r\n", target.name()).as_bytes()).await?;
+        let mut head = [0; 39];
+        tokio::time::timeout(SOON, stream.read_exact(&mut head)).await??;
+        stream.write_all(b"echo").await?;
+        let mut back = [0; 4];
+        tokio::time::timeout(SOON, stream.read_exact(&mut back)).await??;
+        anyhow::ensure!(&back == b"echo");
+        Ok(head)
+    };
+    assert_eq!(&call(&callers).await.unwrap(), b"HTTP/1.1 200 Connection Established\r\n\r\n");
+    assert_eq!(server.flows().live().first().map(|flow| flow.path), Some(FlowPath::LaneEncrypt));
+    assert!(call(&agents).await.is_err(), "one that is its own authority, but another's");
 }

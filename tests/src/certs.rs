@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
 
 /// One authority and what it signed; the files live as long as their directory.
@@ -59,10 +59,24 @@ impl Certs {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.authority)?;
-        let pair = Pair {
-            cert: self.directory.join(format!("{file}.crt")),
-            key: self.directory.join(format!("{file}.key")),
-        };
+        Pair::write(&self.directory, file, &cert, &key)
+    }
+}
+
+impl Pair {
+    /// A certificate that is its own authority, as `openssl req -x509` makes it.
+    pub fn alone(directory: &Path, file: &str, names: &[&str]) -> anyhow::Result<Pair> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = named("konnectivity", None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        Pair::write(directory, file, &params.self_signed(&key)?, &key)
+    }
+
+    fn write(directory: &Path, file: &str, cert: &Certificate, key: &KeyPair) -> anyhow::Result<Pair> {
+        let at = |ending: &str| directory.join(format!("{file}.{ending}"));
+        let pair = Pair { cert: at("crt"), key: at("key") };
         fs::write(&pair.cert, cert.pem())?;
         fs::write(&pair.key, key.serialize_pem())?;
         Ok(pair)

@@ -1,5 +1,6 @@
 //! Sockets, TLS files and budgets; knows nothing of flows.
 
+mod bundle;
 pub mod cipher;
 pub mod connect;
 pub mod dial;

@@ -22,20 +22,27 @@ pub enum PemError {
     NoKey { path: PathBuf },
 }
 
+/// A CA bundle: there is at least one certificate.
+pub struct Roots {
+    pub anchors: RootCertStore,
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
 /// Reads a CA bundle: header-less `CERTIFICATE` blocks count, other types and broken text are skipped, a
 /// well-formed block with bad DER fails the load, and so does a bundle without any certificate.
-pub fn roots(path: &Path) -> Result<RootCertStore, PemError> {
+pub fn roots(path: &Path) -> Result<Roots, PemError> {
     const WHAT: &str = "CA bundle";
-    let mut store = RootCertStore::empty();
-    for der in chain(path, WHAT)? {
-        let added = store.add(der);
+    let mut anchors = RootCertStore::empty();
+    let certificates = chain(path, WHAT)?;
+    for der in &certificates {
+        let added = anchors.add(der.clone());
         added.map_err(|error| PemError::BadCertificate {
             what: WHAT,
             path: path.into(),
             why: error.to_string(),
         })?;
     }
-    Ok(store)
+    Ok(Roots { anchors, certificates })
 }
 
 /// Reads every certificate of `path`, in order; there is at least one.
@@ -125,7 +132,7 @@ mod tests {
     fn count(text: &str) -> Result<usize, PemError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
-        roots(file.path()).map(|store| store.len())
+        roots(file.path()).map(|roots| roots.anchors.len())
     }
 
     #[test]
@@ -151,7 +158,7 @@ mod tests {
         let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(matches!(count(&format!("{}{bad}", certificate())), Err(PemError::BadCertificate { .. })));
         assert!(matches!(count(""), Err(PemError::NoCertificate { .. })));
-        let missing = roots(Path::new("/nowhere/ca.crt")).unwrap_err();
+        let missing = roots(Path::new("/nowhere/ca.crt")).err().unwrap();
         assert!(missing.to_string().contains("/nowhere/ca.crt"), "{missing}");
     }
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{Acceptor, ClientHello, WebPkiClientVerifier};
+use rustls::server::{Acceptor, ClientHello, VerifierBuilderError};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, server};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, server};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::bundle;
 use super::cipher::TlsPolicy;
 use super::listener::Accepted;
 use super::pem::{self, PemError};
@@ -33,8 +34,8 @@ pub enum TlsError {
     Pem(#[from] PemError),
     #[error("certificate {cert:?} and key {key:?} cannot be used together: {source}")]
     Pair { cert: PathBuf, key: PathBuf, source: rustls::Error },
-    #[error("CA bundle {ca:?} cannot be used to verify clients: {why}")]
-    ClientCa { ca: PathBuf, why: String },
+    #[error("CA bundle {ca:?} cannot be used to verify peers: {source}")]
+    Ca { ca: PathBuf, source: VerifierBuilderError },
     #[error("the TLS versions and cipher suites asked for leave nothing to offer: {0}")]
     Policy(rustls::Error),
 }
@@ -108,7 +109,10 @@ impl ServerTls {
             .map_err(TlsError::Policy)?;
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
-            Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, &self.policy)?),
+            Some(ca) => {
+                let verifier = bundle::of_clients(pem::roots(ca)?, self.policy.provider());
+                builder.with_client_cert_verifier(verifier.map_err(|source| unusable(ca, source))?)
+            }
         };
         let certified = certified_key(&self.cert, &self.key)?;
         let mut config =
@@ -208,12 +212,13 @@ pub struct ClientTls {
 impl ClientTls {
     /// Every call makes a new configuration with a session store of its own.
     pub fn load(&self) -> Result<ClientConfig, TlsError> {
-        let roots: RootCertStore = pem::roots(&self.ca)?;
         let policy = TlsPolicy::default();
+        let verifier = bundle::of_servers(pem::roots(&self.ca)?, policy.provider());
         let builder = ClientConfig::builder_with_provider(policy.provider())
             .with_protocol_versions(policy.versions())
             .map_err(TlsError::Policy)?
-            .with_root_certificates(roots);
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.map_err(|source| unusable(&self.ca, source))?);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
@@ -303,14 +308,8 @@ fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     })
 }
 
-fn client_verifier(
-    ca: &Path,
-    policy: &TlsPolicy,
-) -> Result<Arc<dyn server::danger::ClientCertVerifier>, TlsError> {
-    let roots = Arc::new(pem::roots(ca)?);
-    WebPkiClientVerifier::builder_with_provider(roots, policy.provider())
-        .build()
-        .map_err(|error| TlsError::ClientCa { ca: ca.into(), why: error.to_string() })
+fn unusable(ca: &Path, source: VerifierBuilderError) -> TlsError {
+    TlsError::Ca { ca: ca.into(), source }
 }
 
 /// An end without close_notify reads as an abort, like the RST that usually causes it.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::CertificateError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
@@ -44,17 +45,24 @@ impl Authority {
     }
 
     fn server(&self, client_ca: Option<&Path>, alpn: &[&[u8]]) -> ServerEndpoint {
-        let (cert, key) = self.issue("server");
-        let alpn = alpn_list(&[], alpn);
-        let client_ca = client_ca.map(Path::to_path_buf);
-        ServerTls { cert, key, client_ca, alpn, require_alpn: true, policy: TlsPolicy::default() }
-            .watch()
-            .unwrap()
+        server(self.issue("server"), client_ca, alpn)
     }
 
     fn client(&self, identity: Option<(PathBuf, PathBuf)>, alpn: &[&[u8]]) -> ClientEndpoint {
-        ClientTls { ca: self.ca(), identity, alpn: alpn_list(&[], alpn) }.watch().unwrap()
+        client(&self.ca(), identity, alpn)
     }
+}
+
+fn server((cert, key): (PathBuf, PathBuf), client_ca: Option<&Path>, alpn: &[&[u8]]) -> ServerEndpoint {
+    let client_ca = client_ca.map(Path::to_path_buf);
+    let alpn = alpn_list(&[], alpn);
+    ServerTls { cert, key, client_ca, alpn, require_alpn: true, policy: TlsPolicy::default() }
+        .watch()
+        .unwrap()
+}
+
+fn client(ca: &Path, identity: Option<(PathBuf, PathBuf)>, alpn: &[&[u8]]) -> ClientEndpoint {
+    ClientTls { ca: ca.to_owned(), identity, alpn: alpn_list(&[], alpn) }.watch().unwrap()
 }
 
 type Shaken = Result<Accepted<tokio_rustls::server::TlsStream<DuplexStream>>, HandshakeError>;
@@ -117,6 +125,114 @@ async fn strangers_are_refused_on_both_sides() {
     assert!(meet(&stranger.client(None, &[ALPN_H2]), &open, "localhost").await.0.is_err());
     assert!(meet(&without, &open, "elsewhere").await.0.is_err());
     assert!(meet(&without, &open, "127.0.0.1").await.0.is_ok());
+}
+
+/// A CA's certificate that its own key signed, as `openssl req -x509` makes it, and the key.
+fn alone(dir: &Path, file: &str, change: impl FnOnce(&mut CertificateParams)) -> (PathBuf, PathBuf) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "konnectivity");
+    change(&mut params);
+    let at = |ending: &str| dir.join(format!("{file}.{ending}"));
+    fs::write(at("crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(at("key"), key.serialize_pem()).unwrap();
+    (at("crt"), at("key"))
+}
+
+/// What was wrong with the peer's certificate.
+fn refusal(error: HandshakeError) -> CertificateError {
+    let HandshakeError::Failed(error) = error else { panic!("{error}") };
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => why.clone(),
+        _ => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_ca_that_is_in_the_bundle_is_itself_and_resumes_under_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let [of_server, of_agent, other] =
+        ["server", "agent", "other"].map(|file| alone(dir.path(), file, |_| ()));
+    let open = server(of_server.clone(), Some(&of_agent.0), &[ALPN_H2]);
+    let agent = client(&of_server.0, Some(of_agent.clone()), &[ALPN_H2]);
+    for resumed in [false, true] {
+        let (heard, shaken) = meet(&agent, &open, "localhost").await;
+        assert_eq!(heard.unwrap(), 8);
+        let info = shaken.unwrap().tls.unwrap();
+        assert_eq!(info.resumed, resumed);
+        assert!(info.identity.is_some());
+    }
+    // The agent holds a ticket, but the server's bundle is another now.
+    let closed = server(of_server, Some(&other.0), &[ALPN_H2]);
+    let why = refusal(meet(&agent, &closed, "localhost").await.1.unwrap_err());
+    assert!(matches!(why, CertificateError::Other(_)), "{why:?}");
+    let agent = client(&other.0, Some(of_agent), &[ALPN_H2]);
+    let why = refusal(meet(&agent, &open, "localhost").await.0.unwrap_err());
+    assert!(matches!(why, CertificateError::Other(_)), "{why:?}");
+}
+
+/// Each certificate as a server's and as a client's, its peer having it in its bundle.
+async fn both_sides(
+    dir: &Path,
+    name: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> [Result<(), CertificateError>; 2] {
+    let [shown, plain] = [alone(dir, "shown", change), alone(dir, "plain", |_| ())];
+    let as_server =
+        meet(&client(&shown.0, None, &[ALPN_H2]), &server(shown.clone(), None, &[ALPN_H2]), name).await.0;
+    let agent = client(&plain.0, Some(shown.clone()), &[ALPN_H2]);
+    let as_client = meet(&agent, &server(plain, Some(&shown.0), &[ALPN_H2]), "localhost").await.1;
+    [as_server.map(|_| ()).map_err(refusal), as_client.map(|_| ()).map_err(refusal)]
+}
+
+#[tokio::test]
+async fn a_ca_in_the_bundle_must_be_valid_bear_the_name_and_be_meant_for_this() {
+    use CertificateError::{ExpiredContext, InvalidPurpose, NotValidForNameContext, NotValidYetContext};
+    use ExtendedKeyUsagePurpose::{Any, ClientAuth, ServerAuth};
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let expired = both_sides(dir, "localhost", |it| it.not_after = rcgen::date_time_ymd(2020, 1, 1)).await;
+    assert!(matches!(expired, [Err(ExpiredContext { .. }), Err(ExpiredContext { .. })]), "{expired:?}");
+    let early = both_sides(dir, "localhost", |it| it.not_before = rcgen::date_time_ymd(4000, 1, 1)).await;
+    assert!(matches!(early, [Err(NotValidYetContext { .. }), Err(NotValidYetContext { .. })]), "{early:?}");
+    let named = both_sides(dir, "elsewhere", |_| ()).await;
+    assert!(matches!(named, [Err(NotValidForNameContext { .. }), Ok(())]), "{named:?}");
+    for (purposes, expected) in [
+        (vec![ServerAuth], [Ok(()), Err(InvalidPurpose)]),
+        (vec![ClientAuth], [Err(InvalidPurpose), Ok(())]),
+        (vec![ServerAuth, ClientAuth], [Ok(()), Ok(())]),
+        (vec![Any], [Ok(()), Ok(())]),
+    ] {
+        let outcome = both_sides(dir, "127.0.0.1", |it| it.extended_key_usages = purposes.clone()).await;
+        assert_eq!(outcome, expected, "{purposes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lookalike_of_what_the_bundle_holds_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let known = alone(dir.path(), "known", |_| ());
+    for is_ca in [IsCa::Ca(BasicConstraints::Unconstrained), IsCa::ExplicitNoCa, IsCa::NoCa] {
+        // Same subject, same names, another key.
+        let lookalike = alone(dir.path(), "lookalike", |it| it.is_ca = is_ca);
+        let trusting = client(&known.0, Some(lookalike.clone()), &[ALPN_H2]);
+        refusal(meet(&trusting, &server(lookalike, None, &[ALPN_H2]), "localhost").await.0.unwrap_err());
+        let asking = server(known.clone(), Some(&known.0), &[ALPN_H2]);
+        refusal(meet(&trusting, &asking, "localhost").await.1.unwrap_err());
+    }
+}
+
+#[tokio::test]
+async fn a_leaf_in_the_bundle_is_trusted_alone() {
+    let authority = Authority::new();
+    let [pinned, other] = ["pinned", "other"].map(|name| authority.issue(name));
+    let agent = client(&pinned.0, Some(pinned.clone()), &[ALPN_H2]);
+    assert!(meet(&agent, &server(pinned.clone(), Some(&pinned.0), &[ALPN_H2]), "localhost").await.1.is_ok());
+    let why = meet(&agent, &server(other.clone(), None, &[ALPN_H2]), "localhost").await.0.unwrap_err();
+    assert_eq!(refusal(why), CertificateError::UnknownIssuer);
+    let why = meet(&agent, &server(pinned, Some(&other.0), &[ALPN_H2]), "localhost").await.1.unwrap_err();
+    assert_eq!(refusal(why), CertificateError::UnknownIssuer);
 }
 
 #[tokio::test]
