@@ -80,6 +80,10 @@ impl Place {
 
     /// An agent that may never get to its server.
     pub(crate) fn spawn_agent(&self, flags: &[&str]) -> anyhow::Result<Child> {
+        Child::start("agent", &self.ground.path(""), &mut self.agent(flags)?)
+    }
+
+    pub(crate) fn agent(&self, flags: &[&str]) -> anyhow::Result<Command> {
         let [admin] = ports::free()?;
         let path = |name| self.ground.path(name).display().to_string();
         let mut command = Command::new(binaries()?.join("proxy-agent"));
@@ -96,7 +100,7 @@ impl Place {
             "--lane-wait=30s".to_owned(),
         ]);
         command.args(flags);
-        Child::start("agent", &self.ground.path(""), &mut command)
+        Ok(command)
     }
 
     pub(crate) fn pages(&self) -> std::net::SocketAddr {

@@ -1,6 +1,7 @@
 //! The two programs over their life: how they stop, what they reload, what they bear.
 #![allow(clippy::unwrap_used)] // A test fails by it.
 
+mod alpn;
 mod flags;
 mod garbage;
 mod ground;

@@ -11,7 +11,7 @@ use super::options::Options;
 use crate::lane::{ALPN_LANE, LaneRoute};
 use crate::net::connect::{ConnectError, Connector};
 use crate::net::sockopt;
-use crate::net::tls::{ALPN_H2, ClientEndpoint, ClientTls, HandshakeError, alpn_list};
+use crate::net::tls::{ALPN_H2, ClientEndpoint, ClientTls, HandshakeError, alpn_enforced, alpn_list};
 
 /// For TCP and for TLS, as upstream.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -25,6 +25,7 @@ pub struct Route {
     host: String,
     tls: ClientEndpoint,
     has_identity: bool,
+    enforce_alpn: bool,
 }
 
 /// Why no connection to a server came about.
@@ -45,7 +46,8 @@ impl Route {
         let connector = Connector::from_env(&options.proxy_server_host, options.proxy_server_port)?;
         let tls = endpoint(options, ALPN_H2)?;
         let has_identity = !options.agent_cert.is_empty();
-        Ok(Route { connector, host: options.proxy_server_host.clone(), tls, has_identity })
+        let host = options.proxy_server_host.clone();
+        Ok(Route { connector, host, tls, has_identity, enforce_alpn: alpn_enforced() })
     }
 
     /// The `:authority` of the control stream, as upstream's agent has it.
@@ -67,8 +69,8 @@ impl Route {
         let _ = sockopt::set_user_timeout(&socket, SILENCE);
         let stream = self.tls.connect(&self.host, socket, LIMIT).await?;
         match stream.get_ref().1.alpn_protocol() {
-            Some(_) => Ok(stream),
-            None => Err(HandshakeError::NoAlpn.into()),
+            None if self.enforce_alpn => Err(HandshakeError::NoAlpn.into()),
+            _ => Ok(stream),
         }
     }
 }

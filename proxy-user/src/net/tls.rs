@@ -251,6 +251,12 @@ pub fn alpn_list(named: &[String], ours: &[&[u8]]) -> Vec<Vec<u8>> {
     list
 }
 
+/// Whether a peer on gRPC must agree on an application protocol, by the variable that grpc-go reads: yes, unless it is
+/// "false" in whatever case.
+pub fn alpn_enforced() -> bool {
+    !std::env::var("GRPC_ENFORCE_ALPN_ENABLED").is_ok_and(|said| said.eq_ignore_ascii_case("false"))
+}
+
 /// A client's TLS, as its files say now.
 #[derive(Clone)]
 pub struct ClientEndpoint {

@@ -11,7 +11,7 @@ use crate::lane::{ALPN_LANE, Security, ServerLaneConfig, ServerLanes};
 use crate::mux::{Pool, brake::Limits};
 use crate::net::cipher::{PolicyError, TlsPolicy};
 use crate::net::listener::{ListenError, TcpListener};
-use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError};
+use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError, alpn_enforced};
 use crate::ops::flags::{EngineOptions, LaneSecurity, LanesMode, MuxOptions};
 use crate::ops::metrics::ServerMetrics;
 use crate::splice::proof::Abilities;
@@ -105,7 +105,7 @@ pub(super) fn agents_port(options: &Options) -> Result<(TcpListener, ServerEndpo
         key: options.cluster_key.clone().into(),
         client_ca: file(&options.cluster_ca_cert),
         alpn,
-        require_alpn: true,
+        require_alpn: alpn_enforced(),
         policy: policy(options)?,
     };
     let tls = tls.watch()?;

@@ -15,7 +15,7 @@ use super::dial::Dialer;
 use super::options::{Mode, Options};
 use super::{BoundFrontend, StartError, start};
 use crate::net::listener::TcpListener;
-use crate::net::tls::{ALPN_H2, ALPN_HTTP1, ServerEndpoint, ServerTls};
+use crate::net::tls::{ALPN_H2, ALPN_HTTP1, ServerEndpoint, ServerTls, alpn_enforced};
 use crate::net::uds::UdsListener;
 use crate::ops::drain::DrainWatch;
 
@@ -46,7 +46,7 @@ impl Frontend {
                 key: options.server_key.clone().into(),
                 client_ca: start::file(&options.server_ca_cert),
                 alpn: vec![alpn.to_vec()],
-                require_alpn: options.mode == Mode::Grpc,
+                require_alpn: options.mode == Mode::Grpc && alpn_enforced(),
                 policy: start::policy(options)?,
             };
             let tls = tls.watch()?;
