@@ -4,6 +4,7 @@ mod budget;
 mod churn;
 mod encrypt;
 mod grpc;
+mod handshake;
 mod idle;
 mod latency;
 mod link;
@@ -48,6 +49,12 @@ pub const ALL: &[Scenario] = &[
         about: "dial + echo + close, eight clients; the dial alone",
         seconds: 83,
         run: churn::run,
+    },
+    Scenario {
+        name: "handshake",
+        about: "a lane's TLS handshake alone, over memory: full and resumed, both sides",
+        seconds: 10,
+        run: handshake::run,
     },
     Scenario {
         name: "turned",
