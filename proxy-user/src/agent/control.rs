@@ -16,6 +16,7 @@ use tonic::{Extensions, Request, Status, Streaming};
 
 use super::flows::{Flows, LaneHost, target_end};
 use super::goaway::Tap;
+use super::phase::Life;
 use super::route::{Route, RouteError, SILENCE};
 use crate::flow::{DialError, Path};
 use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
@@ -75,10 +76,7 @@ impl OpenError {
 /// A stream whose server has answered; dropped as it is, the stream ends.
 pub struct Opening {
     pub hello: ServerHello,
-    /// The server wants this connection to end, or another has taken its place.
-    pub leaving: CancellationToken,
-    /// It came under a certificate that this agent shows no more.
-    pub stale: CancellationToken,
+    pub life: Life,
     inbound: Streaming<pb::Packet>,
     outlet: oneshot::Sender<Outlet>,
 }
@@ -102,8 +100,8 @@ impl Opening {
         let stream = route.connect().await?;
         // Go's floor; below it servers answer with ENHANCE_YOUR_CALM.
         let keepalive = keepalive.max(Duration::from_secs(10));
-        let leaving = CancellationToken::new();
-        let mut once = Some(TokioIo::new(Tap::new(stream, leaving.clone(), alert)));
+        let life = Life::new();
+        let mut once = Some(TokioIo::new(Tap::new(stream, life.clone(), alert)));
         let connector = tower::service_fn(move |_: http::Uri| {
             let stream = once.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
             async move { stream }
@@ -125,7 +123,7 @@ impl Opening {
         let answered = tokio::time::timeout(HELLO, client.connect(request)).await;
         let (metadata, inbound, _) = answered.map_err(|_| OpenError::Silent)??.into_parts();
         let hello = ServerHello::read(metadata.as_ref())?;
-        Ok(Opening { hello, leaving, stale: CancellationToken::new(), inbound, outlet })
+        Ok(Opening { hello, life, inbound, outlet })
     }
 }
 
@@ -138,19 +136,19 @@ pub async fn serve(
     lanes: Option<AgentLanes>,
     probe: Duration,
 ) -> LinkEnd {
-    let Opening { hello, leaving, stale, inbound, outlet: slot } = opening;
+    let Opening { hello, life, inbound, outlet: slot } = opening;
     // Fails when the stream has ended already, which its reader sees.
     let _ = slot.send(outlet);
     let ticket = hello.lane_ticket.and_then(|ticket| ticket.0.parse::<Ticket>().ok());
     let lanes = lanes.zip(ticket).map(|(lanes, ticket)| {
-        let host = LaneHost::new(&flows, &hello.server, stale);
+        let host = LaneHost::new(&flows, &hello.server, life.clone());
         Arc::new(lanes.stream(hello.server.as_str(), ticket, host))
     });
     let server =
         Arc::new(Serving { server: hello.server, link: link.clone(), flows, lanes, dials: Mutex::default() });
     let end = tokio::select! {
         end = link.run(inbound, |packet| server.handle(packet)) => end,
-        never = server.leave(&leaving, probe) => match never {},
+        never = server.leave(&life, probe) => match never {},
     };
     server.dials().values().for_each(CancellationToken::cancel);
     end
@@ -186,8 +184,8 @@ impl Serving {
 
     /// A server that is told to end in good order waits for this stream. Its flows go on until they end, new dials
     /// included; then it is closed.
-    async fn leave(&self, leaving: &CancellationToken, probe: Duration) -> Infallible {
-        leaving.cancelled().await;
+    async fn leave(&self, life: &Life, probe: Duration) -> Infallible {
+        life.leaving().await;
         let mut probe = tokio::time::interval(probe);
         loop {
             probe.tick().await;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::dial::Targets;
+use super::phase::{Life, Phase};
 use crate::flow::{DialError, FlowTable, Path};
 use crate::lane::open::{BoxFuture, Host, LaneFlow};
 use crate::ops::metrics::AgentMetrics;
@@ -55,7 +55,7 @@ pub(super) fn target_end(stream: TcpStream) -> End {
 pub(super) struct LaneHost {
     flows: Flows,
     server: ServerId,
-    stale: CancellationToken,
+    life: Life,
 }
 
 impl Host for LaneHost {
@@ -70,13 +70,12 @@ impl Host for LaneHost {
 
     fn renew(&self) {
         tracing::info!(server = %self.server, "This agent's certificate has changed; registering under the new one");
-        self.stale.cancel();
+        self.life.reach(Phase::Stale);
     }
 }
 
 impl LaneHost {
-    /// Cancels `stale` when the server is to be looked for anew.
-    pub(super) fn new(flows: &Flows, server: &ServerId, stale: CancellationToken) -> Arc<LaneHost> {
-        Arc::new(LaneHost { flows: flows.clone(), server: server.clone(), stale })
+    pub(super) fn new(flows: &Flows, server: &ServerId, life: Life) -> Arc<LaneHost> {
+        Arc::new(LaneHost { flows: flows.clone(), server: server.clone(), life })
     }
 }

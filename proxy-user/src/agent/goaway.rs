@@ -8,18 +8,19 @@ use std::task::{Context, Poll};
 
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::CancellationToken;
+
+use super::phase::{Life, Phase};
 
 /// RFC 9113, 6.8.
 const GOAWAY: u8 = 7;
 const HEADER: usize = 9;
 
-/// A connection to an HTTP/2 server that cancels `leaving` when a GOAWAY passes by, and keeps an alert. It changes
-/// nothing.
+/// A connection to an HTTP/2 server that says when it is leaving, which is when a GOAWAY passes by, and keeps an alert.
+/// It changes nothing.
 pub(super) struct Tap<S> {
     stream: S,
     frames: Frames,
-    leaving: CancellationToken,
+    life: Life,
     alert: Arc<OnceLock<AlertDescription>>,
 }
 
@@ -58,12 +59,8 @@ impl Frames {
 }
 
 impl<S> Tap<S> {
-    pub(super) fn new(
-        stream: S,
-        leaving: CancellationToken,
-        alert: Arc<OnceLock<AlertDescription>>,
-    ) -> Tap<S> {
-        Tap { stream, frames: Frames::default(), leaving, alert }
+    pub(super) fn new(stream: S, life: Life, alert: Arc<OnceLock<AlertDescription>>) -> Tap<S> {
+        Tap { stream, frames: Frames::default(), life, alert }
     }
 }
 
@@ -76,7 +73,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if self.frames.read(&buf.filled()[before..]) {
-            self.leaving.cancel();
+            self.life.reach(Phase::Leaving);
         }
         if let Poll::Ready(Err(error)) = &polled
             && let Some(rustls::Error::AlertReceived(alert)) = error.get_ref().and_then(|e| e.downcast_ref())

@@ -7,6 +7,7 @@ mod goaway;
 mod lease;
 pub mod operate;
 pub mod options;
+mod phase;
 pub mod route;
 pub mod run;
 mod servers;

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::control::{self, OpenError, Opening};
 use super::flows::Flows;
 use super::lease::LeaseCounter;
 use super::options::{Options, ServerCountSource};
+use super::phase::{Life, Phase};
 use super::route::Route;
 use crate::lane::AgentLanes;
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
@@ -49,10 +48,14 @@ struct Connected {
     /// Tells a connection from its replacement.
     number: u64,
     link: Link,
-    leaving: CancellationToken,
-    /// Came under a certificate that this agent shows no more: looked for anew, kept until there is another.
-    stale: CancellationToken,
+    life: Life,
     _gauge: GaugeGuard,
+}
+
+impl Connected {
+    fn is_current(&self) -> bool {
+        self.life.phase() == Phase::Current
+    }
 }
 
 /// What became of one look for a server.
@@ -106,7 +109,7 @@ impl Servers {
     async fn look(self: &Arc<Self>) -> Result<Found, OpenError> {
         let known = self.known();
         self.flows.metrics.known_servers(known);
-        let current = self.lock().values().filter(|connected| !connected.stale.is_cancelled()).count();
+        let current = self.lock().values().filter(|connected| connected.is_current()).count();
         if !self.options.sync_forever && current >= known {
             return Ok(Found::Nothing);
         }
@@ -151,21 +154,20 @@ impl Servers {
         });
         {
             let mut connected = self.lock();
-            if connected.get(&server).is_some_and(|known| !known.stale.is_cancelled()) {
+            if connected.get(&server).is_some_and(Connected::is_current) {
                 tracing::debug!(%server, "Reached a server that is known already");
                 return Found::Nothing;
             }
             let new = Connected {
                 number,
                 link: link.clone(),
-                leaving: opening.leaving.clone(),
-                stale: opening.stale.clone(),
+                life: opening.life.clone(),
                 _gauge: self.flows.metrics.server(),
             };
             if let Some(before) = connected.insert(server.clone(), new) {
                 // It serves the flows that it has, and is asked for no other.
                 let _ = before.link.send(Packet::Drain);
-                before.leaving.cancel();
+                before.life.reach(Phase::Leaving);
             }
         }
         self.state.count.store(opening.hello.count, Ordering::Relaxed);
@@ -174,13 +176,13 @@ impl Servers {
         let servers = self.clone();
         tokio::spawn(async move {
             let (flows, lanes) = (servers.flows.clone(), servers.lanes.clone());
-            let (leaving, probe) = (opening.leaving.clone(), servers.options.probe_interval);
+            let (life, probe) = (opening.life.clone(), servers.options.probe_interval);
             let kept = link.clone();
             let serving = control::serve(opening, link, outlet, flows, lanes, probe);
             tokio::pin!(serving);
             let end = tokio::select! {
                 end = &mut serving => end,
-                () = leaving.cancelled() => {
+                () = life.leaving() => {
                     servers.let_go(&server, number, kept);
                     serving.await
                 }
