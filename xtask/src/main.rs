@@ -11,6 +11,7 @@ mod stamp;
 #[cfg(test)]
 mod stamp_test;
 mod test;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::sh;
+use crate::tools::{self, Family};
 
 /// Debian's rustc has a prebuilt `core` for eBPF, so nothing unstable has to be compiled for it.
 const BUILD: [&str; 9] = [
@@ -22,8 +23,6 @@ const BUILD: [&str; 9] = [
     "zlib1g-dev",
     "libxml2-dev",
 ];
-/// Programs that the tests and the bench run beside ours.
-const TESTS: [&str; 5] = ["haproxy", "iproute2", "nftables", "openssh-client", "openssh-server"];
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -75,12 +74,18 @@ impl Toolchain {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if !options.build_only {
+        tools::go()?;
+    }
     ready_to_build()?;
     if !options.build_only {
-        let missing: Vec<_> = TESTS.into_iter().filter(|package| !installed(package)).collect();
+        let family = Family::here();
+        let missing =
+            if family == Some(Family::Debian) { tools::missing(Family::Debian) } else { Vec::new() };
         if !missing.is_empty() {
             install(&missing)?;
         }
+        tools::check(family)?;
     }
     sh::say("everything is here");
     Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{bench, lint, rootless, setup, sh};
+use crate::{bench, lint, rootless, setup, sh, tools};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -106,9 +106,7 @@ fn behaviour() -> Result<()> {
 }
 
 fn kubernetes() -> Result<()> {
-    if sh::find("go").is_none() {
-        bail!("Go is missing: install Go 1.26 or newer and run this again");
-    }
+    tools::go()?;
     let release = sh::root().join("target/release");
     let module = sh::root().join("tests/kubernetes");
     let mut go = Command::new("go");
