@@ -10,6 +10,7 @@ mod goaway;
 mod half_close;
 mod kube_auth;
 mod kube_leases;
+mod kube_nodes;
 mod kube_proxy;
 mod kube_slow;
 mod lanes;

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod dial;
+pub mod doctor;
 mod flows;
 mod goaway;
 mod lease;

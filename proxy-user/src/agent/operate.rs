@@ -1,5 +1,6 @@
 //! What an operator has of a running agent: listeners beside the flows, and the words at its start.
 
+use super::doctor;
 use super::options::Options;
 use crate::flow::FlowTable;
 use crate::ops::admin::Admin;
@@ -11,6 +12,7 @@ use crate::ops::operator::Desk;
 use crate::ops::settings::Live;
 use crate::splice::Splicer;
 use crate::splice::proof::Abilities;
+use crate::wire::identifiers::Identifiers;
 
 /// Binds and serves health, admin and operator socket, watches the live settings, and logs what is in force.
 /// Ready is when `has_server` says so. Must be called inside a tokio runtime; serves until dropped.
@@ -38,7 +40,13 @@ pub fn operate(
     let health_port = listeners.health.map_or(options.health_server_port, |address| address.port());
     let admin = Admin::agent(health_port, options.enable_profiling);
     listeners.admin(&options.admin_bind_address, options.admin_server_port, admin);
-    let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(move || patient.report()) };
+    // Checked at start.
+    let identifiers = Identifiers::parse(&options.agent_identifiers).unwrap_or_default();
+    let doctor = move || {
+        let own = doctor::own_addresses(|name| std::env::var(name).ok());
+        patient.report() + &doctor::place(&identifiers, &own)
+    };
+    let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(doctor) };
     listeners.operator(&options.operator_socket, desk);
     listeners.live_settings(&options.live_settings, live.clone());
     let steered = splicer.clone();

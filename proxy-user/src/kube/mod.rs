@@ -1,9 +1,10 @@
-//! The Kubernetes API server, for the two things that Konduit asks it: whose an agent's token is, and which servers
-//! hold a lease. Nothing on the way of a flow waits for it.
+//! The Kubernetes API server, for the three things that Konduit asks it: whose an agent's token is, which servers hold
+//! a lease, and which nodes there are. Nothing on the way of a flow waits for it.
 
 mod client;
 mod error;
 pub mod lease;
+pub mod nodes;
 mod proxy;
 pub mod selector;
 mod tokens;

@@ -3,8 +3,10 @@
 pub mod agents;
 pub mod auth;
 pub mod dial;
+pub mod doctor;
 pub mod frontend;
 pub mod lease;
+pub mod nodes;
 pub mod operate;
 pub mod options;
 pub mod pick;
@@ -23,6 +25,7 @@ use self::agents::registry::Registry;
 use self::agents::service::Service;
 use self::dial::Dialer;
 use self::lease::LeaseController;
+use self::nodes::NodeWatch;
 use self::options::Options;
 pub use self::start::StartError;
 use crate::flow::FlowTable;
@@ -57,6 +60,7 @@ pub struct Server {
     dialer: Dialer,
     kube: Option<Kube>,
     leases: Option<LeaseController>,
+    nodes: Option<NodeWatch>,
 }
 
 impl Server {
@@ -77,6 +81,7 @@ impl Server {
         let kube = start::kube(&options);
         let authenticator = kube.as_ref().and_then(|kube| start::authenticator(&options, kube));
         let leases = start::leases(&options, &metrics);
+        let nodes = start::nodes(&options, &registry);
         let service = Service {
             server: options.server_id.as_str().into(),
             count: u32::try_from(options.server_count).unwrap_or(0),
@@ -95,7 +100,7 @@ impl Server {
             most_flows: start::most_flows(),
             metrics,
         };
-        Ok(Server { bound, options, agents, frontend, service, dialer, kube, leases })
+        Ok(Server { bound, options, agents, frontend, service, dialer, kube, leases, nodes })
     }
 
     pub fn bound(&self) -> &Bound {
@@ -116,17 +121,28 @@ impl Server {
         self.kube.as_ref()
     }
 
+    /// `None`: no strategy asks for nodes.
+    pub fn nodes(&self) -> Option<&NodeWatch> {
+        self.nodes.as_ref()
+    }
+
     pub fn registry(&self) -> &Arc<Registry> {
         &self.dialer.registry
     }
 
     /// Serves until `stop`. Frontends accept until `drain` begins; their flows go on until it cuts them.
     pub async fn run(self, drain: DrainWatch, stop: CancellationToken) {
-        let Server { options, agents: (listener, tls), frontend, service, dialer, bound, leases, .. } = self;
+        let Server {
+            options, agents: (listener, tls), frontend, service, dialer, bound, leases, nodes, ..
+        } = self;
         tracing::info!(agents = %bound.agents, frontend = ?bound.frontend, server = options.server_id, "Serving");
         let agents = listen::serve(listener, tls, service, options.keepalive_time, drain.clone(), stop);
         let leases = leases.map(|leases| leases.run(drain.clone()));
         let frontend = frontend.serve(dialer, options.frontend_keepalive_time, drain);
-        tokio::join!(agents, frontend, OptionFuture::from(leases));
+        let serving = async { tokio::join!(agents, frontend, OptionFuture::from(leases)) };
+        tokio::select! {
+            _ = serving => {}
+            Some(never) = OptionFuture::from(nodes.map(NodeWatch::run)) => match never {},
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::splice::Splicer;
 use crate::splice::proof::Abilities;
 
 /// Binds and serves health, admin and operator socket, watches the live settings, and logs what is in force.
-/// Ready is when `has_agent` says so. Must be called inside a tokio runtime; serves until dropped.
+/// Ready is when `has_agent` says so, `nodes` is what the doctor says of them. Must be called inside a tokio runtime; serves until dropped.
 pub fn operate(
     options: &Options,
     metrics: &ServerMetrics,
@@ -21,6 +21,7 @@ pub fn operate(
     splicer: &Splicer,
     abilities: Abilities,
     has_agent: impl Fn() -> bool + Send + Sync + 'static,
+    nodes: impl Fn() -> String + Send + Sync + 'static,
 ) -> (Listeners, Live) {
     let live = Live::new(options.splice.engine, options.lanes.mode, metrics.konduit.clone());
     let hop = match (options.mode, options.uds_name.is_empty()) {
@@ -45,7 +46,8 @@ pub fn operate(
     );
     let health = Health::server(has_agent, registry);
     listeners.health(&options.health_bind_address, options.health_port, health);
-    let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(move || patient.report()) };
+    let doctor = move || patient.report() + &nodes();
+    let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(doctor) };
     listeners.operator(&options.operator_socket, desk);
     listeners.live_settings(&options.live_settings, live.clone());
     let steered = splicer.clone();

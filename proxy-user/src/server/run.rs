@@ -1,10 +1,11 @@
 //! A proxy-server's life, from its options to its exit code.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
+use super::doctor;
 use super::operate::operate;
 use super::options::Options;
 use super::{Server, StartError};
@@ -12,6 +13,7 @@ use crate::ops::drain;
 use crate::ops::flags::LanesMode;
 use crate::ops::life::{Ended, end_server};
 use crate::ops::log::LogGuard;
+use crate::ops::metrics::NodeCounts;
 use crate::ops::phase::{Phase, PhaseTeller};
 use crate::ops::signal::Signals;
 use crate::splice::proof;
@@ -38,7 +40,24 @@ pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartErro
     let now = phase.watch();
     // Whoever probes a server that ends must send nobody here any more.
     let ready = move || *now.borrow() < Phase::Draining && registry.is_ready();
-    let (mut listeners, live) = operate(&options, &metrics, &flows, &splicer, abilities, ready);
+    let news = server.nodes().map(|nodes| nodes.news().clone());
+    let (registry, told) = (server.registry().clone(), news.clone());
+    let nodes = move || {
+        told.as_ref()
+            .map_or_else(String::new, |news| doctor::nodes(&registry, &news.now(), SystemTime::now()))
+    };
+    let (mut listeners, live) = operate(&options, &metrics, &flows, &splicer, abilities, ready, nodes);
+    if let Some(news) = news {
+        let registry = server.registry().clone();
+        metrics.konduit.show_nodes(move || NodeCounts {
+            known: registry.known().nodes().len() as u64,
+            heard: news
+                .now()
+                .heard
+                .and_then(|heard| heard.duration_since(UNIX_EPOCH).ok())
+                .map_or(0, |at| at.as_secs()),
+        })?;
+    }
     if let Some(lanes) = server.lanes().cloned() {
         let counted = lanes.clone();
         metrics.konduit.show_server_lanes(move || counted.stats())?;

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::agents::registry::Registry;
 use super::auth::Authenticator;
 use super::lease::LeaseController;
+use super::nodes::NodeWatch;
 use super::options::Options;
 use crate::kube::{Kube, KubeConfig, KubeError};
 use crate::lane::{ALPN_LANE, Security, ServerLaneConfig, ServerLanes};
@@ -60,6 +62,11 @@ fn client(options: &Options) -> Kube {
 /// With a client of its own: a thousand agents whose tokens wait for their turn must not let the lease expire.
 pub(super) fn leases(options: &Options, metrics: &ServerMetrics) -> Option<LeaseController> {
     options.enable_lease_controller.then(|| LeaseController::new(options, &client(options), metrics))
+}
+
+/// With a client of its own too: a list of many nodes is many requests.
+pub(super) fn nodes(options: &Options, registry: &Arc<Registry>) -> Option<NodeWatch> {
+    registry.is_node_local().then(|| NodeWatch::new(client(options), registry.clone()))
 }
 
 pub(super) fn authenticator(options: &Options, kube: &Kube) -> Option<Authenticator> {

@@ -1,5 +1,7 @@
 //! `--agent-identifiers`: what an agent says it can reach, as a URL query.
 
+use std::net::IpAddr;
+
 /// The addresses and names under which an agent wants to be picked. Values are opaque text, never checked as
 /// addresses: manifests rely on literals such as `ipv4=${HOST_IP}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,6 +60,11 @@ impl Identifiers {
     /// Every text that `destHost` compares a dial's host with.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         [&self.ipv4, &self.ipv6, &self.host].into_iter().flatten().map(String::as_str)
+    }
+
+    /// Those hosts that are addresses; IPv4 as such, however it was written.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.hosts().filter_map(|text| text.parse::<IpAddr>().ok()).map(|address| address.to_canonical())
     }
 }
 

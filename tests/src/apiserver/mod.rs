@@ -1,6 +1,7 @@
-//! A stand-in of the Kubernetes API server, in this process: HTTPS, tokens and leases, and every way to be unwell.
+//! A stand-in of the Kubernetes API server, in this process: HTTPS, tokens, leases and nodes, and every way to be unwell.
 
 mod leases;
+mod nodes;
 mod serve;
 mod tokens;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::certs::Certs;
 use leases::Leases;
+use nodes::Nodes;
 use tokens::Tokens;
 
 /// How it answers.
@@ -49,6 +51,7 @@ struct State {
     credential: Mutex<String>,
     tokens: Mutex<Tokens>,
     leases: Leases,
+    nodes: Nodes,
     /// Method, path and query of every request.
     asked: Mutex<Vec<String>>,
 }
@@ -115,6 +118,20 @@ impl ApiServer {
     /// Makes the next `count` updates fail: somebody else was faster.
     pub fn conflicts(&self, count: usize) {
         self.state.leases.conflict(count);
+    }
+
+    /// Puts a node there or changes it.
+    pub fn node(&self, name: &str, address: &str, pods: &[&str]) {
+        self.state.nodes.put(name, address, pods);
+    }
+
+    pub fn drop_node(&self, name: &str) {
+        self.state.nodes.remove(name);
+    }
+
+    /// Tells whoever watches nodes that what happened is forgotten (410): all are to be listed anew.
+    pub fn forget_nodes(&self) {
+        self.state.nodes.forget();
     }
 
     /// A kubeconfig for this server.

@@ -19,6 +19,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Mood, State, failure, lock};
@@ -94,6 +95,8 @@ async fn answer(
         value.map(|(_, value)| unescape(value)).unwrap_or_default()
     };
     let selector = query("labelSelector");
+    let from = query("resourceVersion").parse().unwrap_or(0);
+    let limit = Duration::from_secs(query("timeoutSeconds").parse().unwrap_or(60));
     Some(match path[..] {
         ["apis", "authentication.k8s.io", "v1", "tokenreviews"] if method == "POST" => {
             reply(lock(&state.tokens).review(object))
@@ -108,12 +111,18 @@ async fn answer(
                 reply(failure(422, "Invalid", "sendInitialEvents is forbidden"))
             }
             _ if !query("watch").is_empty() => {
-                let from = query("resourceVersion").parse().unwrap_or(0);
-                let limit = Duration::from_secs(query("timeoutSeconds").parse().unwrap_or(60));
-                watch(state, namespace.into(), from, selector, limit)
+                let namespace = namespace.to_owned();
+                let since = move |version| state.leases.since(&namespace, version, &selector);
+                watch(state, from, limit, state.leases.changes(), since)
             }
             _ => reply(state.leases.list(namespace, &selector)),
         },
+        ["api", "v1", "nodes"] if query("watch").is_empty() => {
+            reply(state.nodes.list(query("limit").parse().unwrap_or(0), &query("continue")))
+        }
+        ["api", "v1", "nodes"] => {
+            watch(state, from, limit, state.nodes.changes(), |version| state.nodes.since(version))
+        }
         ["apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases", name] => {
             reply(state.leases.one(method, (namespace.into(), name.into()), object))
         }
@@ -121,21 +130,21 @@ async fn answer(
     })
 }
 
-/// One line of JSON per event, until `limit` or an unwell mood ends it.
+/// One line of JSON for each event that `since` a version happened, until `limit` or an unwell mood ends it.
 fn watch(
     state: &'static State,
-    namespace: String,
     from: u64,
-    selector: String,
     limit: Duration,
+    changes: watch::Receiver<u64>,
+    since: impl Fn(u64) -> (u64, Vec<Value>) + Clone + Send + Sync + 'static,
 ) -> Response<Body> {
     let ends = tokio::time::Instant::now() + limit;
-    let lines = stream::unfold((from, state.leases.changes()), move |(mut seen, mut changes)| {
-        let (namespace, selector) = (namespace.clone(), selector.clone());
+    let lines = stream::unfold((from, changes), move |(mut seen, mut changes)| {
+        let since = since.clone();
         async move {
             loop {
                 changes.borrow_and_update();
-                let (now, events) = state.leases.since(&namespace, seen, &selector);
+                let (now, events) = since(seen);
                 seen = now;
                 if !events.is_empty() {
                     let lines: String = events.iter().map(|event| format!("{event}\n")).collect();

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::make::Maker;
 use super::snapshot::Snapshot;
-use super::{engine, flows, lanes};
+use super::{NodeCounts, engine, flows, lanes, nodes};
 use crate::flow::{FlowTable, Path};
 use crate::lane::counters::{AgentLaneStats, ServerLaneStats};
 use crate::splice::Snapshot as EngineCounts;
@@ -131,6 +131,14 @@ impl KonduitMetrics {
         counts: impl Fn() -> EngineCounts + Clone + Send + Sync + 'static,
     ) -> Result<(), Error> {
         engine::register(&self.registry, counts)
+    }
+
+    /// Shows how many nodes are known, and when the API server was last heard of them; once.
+    pub fn show_nodes(
+        &self,
+        counts: impl Fn() -> NodeCounts + Clone + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        nodes::register(&self.registry, counts)
     }
 
     /// Shows a server's lane counters from now on; once.

@@ -9,6 +9,7 @@ mod guard;
 mod konduit;
 mod lanes;
 mod make;
+mod nodes;
 mod process;
 mod server;
 mod snapshot;
@@ -16,6 +17,7 @@ mod snapshot;
 pub use agent::AgentMetrics;
 pub use guard::GaugeGuard;
 pub use konduit::KonduitMetrics;
+pub use nodes::NodeCounts;
 pub use server::{DialFailure, ServerMetrics, Service};
 
 use prometheus::{Registry, TextEncoder};

@@ -213,6 +213,7 @@ fn the_counters_of_engine_and_lanes_are_shown() {
     let (metrics, _flows) = touched_server();
     metrics.konduit.show_engine(crate::splice::Snapshot::default).unwrap();
     metrics.konduit.show_server_lanes(crate::lane::counters::ServerLaneStats::default).unwrap();
+    metrics.konduit.show_nodes(|| NodeCounts { known: 3, heard: 1_700_000_000 }).unwrap();
     let text = scrape(metrics.registry());
     for line in [
         "konduit_engine{what=\"mapped\"} 0",
@@ -220,6 +221,8 @@ fn the_counters_of_engine_and_lanes_are_shown() {
         "konduit_engine_fallbacks_total{reason=\"overflow\"} 0",
         "konduit_lanes{state=\"idle\"} 0",
         "konduit_lanes_total{event=\"asked\"} 0",
+        "konduit_nodes 3",
+        "konduit_nodes_heard_timestamp_seconds 1700000000",
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");
     }

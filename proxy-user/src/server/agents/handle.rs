@@ -1,6 +1,7 @@
 //! One agent's control stream, as dials see it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,10 @@ pub struct AgentHandle {
     pub identifiers: Identifiers,
     /// Of its node and its pods, for `nodeLocal`.
     pub ranges: Vec<Range>,
+    /// Those of its identifiers that name a host: of its node.
+    pub addresses: Vec<IpAddr>,
+    /// Where its connection comes from; `None` where that is no address.
+    pub from: Option<IpAddr>,
     /// Unique in this process.
     pub number: u64,
     pub link: Link,
@@ -60,7 +65,9 @@ impl AgentHandle {
         AgentHandle {
             id,
             ranges: Range::all(&identifiers),
+            addresses: identifiers.addresses().collect(),
             identifiers,
+            from: None,
             number,
             link,
             metrics,
@@ -71,6 +78,10 @@ impl AgentHandle {
             without,
             pending: Mutex::default(),
         }
+    }
+
+    pub fn from(self, from: Option<IpAddr>) -> AgentHandle {
+        AgentHandle { from: from.map(|from| from.to_canonical()), ..self }
     }
 
     /// Lanes were negotiated on this stream.

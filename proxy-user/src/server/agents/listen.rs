@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -51,6 +52,15 @@ const GOODBYE: Duration = Duration::from_millis(500);
 pub struct Peer {
     pub remote: Option<Remote>,
     pub identity: Option<Identity>,
+}
+
+impl Peer {
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.remote? {
+            Remote::Tcp(address) => Some(address.ip()),
+            Remote::Unix { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

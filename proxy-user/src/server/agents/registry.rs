@@ -2,17 +2,21 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::handle::AgentHandle;
 use crate::ops::metrics::ServerMetrics;
 use crate::server::options::Strategy;
-use crate::server::pick::range::Known;
+use crate::server::pick::known::Known;
+use crate::server::pick::nodes::Node;
+use crate::server::pick::range::Range;
 
 /// Every live control stream, in order of arrival.
 pub struct Registry {
     streams: RwLock<Arc<Vec<Arc<AgentHandle>>>>,
     known: RwLock<Known>,
+    /// Held by whoever changes one of both and counts then: one after the other.
+    changing: Mutex<()>,
     next: AtomicU64,
     strategies: Vec<Strategy>,
     metrics: ServerMetrics,
@@ -23,11 +27,12 @@ impl Registry {
         let registry = Registry {
             streams: RwLock::default(),
             known: RwLock::default(),
+            changing: Mutex::default(),
             next: AtomicU64::new(1),
             strategies,
             metrics,
         };
-        registry.count(&[]);
+        registry.count();
         Arc::new(registry)
     }
 
@@ -38,13 +43,36 @@ impl Registry {
 
     /// Can be picked from here on, until the guard drops.
     pub fn add(self: &Arc<Self>, handle: Arc<AgentHandle>) -> Registered {
-        if self.strategies.contains(&Strategy::NodeLocal) {
-            let streams = self.streams();
-            let live = streams.iter().flat_map(|stream| stream.ranges.iter().copied());
-            self.known.write().unwrap_or_else(PoisonError::into_inner).add(&handle.ranges, live);
-        }
-        self.change(|streams| streams.push(handle.clone()));
+        self.change(|| {
+            if self.is_node_local() {
+                let streams = self.streams();
+                let live = streams.iter().flat_map(|stream| stream.ranges.iter().copied());
+                self.known.write().unwrap_or_else(PoisonError::into_inner).add(&handle.ranges, live);
+            }
+            self.set_streams(|streams| streams.push(handle.clone()));
+        });
         Registered { registry: self.clone(), handle }
+    }
+
+    /// The Kubernetes API lists these nodes and no others.
+    pub fn set_nodes(&self, nodes: Vec<Node>) {
+        self.change_nodes(|known, is_live| known.set_nodes(nodes, is_live));
+    }
+
+    pub fn put_node(&self, node: Node) {
+        // Most news of a node are of its health.
+        if self.known().nodes().get(&node.name).is_some_and(|before| **before == node) {
+            return;
+        }
+        self.change_nodes(|known, is_live| known.put_node(node, is_live));
+    }
+
+    pub fn remove_node(&self, name: &str) {
+        self.change_nodes(|known, is_live| known.remove_node(name, is_live));
+    }
+
+    pub fn is_node_local(&self) -> bool {
+        self.strategies.contains(&Strategy::NodeLocal)
     }
 
     pub fn streams(&self) -> Arc<Vec<Arc<AgentHandle>>> {
@@ -59,26 +87,42 @@ impl Registry {
     /// The server is ready: its first strategy has something to pick from. Draining streams count.
     pub fn is_ready(&self) -> bool {
         let streams = self.streams();
-        self.strategies.first().is_some_and(|first| keys(*first, &streams) > 0)
+        let known = self.known();
+        self.strategies.first().is_some_and(|first| keys(*first, &streams, &known) > 0)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<AgentHandle>>)) {
-        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = streams.to_vec();
+    fn set_streams(&self, change: impl FnOnce(&mut Vec<Arc<AgentHandle>>)) {
+        let mut changed = self.streams().to_vec();
         change(&mut changed);
-        self.count(&changed);
-        *streams = Arc::new(changed);
+        *self.streams.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(changed);
     }
 
-    fn count(&self, streams: &[Arc<AgentHandle>]) {
+    fn change_nodes(&self, change: impl FnOnce(&mut Known, &dyn Fn(Range) -> bool)) {
+        self.change(|| {
+            let streams = self.streams();
+            let live: HashSet<Range> =
+                streams.iter().flat_map(|stream| stream.ranges.iter().copied()).collect();
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            change(&mut known, &|range| live.contains(&range));
+        });
+    }
+
+    fn change(&self, change: impl FnOnce()) {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        change();
+        self.count();
+    }
+
+    fn count(&self) {
+        let (streams, known) = (self.streams(), self.known());
         for strategy in &self.strategies {
-            self.metrics.ready_backends(strategy.name(), keys(*strategy, streams));
+            self.metrics.ready_backends(strategy.name(), keys(*strategy, &streams, &known));
         }
     }
 }
 
 /// Distinct keys that a strategy can pick by, as upstream counts them.
-fn keys(strategy: Strategy, streams: &[Arc<AgentHandle>]) -> usize {
+fn keys(strategy: Strategy, streams: &[Arc<AgentHandle>], known: &Known) -> usize {
     match strategy {
         Strategy::Default => streams.iter().map(|stream| &stream.id).collect::<HashSet<_>>().len(),
         Strategy::DestHost => {
@@ -88,7 +132,11 @@ fn keys(strategy: Strategy, streams: &[Arc<AgentHandle>]) -> usize {
             let routed = streams.iter().filter(|stream| stream.identifiers.default_route);
             routed.map(|stream| &stream.id).collect::<HashSet<_>>().len()
         }
-        Strategy::NodeLocal => streams.iter().flat_map(|stream| &stream.ranges).collect::<HashSet<_>>().len(),
+        Strategy::NodeLocal => {
+            let named = streams.iter().flat_map(|stream| stream.ranges.iter().copied());
+            let nodes = streams.iter().flat_map(|stream| known.nodes().of(stream));
+            named.chain(nodes.flat_map(|node| node.ranges())).collect::<HashSet<_>>().len()
+        }
     }
 }
 
@@ -100,7 +148,9 @@ pub struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.change(|streams| streams.retain(|stream| stream.number != self.handle.number));
+        self.registry.change(|| {
+            self.registry.set_streams(|streams| streams.retain(|stream| stream.number != self.handle.number));
+        });
         self.handle.lose();
     }
 }

@@ -2,12 +2,15 @@
 
 mod any;
 mod dest_host;
+pub mod known;
 mod node_local;
+pub mod nodes;
 pub mod range;
 
 use std::sync::Arc;
 
-use self::range::Known;
+use self::known::Known;
+use self::node_local::Refusal;
 use crate::flow::{DialError, DialReason};
 use crate::server::agents::handle::AgentHandle;
 use crate::server::options::Strategy;
@@ -30,7 +33,7 @@ pub fn pick(
             return Ok((*strategy, agent));
         }
         if let Some(refusal) = fits.refusal {
-            return Err(DialError::new(DialReason::NoAgent, refusal));
+            return Err(DialError::new(DialReason::NoAgent, refusal.to_string()));
         }
     }
     Err(DialError::new(DialReason::NoAgent, "No agent available"))
@@ -47,10 +50,11 @@ pub fn pick_again(
     any::choose(&fitting(strategy, streams, known, address).agents, tried)
 }
 
+#[derive(Default)]
 struct Fits<'a> {
     agents: Vec<&'a Arc<AgentHandle>>,
     /// Why no other strategy may be asked.
-    refusal: Option<String>,
+    refusal: Option<Refusal>,
 }
 
 fn fitting<'a>(strategy: Strategy, streams: &'a Streams, known: &Known, address: &str) -> Fits<'a> {
@@ -58,14 +62,7 @@ fn fitting<'a>(strategy: Strategy, streams: &'a Streams, known: &Known, address:
         Strategy::Default => streams.iter().collect(),
         Strategy::DestHost => dest_host::fitting(streams, address),
         Strategy::DefaultRoute => streams.iter().filter(|stream| stream.identifiers.default_route).collect(),
-        Strategy::NodeLocal => {
-            let range = node_local::address(address).and_then(|address| known.longest(address));
-            let agents = range.map_or_else(Vec::new, |range| node_local::fitting(streams, range));
-            let refusal = range.map(|range| {
-                format!("{address} belongs to the node of {range}, which has no agent connected (nodeLocal)")
-            });
-            return Fits { agents, refusal };
-        }
+        Strategy::NodeLocal => return node_local::fitting(streams, known, address),
     };
     Fits { agents, refusal: None }
 }

@@ -1,13 +1,11 @@
 //! Address ranges, and the longest of several that holds an address.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::wire::identifiers::Identifiers;
-
-/// Ranges that are remembered at most; a cluster has two per node or so.
-const MOST: usize = 1 << 16;
 
 /// An IP network, its host bits zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,11 +27,21 @@ impl Range {
         Range { network: address, bits: width(address) }
     }
 
+    /// Length of the prefix.
+    pub fn bits(self) -> u8 {
+        self.bits
+    }
+
+    pub fn holds(self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.bits <= width(address) && mask(address, self.bits) == self.network
+    }
+
     /// What an agent's node serves by its identifiers: pod ranges, and the node's own addresses. Text that is neither
     /// (manifests have literals such as `ipv4=${HOST_IP}`) means nothing.
     pub fn all(identifiers: &Identifiers) -> Vec<Range> {
         let pods = identifiers.cidr.iter().filter_map(|text| Range::parse(text));
-        let nodes = identifiers.hosts().filter_map(|text| text.parse().ok()).map(Range::of);
+        let nodes = identifiers.addresses().map(Range::of);
         pods.chain(nodes).collect()
     }
 }
@@ -59,35 +67,56 @@ fn mask(address: IpAddr, bits: u8) -> IpAddr {
     }
 }
 
-/// The ranges of every node that had an agent since the start: an address of a node whose agent is away is still that
-/// node's.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// By length of the prefix.
-    ranges: BTreeMap<u8, HashSet<Range>>,
+/// Something of each range, and the longest range that holds an address.
+#[derive(Debug)]
+pub(super) struct Prefixes<T> {
+    /// By length of the prefix; none is empty.
+    by_length: BTreeMap<u8, HashMap<Range, T>>,
 }
 
-impl Known {
-    /// Adds ranges; beyond the bound only those of `live` agents stay.
-    pub fn add(&mut self, ranges: &[Range], live: impl Iterator<Item = Range>) {
-        if self.ranges.values().map(HashSet::len).sum::<usize>() + ranges.len() > MOST {
-            self.ranges.clear();
-            live.for_each(|range| self.insert(range));
+impl<T> Default for Prefixes<T> {
+    fn default() -> Prefixes<T> {
+        Prefixes { by_length: BTreeMap::new() }
+    }
+}
+
+impl<T> Prefixes<T> {
+    pub(super) fn entry(&mut self, range: Range) -> Entry<'_, Range, T> {
+        self.by_length.entry(range.bits).or_default().entry(range)
+    }
+
+    pub(super) fn get(&self, range: Range) -> Option<&T> {
+        self.by_length.get(&range.bits)?.get(&range)
+    }
+
+    /// Keeps of this range's what `keep` says.
+    pub(super) fn retain(&mut self, range: Range, keep: impl FnOnce(&mut T) -> bool) {
+        let Some(ranges) = self.by_length.get_mut(&range.bits) else { return };
+        if ranges.get_mut(&range).is_some_and(|value| !keep(value)) {
+            ranges.remove(&range);
         }
-        ranges.iter().for_each(|range| self.insert(*range));
+        if ranges.is_empty() {
+            self.by_length.remove(&range.bits);
+        }
     }
 
-    fn insert(&mut self, range: Range) {
-        self.ranges.entry(range.bits).or_default().insert(range);
+    pub(super) fn len(&self) -> usize {
+        self.by_length.values().map(HashMap::len).sum()
     }
 
-    /// The longest range with this address in it.
-    pub fn longest(&self, address: IpAddr) -> Option<Range> {
+    pub(super) fn clear(&mut self) {
+        self.by_length.clear();
+    }
+
+    /// The longest range with this address in it, and what is of it.
+    pub(super) fn longest(&self, address: IpAddr) -> Option<(Range, &T)> {
         let address = address.to_canonical();
-        let lengths = self.ranges.iter().rev().filter(|(bits, _)| **bits <= width(address));
-        let found =
-            lengths.map(|(bits, ranges)| (Range { network: mask(address, *bits), bits: *bits }, ranges));
-        found.into_iter().find(|(range, ranges)| ranges.contains(range)).map(|(range, _)| range)
+        let mut lengths = self.by_length.iter().rev().filter(|(bits, _)| **bits <= width(address));
+        lengths.find_map(|(bits, ranges)| {
+            let (range, value) =
+                ranges.get_key_value(&Range { network: mask(address, *bits), bits: *bits })?;
+            Some((*range, value))
+        })
     }
 }
 
@@ -95,17 +124,14 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn known(ranges: &[&str]) -> Known {
-        let mut known = Known::default();
-        let ranges: Vec<Range> = ranges.iter().map(|text| Range::parse(text).unwrap()).collect();
-        known.add(&ranges, std::iter::empty());
-        known
-    }
-
     #[test]
     fn the_longest_prefix_wins() {
-        let known = known(&["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "fd00::/16", "fd00:1::/64"]);
-        let longest = |address: &str| known.longest(address.parse().unwrap()).map(|range| range.to_string());
+        let mut prefixes = Prefixes::default();
+        for range in ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "fd00::/16", "fd00:1::/64"] {
+            prefixes.entry(Range::parse(range).unwrap()).insert_entry(());
+        }
+        let longest =
+            |address: &str| prefixes.longest(address.parse().unwrap()).map(|(range, ())| range.to_string());
         for (address, range) in [
             ("10.1.2.3", Some("10.1.2.0/24")),
             ("10.1.3.3", Some("10.1.0.0/16")),
@@ -117,6 +143,9 @@ mod tests {
             ("::ffff:10.1.2.3", Some("10.1.2.0/24")),
         ] {
             assert_eq!(longest(address).as_deref(), range, "{address}");
+            let holds =
+                range.is_some_and(|range| Range::parse(range).unwrap().holds(address.parse().unwrap()));
+            assert_eq!(holds, range.is_some(), "{address}");
         }
     }
 
@@ -138,17 +167,5 @@ mod tests {
                 .unwrap();
         let ranges: Vec<String> = Range::all(&identifiers).iter().map(Range::to_string).collect();
         assert_eq!(ranges, ["10.1.0.0/24", "192.0.2.1/32", "192.0.2.2/32"]);
-    }
-
-    #[test]
-    fn what_is_remembered_has_a_bound() {
-        let mut known = Known::default();
-        let many: Vec<Range> = (0..MOST as u32).map(|n| Range::of(IpAddr::from(n.to_be_bytes()))).collect();
-        known.add(&many, std::iter::empty());
-        let (live, new) = (Range::parse("192.0.2.0/24").unwrap(), Range::parse("198.51.100.0/24").unwrap());
-        known.add(&[new], [live].into_iter());
-        let address = |text: &str| known.longest(text.parse().unwrap());
-        assert_eq!(address("0.0.0.7"), None);
-        assert_eq!((address("192.0.2.9"), address("198.51.100.9")), (Some(live), Some(new)));
     }
 }

@@ -1,3 +1,5 @@
+use super::nodes::Node;
+use super::range::Range;
 use super::*;
 use crate::flow::FlowTable;
 use crate::lane::Fallback;
@@ -70,6 +72,117 @@ fn node_local_serves_by_the_longest_range_and_refuses_before_others_are_asked() 
     }
     let _back = world.agent("back", "cidr=10.1.2.0/24");
     assert_eq!(world.pick("10.1.2.3:80").as_deref(), Ok("back"));
+}
+
+/// `name address pods`
+fn node(text: &str) -> Node {
+    let [name, address, pods] = text.split(' ').collect::<Vec<_>>()[..] else { panic!("{text}") };
+    let pods = Range::parse(pods).into_iter().collect();
+    Node { name: name.into(), names: vec![name.into()], addresses: vec![address.parse().unwrap()], pods }
+}
+
+#[test]
+fn an_agent_is_of_the_node_whose_name_or_address_it_has() {
+    for (id, identifiers, of_one) in [
+        ("one", "", true),
+        ("a", "ipv4=192.0.2.1", true),
+        ("a", "ipv6=::ffff:192.0.2.1", true),
+        ("a", "host=One", true),
+        ("a", "host=192.0.2.1&ipv4=${HOST_IP}", true),
+        ("One", "", false),
+        ("a", "", false),
+        ("a", "ipv4=192.0.2.2", false),
+        // What an agent reaches is not where it is.
+        ("a", "cidr=192.0.2.1/32", false),
+        ("a", "cidr=10.1.1.0/24", false),
+        ("a", "host=one.example&default-route=true", false),
+    ] {
+        let world = World::new(&[Strategy::NodeLocal, Strategy::Default]);
+        world.registry.set_nodes(vec![node("one 192.0.2.1 10.1.1.0/24")]);
+        let _agent = world.agent(id, identifiers);
+        let stream = world.registry.streams()[0].clone();
+        let found = world.registry.known().nodes().of(&stream).len();
+        assert_eq!(found == 1, of_one, "{id} {identifiers}");
+        assert_eq!(node("one 192.0.2.1 x").has(&stream), of_one, "{id} {identifiers}");
+    }
+}
+
+#[test]
+fn node_objects_say_whose_an_address_is_where_agents_do_not() {
+    let world = World::new(&[Strategy::NodeLocal, Strategy::Default]);
+    let one = world.agent("one", "");
+    let _two = world.agent("uid", "ipv4=192.0.2.2");
+    let _plain = world.agent("plain", "");
+    world.registry.set_nodes(vec![
+        node("one 192.0.2.1 10.1.1.0/24"),
+        node("two 192.0.2.2 10.1.2.0/24"),
+        node("three 192.0.2.3 10.1.3.0/24"),
+    ]);
+    for _ in 0..20 {
+        for (address, agent) in [
+            ("10.1.1.3:80", "one"),
+            ("192.0.2.1:10250", "one"),
+            ("one:10250", "one"),
+            ("10.1.2.3:80", "uid"),
+            ("two:10250", "uid"),
+        ] {
+            assert_eq!(world.pick(address).as_deref(), Ok(agent), "{address}");
+        }
+    }
+    for address in ["10.1.3.3:80", "192.0.2.3:10250", "three:10250"] {
+        let refusal = world.pick(address).unwrap_err();
+        assert!(refusal.contains("belongs to node three, which has no agent connected"), "{refusal}");
+    }
+    drop(one);
+    assert!(world.pick("10.1.1.3:80").is_err());
+    world.registry.remove_node("one");
+    for address in ["10.1.1.3:80", "192.0.2.1:10250", "one:80"] {
+        assert!(world.pick(address).is_ok(), "of no node any more: {address}");
+    }
+    // Its address goes to another.
+    world.registry.put_node(node("two 192.0.2.1 10.1.1.0/24"));
+    assert_eq!(world.pick("10.1.2.3:80").map(|_| ()), Ok(()));
+    assert!(world.pick("10.1.1.3:80").is_err(), "no agent has that address");
+}
+
+#[test]
+fn an_agents_word_on_its_pods_counts_before_a_node_objects() {
+    let world = World::new(&[Strategy::NodeLocal, Strategy::Default]);
+    world.registry.set_nodes(vec![node("one 192.0.2.1 10.1.1.0/24"), node("two 192.0.2.2 10.1.2.0/24")]);
+    // A network plugin of its own mind: node one has pods where the Node object of two says.
+    let one = world.agent("one", "cidr=10.1.2.0/24&cidr=10.1.3.64/26");
+    let _two = world.agent("two", "");
+    for _ in 0..20 {
+        assert_eq!(world.pick("10.1.2.3:80").as_deref(), Ok("one"));
+        assert_eq!(world.pick("192.0.2.2:80").as_deref(), Ok("two"));
+    }
+    drop(one);
+    assert_eq!(world.pick("10.1.2.3:80").as_deref(), Ok("two"), "who is left with that range");
+    assert!(world.pick("10.1.3.70:80").is_err());
+}
+
+#[test]
+fn several_agents_of_a_node_share_its_dials_and_the_idle_one_gets_more() {
+    let world = World::new(&[Strategy::NodeLocal]);
+    world.registry.set_nodes(vec![node("one 192.0.2.1 10.1.1.0/24")]);
+    let (_first, _second) = (world.agent("one", ""), world.agent("other", "host=one"));
+    assert!(world.again("10.1.1.3:80").is_some());
+    let streams = world.registry.streams();
+    let _busy = streams[0].busy();
+    for _ in 0..20 {
+        assert_eq!(world.pick("10.1.1.3:80").as_deref(), Ok("other"));
+    }
+}
+
+#[test]
+fn a_server_is_ready_when_an_agent_is_a_known_nodes() {
+    let world = World::new(&[Strategy::NodeLocal]);
+    let _one = world.agent("one", "");
+    assert!(!world.registry.is_ready());
+    world.registry.put_node(node("one 192.0.2.1 10.1.1.0/24"));
+    assert!(world.registry.is_ready());
+    world.registry.remove_node("one");
+    assert!(!world.registry.is_ready());
 }
 
 #[test]
