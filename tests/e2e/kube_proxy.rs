@@ -61,13 +61,17 @@ struct Case {
     asked: bool,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 8] = [
     Case { proxy_url: false, https_proxy: false, no_proxy: "", asked: false },
     Case { proxy_url: true, https_proxy: false, no_proxy: "*", asked: true },
     Case { proxy_url: false, https_proxy: true, no_proxy: "", asked: true },
     // The proxy's own name says nothing of the server's.
     Case { proxy_url: false, https_proxy: true, no_proxy: "127.0.0.1", asked: true },
     Case { proxy_url: false, https_proxy: true, no_proxy: ".example", asked: false },
+    // What is empty, and what nobody understands, exempts nobody.
+    Case { proxy_url: false, https_proxy: true, no_proxy: "a,,b,", asked: true },
+    Case { proxy_url: false, https_proxy: true, no_proxy: ",a b,.example,", asked: false },
+    Case { proxy_url: true, https_proxy: true, no_proxy: ",", asked: true },
 ];
 
 fn reaches(case: &Case) -> anyhow::Result<()> {

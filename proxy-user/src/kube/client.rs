@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube_client::config::{KubeConfigOptions, Kubeconfig};
+use kube_client::config::Kubeconfig;
 use kube_client::{Client, Config};
 use tokio::sync::Mutex;
 
 use super::error::{KubeError, chain};
-use super::proxy;
+use super::{config, proxy};
 use crate::flow::Pace;
 
 /// A failed client is made anew at most this often.
@@ -123,16 +123,14 @@ async fn load(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
         return connect(config, None).map_err(KubeError::InCluster);
     };
     let wrong = |why| KubeError::Kubeconfig { path: path.display().to_string(), why };
-    let mut read = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
-    let proxy = proxy::of_cluster(&mut read);
-    let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    connect(config.map_err(|error| wrong(chain(&error)))?, proxy).map_err(wrong)
+    let read = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
+    let (config, proxy) = config::of_current_context(read).map_err(wrong)?;
+    connect(config, proxy).map_err(wrong)
 }
 
 fn connect(mut config: Config, proxy_of_cluster: Option<String>) -> Result<Client, String> {
     // Every request of ours has a limit of its own, and who asks again is known there.
     config.default_retry = false;
-    // The library's own choice compares NO_PROXY with the proxy's name and not with the server's.
     config.proxy_url =
         proxy::on_the_way(&config.cluster_url, proxy_of_cluster, |name| std::env::var(name).ok())?;
     Client::try_from(config).map_err(|error| chain(&error))

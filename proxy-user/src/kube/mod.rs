@@ -2,6 +2,7 @@
 //! a lease, and which nodes there are. Nothing on the way of a flow waits for it.
 
 mod client;
+mod config;
 mod error;
 pub mod lease;
 pub mod nodes;

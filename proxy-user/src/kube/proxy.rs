@@ -2,17 +2,8 @@
 //! its cluster whatever the environment says; without one HTTPS_PROXY and NO_PROXY hold, in a pod too.
 
 use http::Uri;
-use kube_client::config::Kubeconfig;
 
 use crate::net::connect::proxy_for;
-
-/// What the current context's cluster names. It is taken out: the library would hold NO_PROXY against it.
-pub(super) fn of_cluster(config: &mut Kubeconfig) -> Option<String> {
-    let current = config.current_context.as_ref()?;
-    let context = config.contexts.iter().find(|context| context.name == *current)?.context.as_ref()?;
-    let cluster = config.clusters.iter_mut().find(|cluster| cluster.name == context.cluster)?;
-    cluster.cluster.as_mut()?.proxy_url.take().filter(|url| !url.is_empty())
-}
 
 /// A proxy's URL. `variable` looks into the environment.
 ///
@@ -81,15 +72,6 @@ mod tests {
         assert_eq!(proxy(SERVER, None, &[("HTTP_PROXY", "http://proxy:1")]), None);
         let plain = proxy("http://api.example", None, &[("HTTP_PROXY", "proxy:1")]);
         assert_eq!(plain.as_deref(), Some("http://proxy:1/"));
-    }
-
-    #[test]
-    fn the_cluster_is_the_current_contexts() {
-        let text = "{ current-context: b, contexts: [{ name: a, context: { cluster: one }}, \
-                    { name: b, context: { cluster: two }}], clusters: [{ name: one, cluster: { proxy-url: \
-                    'http://one' }}, { name: two, cluster: { proxy-url: 'http://two' }}]}";
-        let mut config = Kubeconfig::from_yaml(text).unwrap();
-        assert_eq!(of_cluster(&mut config).as_deref(), Some("http://two"));
     }
 
     #[test]
