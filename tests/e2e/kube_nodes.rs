@@ -97,48 +97,58 @@ fn nodes_are_listed_followed_and_forgotten() -> anyhow::Result<()> {
 }
 
 /// From the start on; then it is well.
-fn serves_by_identifiers_until_nodes_are_known(mood: Mood, words: &str) -> anyhow::Result<()> {
+fn serves_by_identifiers_until_nodes_are_known(mood: Mood, words: &str) -> anyhow::Result<String> {
     let field = Field::new()?;
     let port = target()?;
     field.api.node("one", "127.0.0.11", &["127.0.1.0/24"]);
     field.api.is(mood);
-    let server = server(&field, &[])?;
+    // Before the server: they connect as soon as it lets them.
     let (_plain, _) = field.agent("plain", &[])?;
     let (_named, named) = field.agent("named", &["--agent-identifiers=cidr=127.0.2.0/24"])?;
+    let server = server(&field, &[])?;
     agents(&field, 2.0)?;
     assert_eq!(scrape::http_get(field.server_pages, "/healthz")?, "ok");
     assert_eq!(scrape::http_get(field.server_pages, "/readyz")?, "ok");
     assert!(is_served(&field, &format!("127.0.2.1:{port}"))? && dials(named) == 1.0, "{mood:?}");
     assert!(is_served(&field, &format!("127.0.1.1:{port}"))?, "{mood:?}");
-    assert_eq!(nodes(&field), 0.0, "nobody waited for the API server");
+    assert_eq!(nodes(&field), 0.0);
     says(&server, words)?;
     field.api.is(Mood::Well);
     knows(&field, 1.0)?;
     assert!(!is_served(&field, &format!("127.0.1.1:{port}"))?, "{mood:?}");
-    Ok(())
+    Ok(std::fs::read_to_string(&server.log)?)
 }
 
 #[test]
 fn an_api_server_that_refuses_at_the_start_leaves_agents_identifiers() -> anyhow::Result<()> {
-    serves_by_identifiers_until_nodes_are_known(Mood::Refuses(403), "deploy/server/rbac.yaml")
+    serves_by_identifiers_until_nodes_are_known(Mood::Refuses(403), "deploy/server/rbac.yaml").map(drop)
 }
 
 #[test]
 fn an_api_server_that_is_absent_at_the_start_leaves_agents_identifiers() -> anyhow::Result<()> {
     serves_by_identifiers_until_nodes_are_known(Mood::Absent, "the Kubernetes API server cannot be reached")
+        .map(drop)
 }
 
 #[test]
 fn an_api_server_that_hangs_at_the_start_leaves_agents_identifiers() -> anyhow::Result<()> {
-    serves_by_identifiers_until_nodes_are_known(
-        Mood::Hangs,
-        "the Kubernetes API server did not answer within",
-    )
+    const GAVE_UP: &str = "the Kubernetes API server did not answer within";
+    let log = serves_by_identifiers_until_nodes_are_known(Mood::Hangs, GAVE_UP)?;
+    assert!(log.find("Agent connected") < log.find(GAVE_UP), "nobody waited for the API server: {log}");
+    Ok(())
 }
 
 #[test]
-fn an_api_server_that_is_slow_at_the_start_leaves_agents_identifiers() -> anyhow::Result<()> {
-    serves_by_identifiers_until_nodes_are_known(Mood::Slow(Duration::from_secs(8)), "")
+fn a_slow_api_server_is_waited_for_by_nobody_but_the_list_of_nodes() -> anyhow::Result<()> {
+    let field = Field::new()?;
+    field.api.node("one", "127.0.0.11", &["127.0.1.0/24"]);
+    field.api.is(Mood::Slow(Duration::from_secs(8)));
+    let _server = server(&field, &[])?;
+    let (_plain, _) = field.agent("plain", &[])?;
+    agents(&field, 1.0)?;
+    knows(&field, 1.0)?;
+    assert_eq!(field.api.asked("GET /api/v1/nodes?&limit="), 1, "nobody gave up and asked again");
+    Ok(())
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod frontends;
 mod goaway;
 mod half_close;
 mod kube_auth;
+mod kube_client;
 mod kube_leases;
 mod kube_nodes;
 mod kube_proxy;

@@ -59,8 +59,25 @@ impl Field {
         kubeconfig: &Path,
         flags: &[&str],
     ) -> anyhow::Result<Child> {
-        let [admin] = ports::free()?;
         let mut command = Command::new(binaries()?.join("proxy-server"));
+        command.envs(variables.iter().copied());
+        self.start_server(command, &[&[&*format!("--kubeconfig={}", kubeconfig.display())], flags].concat())
+    }
+
+    /// A server without a kubeconfig that finds what a pod of the API server's cluster finds. Takes root.
+    pub fn server_in_pod(&self, flags: &[&str]) -> anyhow::Result<Child> {
+        const POD: &str = "mount -t tmpfs pod /var/run && d=/var/run/secrets/kubernetes.io/serviceaccount && \
+                           mkdir -p $d && mount --bind \"$0\" $d && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", POD]).arg(self.api.service_account()?);
+        command.arg(binaries()?.join("proxy-server"));
+        command.env("KUBERNETES_SERVICE_HOST", self.api.address.ip().to_string());
+        command.env("KUBERNETES_SERVICE_PORT", self.api.address.port().to_string());
+        self.start_server(command, flags)
+    }
+
+    fn start_server(&self, mut command: Command, flags: &[&str]) -> anyhow::Result<Child> {
+        let [admin] = ports::free()?;
         command.args([
             "--mode=http-connect".to_owned(),
             format!("--uds-name={}", self.file("frontend.sock").display()),
@@ -72,9 +89,8 @@ impl Field {
             format!("--health-port={}", self.server_pages.port()),
             format!("--admin-port={admin}"),
             "--operator-socket=".to_owned(),
-            format!("--kubeconfig={}", kubeconfig.display()),
         ]);
-        command.args(flags).envs(variables.iter().copied());
+        command.args(flags);
         let mut child = Child::start("server", &self.ground.path(""), &mut command)?;
         let up = ports::wait(SOON, "the server", || scrape::http_get(self.server_pages, "/healthz").is_ok());
         child.check()?;

@@ -88,7 +88,21 @@ impl ApiServer {
     /// Callers must show this token from now on; token files are rewritten.
     pub fn expect_credential(&self, token: &str) -> anyhow::Result<()> {
         *lock(&self.state.credential) = token.into();
+        let in_pod = self.directory.join("serviceaccount/token");
+        if in_pod.exists() {
+            fs::write(in_pod, token)?;
+        }
         Ok(fs::write(self.directory.join("token"), token)?)
+    }
+
+    /// What a pod finds in /var/run/secrets/kubernetes.io/serviceaccount, in a directory.
+    pub fn service_account(&self) -> anyhow::Result<PathBuf> {
+        let directory = self.directory.join("serviceaccount");
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join("token"), lock(&self.state.credential).as_bytes())?;
+        fs::write(directory.join("namespace"), "kube-system")?;
+        fs::copy(self.certs.ca(), directory.join("ca.crt"))?;
+        Ok(directory)
     }
 
     /// What a TokenReview says of `token`, for `audience`.
