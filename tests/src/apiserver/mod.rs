@@ -1,4 +1,4 @@
-//! A stand-in of the Kubernetes API server, in this process: HTTPS, tokens, leases and nodes, and every way to be unwell.
+//! A stand-in of the Kubernetes API server, in this process: HTTPS, tokens, leases, nodes, and every way to be unwell.
 
 mod leases;
 mod nodes;
