@@ -55,6 +55,11 @@ pub fn rss(pid: u32) -> u64 {
     fs::read_to_string(format!("/proc/{pid}/status")).map_or(0, |status| kilobytes(&status, "VmRSS:"))
 }
 
+/// Resident memory of a process that is no file's, so without the code that it came to run; 0 when it is gone.
+pub fn anonymous(pid: u32) -> u64 {
+    fs::read_to_string(format!("/proc/{pid}/status")).map_or(0, |status| kilobytes(&status, "RssAnon:"))
+}
+
 fn kilobytes(text: &str, name: &str) -> u64 {
     let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) << 10

@@ -17,7 +17,7 @@ use crate::ops::metrics::{AgentMetrics, GaugeGuard, Segment};
 use crate::server::agents::service::code_name;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::ids::ServerId;
-use crate::wire::metadata::{AgentHello, Secret};
+use crate::wire::metadata::{AgentHello, MUX_VERSION, Secret};
 use crate::wire::packet::Packet;
 
 /// What an agent needs for its control streams.
@@ -137,7 +137,7 @@ impl Servers {
             agent: self.options.agent_id.as_str().into(),
             identifiers: self.identifiers.clone(),
             token: token.map(Secret),
-            mux: true,
+            mux: MUX_VERSION,
             lanes: self.lanes.is_some(),
         }
     }
@@ -148,7 +148,7 @@ impl Servers {
         let number = self.state.next.fetch_add(1, Ordering::Relaxed);
         let (link, outlet) = Link::new(LinkConfig {
             role: Role::Acceptor,
-            dialect: if opening.hello.mux { Dialect::Ours } else { Dialect::Upstream },
+            dialect: Dialect::of_version(opening.hello.mux),
             pool: self.pool.clone(),
             observer: Arc::new(ServerPackets(self.flows.metrics.clone())),
         });

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::flow::Flow;
 use super::link::{Book, Inner};
 use super::state::{Event, ReadEnd};
-use crate::splice::FlowStream;
+use crate::splice::{FlowStream, Room};
 use crate::wire::ids::ConnId;
 use crate::wire::packet::MAX_DATA;
 
@@ -100,6 +100,10 @@ impl AsyncWrite for MuxStream {
 impl FlowStream for MuxStream {
     fn abort(&mut self) {
         self.with(|flow| flow.step(Event::Abort));
+    }
+
+    fn bound(&mut self, room: Room) {
+        self.with(|flow| flow.bound(room));
     }
 
     /// What no packet carries yet, for want of the peer's window or of the stream's.

@@ -9,13 +9,16 @@ use bytes::Bytes;
 use super::brake::{PACE, PATIENCE, STALLED};
 use super::state::{Closing, Dialect, Event, FlowState, ReadEnd, Role};
 use super::window::{Overrun, ReceiveWindow, SendCredit};
+use crate::splice::{Allowance, Room};
 
-/// What one flow may have waiting to be sent before its writer waits, in bytes.
+/// What one flow may have waiting to be sent before its writer waits, in bytes; less where many share the budget.
 const MAX_OUTGOING: usize = 128 << 10;
 /// What one packet costs at least in that account, so that a flood of tiny writes is bounded too.
 const PACKET_COST: usize = 512;
 /// A payload below this is copied out of the buffer it arrived in, which it would keep alive otherwise.
 const SMALL: usize = 4096;
+/// Small payloads behind so many others are put together: each by itself takes a hundred bytes more.
+const KEPT_APART: usize = 16;
 
 pub(super) enum Out {
     Data(Bytes),
@@ -33,8 +36,13 @@ pub(super) struct Flow {
     credit: SendCredit,
     outbox: VecDeque<Out>,
     outgoing: usize,
+    max_outgoing: usize,
+    /// Where a wider window is asked for; none of a flow that is not joined.
+    more: Option<Allowance>,
     /// Credit to be granted to the peer.
     owed: u64,
+    /// The peer was told that its credit does not cover what waits.
+    said_so: bool,
     /// The link has this flow in one of its queues already.
     pub(super) scheduled: bool,
     /// A `MuxStream` exists.
@@ -59,11 +67,14 @@ impl Flow {
             inbox: VecDeque::new(),
             queued: 0,
             read_end: None,
-            window: ReceiveWindow::default(),
-            credit: SendCredit::default(),
+            window: ReceiveWindow::new(dialect.first_window()),
+            credit: SendCredit::new(dialect.first_window()),
             outbox: VecDeque::new(),
             outgoing: 0,
+            max_outgoing: MAX_OUTGOING,
+            more: None,
             owed: 0,
+            said_so: false,
             scheduled: false,
             held: true,
             reader: None,
@@ -80,12 +91,21 @@ impl Flow {
         !self.held && self.state.is_over() && self.outbox.is_empty()
     }
 
+    /// Keeps within this room from now on.
+    pub(super) fn bound(&mut self, room: Room) {
+        self.max_outgoing = room.unsent.min(MAX_OUTGOING);
+        self.more = Some(room.more);
+        if self.dialect != Dialect::Upstream && self.state.is_reading() {
+            self.owed += self.window.widen(room.receive);
+        }
+    }
+
     // Towards the local end.
 
     /// Queues what arrived, and says how much: nothing for a flow that reads no more.
     pub(super) fn push(&mut self, data: Bytes) -> Result<u64, Overrun> {
         let bytes = data.len() as u64;
-        if self.dialect == Dialect::Ours {
+        if self.dialect != Dialect::Upstream {
             self.window.received(bytes)?;
         }
         if bytes == 0 || !self.held || !self.state.is_reading() {
@@ -96,9 +116,21 @@ impl Flow {
             (self.kept_pace, self.taken) = (self.progressed, 0);
         }
         self.queued += bytes;
-        self.inbox.push_back(if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data });
+        self.store(data);
         wake(&mut self.reader);
         Ok(bytes)
+    }
+
+    fn store(&mut self, data: Bytes) {
+        if data.len() >= SMALL {
+            return self.inbox.push_back(data);
+        }
+        let joins = self.inbox.len() > KEPT_APART && self.inbox.back().is_some_and(|last| last.len() < SMALL);
+        let last = if joins { self.inbox.pop_back() } else { None };
+        // Ours alone, since it was copied.
+        let mut last = last.and_then(|last| last.try_into_mut().ok()).unwrap_or_default();
+        last.extend_from_slice(&data);
+        self.inbox.push_back(last.freeze());
     }
 
     /// The next packet's bytes, at most `max` of them; `Err` when reading has ended.
@@ -116,8 +148,9 @@ impl Flow {
         if self.taken >= PACE {
             (self.kept_pace, self.taken) = (self.progressed, 0);
         }
-        if self.dialect == Dialect::Ours && self.state.is_reading() {
-            self.owed += self.window.read(data.len() as u64).unwrap_or(0);
+        if self.dialect != Dialect::Upstream && self.state.is_reading() {
+            let room = |bytes| self.more.as_mut().is_some_and(|more| more.take(bytes));
+            self.owed += self.window.read(data.len() as u64, room).unwrap_or(0);
         }
         if self.inbox.is_empty() && self.inbox.capacity() > 64 {
             self.inbox = VecDeque::new();
@@ -125,9 +158,10 @@ impl Flow {
         Ok(Some(data))
     }
 
-    /// Forgets what waits to be read, and says how much that was.
+    /// Forgets what waits to be read, and says how much that was. Nothing more will be read.
     pub(super) fn discard(&mut self) -> u64 {
         self.inbox = VecDeque::new();
+        self.more = None;
         std::mem::take(&mut self.queued)
     }
 
@@ -164,7 +198,7 @@ impl Flow {
     // Towards the peer.
 
     pub(super) fn has_room(&self) -> bool {
-        self.outgoing < MAX_OUTGOING
+        self.outgoing < self.max_outgoing
     }
 
     pub(super) fn queue(&mut self, data: Bytes) {
@@ -172,30 +206,50 @@ impl Flow {
         self.outbox.push_back(Out::Data(data));
     }
 
+    /// The peer lets us send `bytes` more; with none it says that it waits for as much itself.
     pub(super) fn grant(&mut self, bytes: u64) {
-        self.credit.grant(bytes);
+        if bytes > 0 {
+            self.credit.grant(bytes);
+            self.said_so = false;
+        } else if self.dialect != Dialect::Upstream && self.state.is_reading() {
+            let room = |bytes| self.more.as_mut().is_some_and(|more| more.take(bytes));
+            self.owed += self.window.sender_waits(room).unwrap_or(0);
+        }
+    }
+
+    /// Bytes wait that no credit covers.
+    fn lacks_credit(&self) -> bool {
+        let bytes = match self.outbox.front() {
+            Some(Out::Data(data)) => data.len() as u64,
+            _ => 0,
+        };
+        self.dialect != Dialect::Upstream && self.credit.left() < bytes
     }
 
     /// Something can be sent now.
     pub(super) fn is_sendable(&self) -> bool {
-        self.owed > 0
-            || match self.outbox.front() {
-                Some(Out::Data(data)) => {
-                    self.dialect == Dialect::Upstream || self.credit.left() >= data.len() as u64
-                }
-                Some(Out::Close(_)) => true,
-                None => false,
-            }
+        let lacks_credit = self.lacks_credit();
+        self.owed > 0 || lacks_credit && !self.said_so || !lacks_credit && !self.outbox.is_empty()
     }
 
+    /// What a window packet is to say: bytes that the peer may send, or by 0 that we lack them ourselves.
     pub(super) fn take_grant(&mut self) -> Option<u64> {
-        Some(std::mem::take(&mut self.owed)).filter(|owed| *owed > 0)
+        let says_so = self.lacks_credit() && !self.said_so;
+        self.said_so |= says_so && self.owed == 0;
+        let owed = std::mem::take(&mut self.owed);
+        (owed > 0 || says_so).then_some(owed)
+    }
+
+    /// The width of the peer's window.
+    #[cfg(test)]
+    pub(super) fn window_size(&self) -> u64 {
+        self.window.size()
     }
 
     pub(super) fn take_out(&mut self) -> Option<Out> {
         if let Some(Out::Data(data)) = self.outbox.front() {
             let bytes = data.len();
-            if self.dialect == Dialect::Ours && !self.credit.take(bytes as u64) {
+            if self.dialect != Dialect::Upstream && !self.credit.take(bytes as u64) {
                 return None;
             }
             self.outgoing -= bytes.max(PACKET_COST);
@@ -253,5 +307,30 @@ impl Flow {
 pub(super) fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: usize = crate::mux::window::FIRST_WINDOW as usize;
+
+    /// The size of each of many payloads, and the places that they take at the most.
+    #[test]
+    fn many_small_payloads_take_few_places_and_keep_their_order() {
+        for (size, places) in [(1, 32), (25, 32), (1000, 40), (SMALL, FIRST / SMALL)] {
+            let mut flow = Flow::new(Role::Acceptor, Dialect::OURS);
+            let bytes: Vec<u8> = (0..FIRST).map(|at| (at % 251) as u8).collect();
+            for payload in bytes.chunks(size) {
+                flow.push(Bytes::copy_from_slice(payload)).unwrap();
+            }
+            assert!(flow.inbox.len() <= places, "{size}: {}", flow.inbox.len());
+            let mut read = Vec::new();
+            while let Ok(Some(data)) = flow.pop(usize::MAX) {
+                read.extend_from_slice(&data);
+            }
+            assert!(read == bytes, "{size}");
+        }
     }
 }

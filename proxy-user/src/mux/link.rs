@@ -160,7 +160,7 @@ impl Link {
     /// Ends a flow that was never attached.
     pub fn refuse(&self, conn: ConnId) {
         let packet = match self.dialect() {
-            Dialect::Ours => Packet::Reset { conn, reason: "unknown connection id".into() },
+            Dialect::Ours { .. } => Packet::Reset { conn, reason: "unknown connection id".into() },
             Dialect::Upstream => Packet::CloseRequest { conn },
         };
         let _ = self.send(packet);

@@ -1,5 +1,7 @@
 //! One flow on packets, as a pure state machine: what a packet or a local end means, and what is to be sent for it.
 
+use super::window::{FIRST_WINDOW, FIRST_WINDOW_OF_1};
+
 /// Who opened the flow's dial on this stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -12,10 +14,32 @@ pub enum Role {
 /// What the peer understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// Windows, FIN and RESET.
-    Ours,
+    /// Windows, each of which begins with so many bytes, FIN and RESET.
+    Ours { first_window: u64 },
     /// CLOSE_REQ and CLOSE_RSP only, each of which ends both directions.
     Upstream,
+}
+
+impl Dialect {
+    /// The newest of ours.
+    pub const OURS: Dialect = Dialect::Ours { first_window: FIRST_WINDOW };
+
+    /// What both ends understand of our packets, [`MUX_VERSION`](crate::wire::metadata::MUX_VERSION) at most.
+    pub fn of_version(version: u32) -> Dialect {
+        match version {
+            0 => Dialect::Upstream,
+            1 => Dialect::Ours { first_window: FIRST_WINDOW_OF_1 },
+            _ => Dialect::OURS,
+        }
+    }
+
+    /// The bytes that either end may send of a new flow; without windows nothing asks.
+    pub(super) fn first_window(self) -> u64 {
+        match self {
+            Dialect::Ours { first_window } => first_window,
+            Dialect::Upstream => 0,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +144,7 @@ impl FlowState {
             return Step::default();
         }
         match (self.dialect, self.role) {
-            (Dialect::Ours, _) => {
+            (Dialect::Ours { .. }, _) => {
                 self.write = Side::Ended;
                 Step { send: Some(Closing::Fin), ..Step::default() }
             }
@@ -139,7 +163,7 @@ impl FlowState {
             return Step::default();
         }
         match (self.dialect, self.role) {
-            (Dialect::Ours, _) => self.both_end(ReadEnd::Reset, Some(Closing::Reset)),
+            (Dialect::Ours { .. }, _) => self.both_end(ReadEnd::Reset, Some(Closing::Reset)),
             (Dialect::Upstream, Role::Acceptor) => {
                 self.both_end(ReadEnd::Reset, Some(Closing::CloseResponse))
             }

@@ -11,7 +11,7 @@ fn sends(closing: Closing) -> Step {
 #[test]
 fn between_our_ends_each_direction_ends_by_itself() {
     for role in [Role::Dialer, Role::Acceptor] {
-        let mut state = flow(role, Dialect::Ours);
+        let mut state = flow(role, Dialect::OURS);
         assert_eq!(state.step(Event::Shutdown), sends(Closing::Fin));
         assert!(state.is_reading() && !state.is_over());
         assert_eq!(state.step(Event::PeerFin), Step { read: Some(ReadEnd::Eof), ..Step::default() });
@@ -22,10 +22,10 @@ fn between_our_ends_each_direction_ends_by_itself() {
 
 #[test]
 fn between_our_ends_an_abort_is_a_reset_on_the_other_side() {
-    let mut here = flow(Role::Acceptor, Dialect::Ours);
+    let mut here = flow(Role::Acceptor, Dialect::OURS);
     let aborted = here.step(Event::Abort);
     assert_eq!((aborted.send, here.is_over()), (Some(Closing::Reset), true));
-    let mut there = flow(Role::Dialer, Dialect::Ours);
+    let mut there = flow(Role::Dialer, Dialect::OURS);
     let seen = there.step(Event::PeerReset);
     assert_eq!(seen, Step { send: None, read: Some(ReadEnd::Reset), broken: true });
     assert!(there.is_over());
@@ -82,7 +82,7 @@ fn a_target_that_ends_closes_the_flow_towards_upstreams_server() {
 #[test]
 fn a_lost_stream_is_a_reset_and_sends_nothing() {
     for role in [Role::Dialer, Role::Acceptor] {
-        for dialect in [Dialect::Ours, Dialect::Upstream] {
+        for dialect in [Dialect::OURS, Dialect::Upstream] {
             let mut state = flow(role, dialect);
             assert_eq!(
                 state.step(Event::PeerGone),
@@ -109,7 +109,7 @@ fn every_order_of_four_events_keeps_the_promises() {
     ];
     let count = events.len();
     for role in [Role::Dialer, Role::Acceptor] {
-        for dialect in [Dialect::Ours, Dialect::Upstream] {
+        for dialect in [Dialect::OURS, Dialect::Upstream] {
             for order in 0..count.pow(4) {
                 let picked = (0..4u32).map(|i| events[order / count.pow(i) % count]);
                 let mut state = flow(role, dialect);

@@ -123,7 +123,7 @@ impl Link {
             |conn: &ConnId, error: &str| Packet::CloseResponse { conn: *conn, error: error.into() };
         let answer = match packet {
             Packet::Data { conn, .. } if *conn == ConnId::NONE => return,
-            Packet::Data { conn, .. } if self.dialect() == Dialect::Ours => {
+            Packet::Data { conn, .. } if self.dialect() != Dialect::Upstream => {
                 Packet::Reset { conn: *conn, reason: "unrecognized connectID".into() }
             }
             Packet::Data { conn, .. } => response(conn, "unrecognized connectID"),
@@ -236,7 +236,7 @@ impl Inner {
     /// Once a second: tells what waits, ends flows at their bound that nobody has read for long.
     fn sweep(&self) {
         self.config.observer.queued(self.config.pool.queued());
-        if self.config.dialect == Dialect::Ours {
+        if self.config.dialect != Dialect::Upstream {
             return;
         }
         let now = Instant::now();

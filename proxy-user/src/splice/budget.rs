@@ -1,6 +1,7 @@
 //! How many bytes the flows of this process may hold back, unless the operator says.
 
 use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, UNSENT_MOST};
@@ -43,6 +44,7 @@ impl Grant {
 
 /// The budget of all flows, handed out as they come: each gets a fixed part of what is left, so that the sum stays
 /// within the budget until everybody gets the least.
+#[derive(Debug)]
 pub(super) struct Grants {
     budget: u64,
     given: AtomicU64,
@@ -63,6 +65,63 @@ impl Grants {
 
     pub(super) fn give_back(&self, grant: Grant) {
         self.given.fetch_sub(grant.0, Ordering::Relaxed);
+    }
+
+    /// Takes `bytes` for a flow that outgrew its grant. The half of the budget that is left to flows yet to come is
+    /// never taken so.
+    fn extend(&self, bytes: u64) -> bool {
+        let most = self.budget / 2;
+        let grown = |given: u64| given.checked_add(bytes).filter(|given| *given <= most);
+        self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
+    }
+}
+
+/// What a [`FlowStream`](super::FlowStream) may hold back in each direction, of the budget that all flows share.
+#[derive(Debug)]
+pub struct Room {
+    /// Received bytes that wait to be read.
+    pub receive: u64,
+    /// Written bytes that wait to be sent.
+    pub unsent: usize,
+    /// Where more than `receive` is to be asked for.
+    pub more: Allowance,
+}
+
+impl Room {
+    pub(super) fn new(grant: Grant, grants: &Arc<Grants>) -> Room {
+        let more = Allowance { grants: grants.clone(), taken: 0 };
+        Room { receive: grant.0 / 2, unsent: grant.unsent() as usize, more }
+    }
+
+    /// As of a flow that is alone with this budget.
+    #[cfg(test)]
+    pub(crate) fn alone(budget: u64) -> Room {
+        let grants = Arc::new(Grants::new(budget));
+        Room::new(grants.take(), &grants)
+    }
+}
+
+/// What one flow took of the budget beyond its grant; dropping it gives that back.
+#[derive(Debug)]
+pub struct Allowance {
+    grants: Arc<Grants>,
+    taken: u64,
+}
+
+impl Allowance {
+    /// Takes `bytes` more; false where the other flows leave no room for that.
+    pub fn take(&mut self, bytes: u64) -> bool {
+        let taken = self.grants.extend(bytes);
+        if taken {
+            self.taken += bytes;
+        }
+        taken
+    }
+}
+
+impl Drop for Allowance {
+    fn drop(&mut self) {
+        self.grants.given.fetch_sub(self.taken, Ordering::Relaxed);
     }
 }
 
@@ -127,12 +186,45 @@ mod tests {
         assert_eq!(grants.given.into_inner(), 0);
     }
 
+    /// Budget and flows that have their grants already, in MiB and number; what a flow asks for beyond its own, in KiB,
+    /// and how often that is given.
+    #[test]
+    fn a_flow_outgrows_its_grant_while_half_of_the_budget_is_free() {
+        for (budget, flows, asked, given) in
+            [(8, 0, 128, 30), (8, 16, 128, 5), (8, 64, 1, 0), (1024, 0, 16 << 10, 31), (1024, 1000, 1, 0)]
+        {
+            let grants = Arc::new(Grants::new(budget << 20));
+            let others: Vec<Grant> = (0..flows).map(|_| grants.take()).collect();
+            let mut room = Room::new(grants.take(), &grants);
+            let before = grants.given.load(Ordering::Relaxed);
+            let got = (0..1000).filter(|_| room.more.take(asked << 10)).count();
+            assert_eq!(got, given, "{budget} MiB, {flows} flows, {asked} KiB");
+            drop(room);
+            assert_eq!(grants.given.load(Ordering::Relaxed), before);
+            drop(others);
+        }
+    }
+
+    /// However the first flows grow, 64 more that stall leave the sum within one and a half times the budget.
+    #[test]
+    fn what_has_grown_leaves_room_for_those_yet_to_come() {
+        let grants = Arc::new(Grants::new(8 << 20));
+        let mut first = Room::new(grants.take(), &grants);
+        while first.more.take(64 << 10) {}
+        for _ in 1..64 {
+            grants.take();
+        }
+        assert!(grants.given.load(Ordering::Relaxed) <= 12 << 20, "{grants:?}");
+    }
+
     #[test]
     fn the_parts_of_a_grant_fit_into_it() {
         let least = Grant(GRANT_LEAST);
         let parts = least.receive_buffer().unwrap() + least.in_hand() + least.unsent() as usize;
         assert!(parts as u64 <= GRANT_LEAST, "{parts}");
         assert_eq!(least.receive_buffer(), Some(64 << 10));
+        let room = Room::new(least, &Arc::new(Grants::new(0)));
+        assert!(room.receive + (room.unsent + least.in_hand()) as u64 <= GRANT_LEAST, "{room:?}");
         let most = Grant(GRANT_MOST);
         assert_eq!((most.receive_buffer(), most.unsent()), (None, UNSENT_MOST));
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::SpliceError;
-use super::budget::{Grant, Grants};
+use super::budget::{Grant, Grants, Room};
 use super::control::Control;
 use super::inbox::Inbox;
 use super::pair::Pair;
@@ -29,7 +29,7 @@ pub(super) struct Crew {
     /// None where the kernel's map was not proven or not allowed.
     pub(super) map: Option<Arc<KernelMap>>,
     pub(super) stats: Stats,
-    pub(super) grants: Grants,
+    pub(super) grants: Arc<Grants>,
     pub(super) calm_after: Duration,
     pub(super) orphan_after: Duration,
 }
@@ -93,6 +93,11 @@ impl Share {
         Share { grant: threads.crew().grants.take(), threads: threads.clone() }
     }
 
+    /// The same for an end that is no socket.
+    pub(super) fn room(&self) -> Room {
+        Room::new(self.grant, &self.threads.crew().grants)
+    }
+
     pub(super) fn orphan_after(&self) -> Duration {
         self.threads.crew().orphan_after
     }
@@ -120,7 +125,7 @@ impl Threads {
             inboxes,
             next: AtomicUsize::new(0),
             pipes: Pool::new(budget),
-            grants: Grants::new(budget),
+            grants: Arc::new(Grants::new(budget)),
             map,
             stats: Stats::default(),
             calm_after,

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::Room;
+
 /// A clear, non-blocking socket that was taken out of tokio.
 #[derive(Debug)]
 pub enum Plain {
@@ -64,6 +66,9 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// What this flow may hold back where nothing but ourselves bounds it; told once, at the join.
+    fn bound(&mut self, _room: Room) {}
 
     /// Whether both peers can leave what lies above the clear socket below, as on a raw lane that begins inside TLS.
     fn may_leave(&self) -> bool {

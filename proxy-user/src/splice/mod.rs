@@ -33,6 +33,7 @@ mod track;
 mod worker;
 
 pub(crate) use budget::container_limit;
+pub use budget::{Allowance, Room};
 pub use config::{EngineChoice, Proven, SpliceConfig};
 pub use end::{End, EndIo, FlowStream, Plain, Watched};
 pub use error::SpliceError;

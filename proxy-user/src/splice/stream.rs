@@ -67,7 +67,7 @@ pub(super) async fn join(
         None => (None, None),
     };
     let [left, right] = ends;
-    let (left, right) = match (left.begin(share.grant), right.begin(share.grant)) {
+    let (left, right) = match (left.begin(&share), right.begin(&share)) {
         (Ok(left), Ok(right)) => (left, right),
         (Err(error), _) | (_, Err(error)) => {
             let finish = finish_of(&error);

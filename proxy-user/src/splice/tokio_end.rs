@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::budget::Grant;
+use super::crew::Share;
 use super::kernel::sock::unacknowledged;
 use super::sock::prepare_tcp;
 use super::{EndIo, FlowStream, Plain, Watched};
@@ -36,9 +36,9 @@ impl Unjoined {
     }
 
     /// Gives a plain socket back to tokio.
-    pub(super) fn begin(mut self, grant: Grant) -> io::Result<TokioEnd> {
+    pub(super) fn begin(mut self, share: &Share) -> io::Result<TokioEnd> {
         match self.0.take() {
-            Some(io) => TokioEnd::new(io, grant),
+            Some(io) => TokioEnd::new(io, share),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -69,7 +69,8 @@ macro_rules! on_end {
 }
 
 impl TokioEnd {
-    fn new(io: EndIo, grant: Grant) -> io::Result<TokioEnd> {
+    fn new(io: EndIo, share: &Share) -> io::Result<TokioEnd> {
+        let grant = share.grant;
         match io {
             EndIo::Plain(plain) => {
                 // A socket whose peer is gone refuses these; reading it says so in order.
@@ -84,8 +85,9 @@ impl TokioEnd {
                 Ok(TokioEnd::Tcp(socket))
             }
             EndIo::Watched(Watched::Unix(socket)) => Ok(TokioEnd::Unix(socket)),
-            EndIo::Stream(stream) => {
+            EndIo::Stream(mut stream) => {
                 let _ = stream.socket().map(|socket| prepare_tcp(&socket, grant));
+                stream.bound(share.room());
                 Ok(TokioEnd::Stream(stream))
             }
         }

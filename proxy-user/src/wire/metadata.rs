@@ -19,8 +19,8 @@ const LANE: HeaderName = HeaderName::from_static("konduit-lane");
 /// Ours, from a server: what shows a lane to be of this control stream.
 const LANE_TICKET: HeaderName = HeaderName::from_static("konduit-lane-ticket");
 
-/// The version of our mux packets.
-pub const MUX_VERSION: u32 = 1;
+/// The version of our mux packets. In version 1 a window begins with 1 MiB, in version 2 with 64 KiB.
+pub const MUX_VERSION: u32 = 2;
 /// The version of everything said on a lane.
 pub const LANE_VERSION: u32 = 1;
 
@@ -31,8 +31,8 @@ pub struct AgentHello {
     pub identifiers: Identifiers,
     /// The service-account token, if it has one.
     pub token: Option<Secret>,
-    /// It understands our mux packets.
-    pub mux: bool,
+    /// The version of our mux packets that it understands, none newer than ours; 0: it understands none.
+    pub mux: u32,
     /// It would open lanes.
     pub lanes: bool,
 }
@@ -43,8 +43,8 @@ pub struct ServerHello {
     pub server: ServerId,
     /// How many servers there are, as far as this one knows.
     pub count: u32,
-    /// It understands our mux packets, and the agent offered them.
-    pub mux: bool,
+    /// The version of our mux packets that both understand; 0: there is none.
+    pub mux: u32,
     /// It wants lanes, and this is the ticket to show on them.
     pub lane_ticket: Option<Secret>,
 }
@@ -88,7 +88,8 @@ impl AgentHello {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token =
             token.and_then(|value| value.strip_prefix("Bearer ")).map(|token| Secret(token.to_owned()));
-        let (mux, lanes) = (offers(headers, &MUX, MUX_VERSION), offers(headers, &LANE, LANE_VERSION));
+        let mux = offered(headers, &MUX).min(MUX_VERSION);
+        let lanes = offers(headers, &LANE, LANE_VERSION);
         Ok(AgentHello { agent: agent.into(), identifiers, token, mux, lanes })
     }
 
@@ -104,8 +105,8 @@ impl AgentHello {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        if self.mux {
-            headers.insert(MUX, HeaderValue::from(MUX_VERSION));
+        if self.mux > 0 {
+            headers.insert(MUX, HeaderValue::from(self.mux));
         }
         if self.lanes {
             headers.insert(LANE, HeaderValue::from(LANE_VERSION));
@@ -124,7 +125,8 @@ impl ServerHello {
         let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
         let ticket = headers.get(&LANE_TICKET).filter(|_| offers(headers, &LANE, LANE_VERSION));
         let lane_ticket = ticket.and_then(|ticket| Some(Secret(ticket.to_str().ok()?.to_owned())));
-        Ok(ServerHello { server: server.into(), count, mux: offers(headers, &MUX, MUX_VERSION), lane_ticket })
+        let mux = offered(headers, &MUX).min(MUX_VERSION);
+        Ok(ServerHello { server: server.into(), count, mux, lane_ticket })
     }
 
     /// # Errors
@@ -133,8 +135,8 @@ impl ServerHello {
         let mut headers = HeaderMap::new();
         headers.insert(SERVER_ID, text("serverID", self.server.as_str())?);
         headers.insert(SERVER_COUNT, HeaderValue::from(self.count));
-        if self.mux {
-            headers.insert(MUX, HeaderValue::from(MUX_VERSION));
+        if self.mux > 0 {
+            headers.insert(MUX, HeaderValue::from(self.mux));
         }
         if let Some(Secret(ticket)) = &self.lane_ticket {
             let mut value = text("konduit-lane-ticket", ticket)?;
@@ -152,8 +154,12 @@ pub fn is_carried(id: &str) -> bool {
 }
 
 fn offers(headers: &HeaderMap, name: &HeaderName, version: u32) -> bool {
-    let offered = headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
-    offered.is_some_and(|offered| offered >= version)
+    offered(headers, name) >= version
+}
+
+/// The version of that name; 0 where there is none that can be read.
+fn offered(headers: &HeaderMap, name: &HeaderName) -> u32 {
+    headers.get(name).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 fn exactly_one<'a>(
@@ -183,7 +189,7 @@ mod tests {
             agent: "node-1".into(),
             identifiers: Identifiers::parse("ipv4=1.2.3.4&host=a%20b").unwrap(),
             token: Some(Secret("abc".into())),
-            mux: true,
+            mux: MUX_VERSION,
             lanes: true,
         }
     }
@@ -191,12 +197,8 @@ mod tests {
     #[test]
     fn hellos_survive_the_wire() {
         assert_eq!(AgentHello::read(&hello().write().unwrap()), Ok(hello()));
-        let server = ServerHello {
-            server: "s".into(),
-            count: 3,
-            mux: false,
-            lane_ticket: Some(Secret("00ff".into())),
-        };
+        let server =
+            ServerHello { server: "s".into(), count: 3, mux: 0, lane_ticket: Some(Secret("00ff".into())) };
         assert_eq!(ServerHello::read(&server.write().unwrap()), Ok(server));
     }
 
@@ -213,14 +215,19 @@ mod tests {
     /// What is newer than we are speaks our version as well; what offers nothing that we know gets neither.
     #[test]
     fn newer_versions_are_met_and_others_are_not() {
-        for (version, met) in
-            [("1", true), ("2", true), ("17", true), ("0", false), ("x", false), ("", false)]
-        {
+        for (version, mux, lanes) in [
+            ("1", 1, true),
+            ("2", 2, true),
+            ("17", 2, true),
+            ("0", 0, false),
+            ("x", 0, false),
+            ("", 0, false),
+        ] {
             let mut headers = hello().write().unwrap();
             headers.insert(MUX, HeaderValue::from_static(version));
             headers.insert(LANE, HeaderValue::from_static(version));
             let read = AgentHello::read(&headers).unwrap();
-            assert_eq!((read.mux, read.lanes), (met, met), "{version:?}");
+            assert_eq!((read.mux, read.lanes), (mux, lanes), "{version:?}");
         }
     }
 

@@ -31,7 +31,7 @@ pub enum Packet {
         dial: DialId,
     },
     Drain,
-    /// Ours: the receiver may send `bytes` more of this flow.
+    /// Ours: the receiver may send `bytes` more of this flow; with 0 the sender says that it lacks such a grant.
     Window {
         conn: ConnId,
         bytes: u64,

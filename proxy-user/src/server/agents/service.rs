@@ -56,7 +56,7 @@ impl pb::agent_service_server::AgentService for Service {
         }
         let (link, outlet) = Link::new(LinkConfig {
             role: Role::Dialer,
-            dialect: if hello.mux { Dialect::Ours } else { Dialect::Upstream },
+            dialect: Dialect::of_version(hello.mux),
             pool: self.pool.clone(),
             observer: Arc::new(AgentPackets(self.metrics.clone())),
         });

@@ -26,7 +26,7 @@ impl World {
     fn agent(&self, name: &str, identifiers: &str) -> Registered {
         let config = LinkConfig {
             role: Role::Dialer,
-            dialect: Dialect::Ours,
+            dialect: Dialect::OURS,
             pool: Pool::new(Limits::default()),
             observer: Arc::new(()),
         };
