@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use proxy_tests::integrity::{CheckedTarget, Load, run as run_load};
-use proxy_tests::kernel_log::KernelLog;
+use proxy_tests::kernel_log::{KernelLog, is_miscount_of_forced_sockmap};
 use proxy_tests::link::{self, Link, Nature};
 use proxy_tests::memory::open_fds;
 use proxy_tests::ports;
@@ -103,10 +103,8 @@ fn kernel_faults(route: &str, log: &mut KernelLog) -> anyhow::Result<String> {
         .collect())
 }
 
-/// The kernel miscounts up to a page of a socket's memory when it passes bytes of a socket that it sends redirected
-/// bytes to as well. Engines that are chosen by themselves do not get there; sockmap that is forced does.
 fn is_known(route: &str, warning: &str) -> bool {
-    route.ends_with("-sockmap") && warning.contains(" inet_sock_destruct+")
+    route.ends_with("-sockmap") && is_miscount_of_forced_sockmap(warning)
 }
 
 fn starter<'link>(

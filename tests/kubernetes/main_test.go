@@ -51,7 +51,11 @@ const (
 
 // buildClient builds the konnectivity client while there is a network: in the
 // sandbox no module can be fetched. A failure is the client test's to report.
+// Who runs this program without its sources names one that is built already.
 func buildClient(dir string) {
+	if os.Getenv(clientEnv) != "" {
+		return
+	}
 	path := filepath.Join(dir, "konnectivity-client")
 	build := exec.Command("go", "build", "-C", "konnectivity", "-o", path, ".")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -21,7 +21,7 @@ var (
 	oracleFlag         = flag.Bool("oracle", false, "the binaries are upstream's: leave this project's flags out, lanes are off")
 	upstreamServerFlag = flag.String("upstream-server", env("KONDUIT_UPSTREAM_SERVER", ""), "upstream's proxy-server, to pair with our agent")
 	upstreamAgentFlag  = flag.String("upstream-agent", env("KONDUIT_UPSTREAM_AGENT", ""), "upstream's proxy-agent, to pair with our server")
-	fullFlag           = flag.Bool("full", false, "copy 1 GiB in every cell")
+	fullFlag           = flag.Bool("full", os.Getenv("KONDUIT_FULL") != "", "copy 1 GiB in every cell (KONDUIT_FULL)")
 )
 
 func env(name, otherwise string) string {

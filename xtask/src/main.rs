@@ -3,6 +3,12 @@
 mod bench;
 mod build;
 mod demo;
+mod gotest;
+mod kernel;
+/// As the tests and the bench watch it; there it is part of a library.
+#[allow(unreachable_pub)]
+#[path = "../../tests/src/kernel_log.rs"]
+mod kernel_log;
 mod lint;
 mod rootless;
 mod setup;

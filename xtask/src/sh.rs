@@ -1,7 +1,8 @@
 //! Runs commands: echoes them, times the long ones, fails with a sentence.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,10 +19,33 @@ pub(crate) fn say(what: impl AsRef<str>) {
 
 /// Runs `command` with its output shown and says how long it took when that was over two seconds.
 pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
+    run_with(what, command, |process| Ok(process.wait()?))
+}
+
+/// As [`run`], with every line of its output given to `hear`.
+pub(crate) fn run_heard(
+    what: &str,
+    command: &mut Command,
+    mut hear: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    run_with(what, command.stdout(Stdio::piped()), |process| {
+        for line in process.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+            hear(&line?)?;
+        }
+        Ok(process.wait()?)
+    })
+}
+
+fn run_with(
+    what: &str,
+    command: &mut Command,
+    attend: impl FnOnce(&mut Child) -> Result<ExitStatus>,
+) -> Result<()> {
     say(what);
     eprintln!("   $ {}", shown(command));
     let started = Instant::now();
-    let status = command.status().with_context(|| format!("could not start: {}", shown(command)))?;
+    let mut process = command.spawn().with_context(|| format!("could not start: {}", shown(command)))?;
+    let status = attend(&mut process)?;
     if !status.success() {
         bail!("{what}: failed with {status}\n  command: {}", shown(command));
     }

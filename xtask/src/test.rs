@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{bench, lint, rootless, setup, sh, tools};
+use crate::kernel::Sockmap;
+use crate::{bench, gotest, kernel, lint, rootless, setup, sh, tools};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -15,21 +16,42 @@ pub(crate) struct Options {
     /// Print the steps and what each shows.
     #[arg(long)]
     list: bool,
+    /// Leave nothing out that is short by default: every amount and pause in full, the whole Kubernetes path without
+    /// root too.
+    #[arg(long)]
+    full: bool,
+}
+
+/// How much of what takes long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Short,
+    Full,
+}
+
+impl Form {
+    /// Of the Kubernetes path, many times what it takes, as Go writes it.
+    pub(crate) fn time_out(self) -> &'static str {
+        match self {
+            Form::Short => "25m",
+            Form::Full => "60m",
+        }
+    }
 }
 
 struct Step {
     name: &'static str,
     shows: &'static str,
-    run: fn() -> Result<()>,
+    run: fn(Form) -> Result<()>,
 }
 
 const STEPS: &[Step] = &[
     Step { name: "setup", shows: "what the build and the tests need is installed", run: prepare },
-    Step { name: "lint", shows: "format, clippy, bans, licences, sources, advisories", run: lint::run },
+    Step { name: "lint", shows: "format, clippy, bans, licences, sources, advisories", run: |_| lint::run() },
     Step {
         name: "build",
         shows: "the eBPF object, both binaries, the tools of the tests",
-        run: bench::build,
+        run: |_| bench::build(),
     },
     Step { name: "lower", shows: "builds and passes without the in-kernel engine", run: lower_engines },
     Step { name: "unit", shows: "logic beside the code", run: unit },
@@ -56,6 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(unknown) = options.steps.iter().find(|name| STEPS.iter().all(|step| step.name != *name)) {
         bail!("there is no step `{unknown}`; `cargo xtask test --list` names them");
     }
+    let form = if options.full { Form::Full } else { Form::Short };
     let chosen: Vec<&Step> = STEPS
         .iter()
         .filter(|step| options.steps.is_empty() || options.steps.iter().any(|n| n == step.name))
@@ -64,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for (at, step) in chosen.iter().enumerate() {
         println!("\n=== [{}/{}] {}: {}", at + 1, chosen.len(), step.name, step.shows);
         let began = Instant::now();
-        let outcome = (step.run)();
+        let outcome = (step.run)(form);
         times.push((step.name, began.elapsed()));
         if let Err(error) = outcome {
             print_times(&times);
@@ -87,38 +110,46 @@ fn print_times(times: &[(&str, Duration)]) {
     println!("  {:<12} {:>6.0} s", "total", times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>());
 }
 
-fn prepare() -> Result<()> {
+fn prepare(_: Form) -> Result<()> {
     setup::run(&setup::Options { build_only: false })
 }
 
-fn lower_engines() -> Result<()> {
+fn lower_engines(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--quiet"];
     sh::run("test without the in-kernel engine", &mut cargo(&args))
 }
 
-fn unit() -> Result<()> {
+fn unit(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-ebpf", "-p", "proxy-user", "-p", "xtask"];
     sh::run("test the logic beside the code", &mut cargo(&args))
 }
 
-fn behaviour() -> Result<()> {
-    sh::run("test behaviour", &mut cargo(&["test", "-p", "proxy-tests"]))
+fn behaviour(form: Form) -> Result<()> {
+    let mut tests = cargo(&["test", "-p", "proxy-tests"]);
+    if form == Form::Full {
+        tests.env("KONDUIT_FULL", "1");
+    }
+    kernel::watched(Sockmap::Forced, || sh::run("test behaviour", &mut tests))
 }
 
-fn kubernetes() -> Result<()> {
+fn kubernetes(form: Form) -> Result<()> {
     tools::go()?;
     let release = sh::root().join("target/release");
     let module = sh::root().join("tests/kubernetes");
     let mut go = Command::new("go");
-    go.current_dir(&module);
-    go.args(["test", "-count=1", "-timeout=25m", "./..."]);
+    go.current_dir(&module).args(["test", "-json", "-count=1", "-timeout", form.time_out(), "./..."]);
     go.env("KONDUIT_SERVER", release.join("proxy-server")).env("KONDUIT_AGENT", release.join("proxy-agent"));
-    sh::run("test the Kubernetes path", &mut go)?;
-    rootless::run(&module, &release)
+    if form == Form::Full {
+        go.env("KONDUIT_FULL", "1");
+    }
+    kernel::watched(Sockmap::Chosen, || {
+        gotest::run("test the Kubernetes path", &mut go)?;
+        rootless::run(&module, &release, form)
+    })
 }
 
 /// Gates are for `cargo xtask bench` on a quiet machine; here a figure must be had, by the path that was asked for.
-fn figures() -> Result<()> {
+fn figures(_: Form) -> Result<()> {
     bench::program(&["demo", "--out", "target/demo"])?;
     bench::program(&["run", "--quick", "--show-only"])?;
     bench::program(&["integrity", "--minutes", "1.5"])

@@ -1,5 +1,5 @@
 //! What a lane's TLS handshake costs each side, full and resumed: our own configurations over memory, on one thread,
-//! without sockets or a runtime. The longer of a lane's two prices, measured alone.
+//! without sockets or a runtime.
 
 use std::sync::Arc;
 
