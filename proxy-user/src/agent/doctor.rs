@@ -1,4 +1,4 @@
-//! What the doctor says of an agent's place: whether its pod has one of the addresses that it says its node's pods have.
+//! What the doctor says of an agent's place: whether its pod has an address that it says its node's pods have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 

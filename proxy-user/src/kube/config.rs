@@ -1,5 +1,5 @@
-//! A kubeconfig's current context as what the client needs. The library's function for this reads NO_PROXY too, by rules
-//! of its own, and refuses what client-go takes, such as an empty entry. So the environment is left out here.
+//! A kubeconfig's current context as what the client needs. The library's function for this reads NO_PROXY too, by
+//! rules of its own, and refuses what client-go takes, such as an empty entry. So the environment is left out here.
 
 use http::Uri;
 use kube_client::Config;

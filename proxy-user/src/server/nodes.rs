@@ -79,7 +79,7 @@ impl NodeWatch {
         if let Err(error @ KubeError::InCluster(_)) = self.kube.check().await {
             tracing::info!(
                 why = %error,
-                "nodeLocal knows nodes by agents' --agent-identifiers alone; with a --kubeconfig also by their Node objects"
+                "nodeLocal knows nodes by agents' --agent-identifiers alone; a --kubeconfig adds their Node objects"
             );
             self.news.lock().alone = Some(error.to_string());
             return std::future::pending().await;
@@ -134,7 +134,7 @@ impl NodeWatch {
                     self.registry.remove_node(&node.metadata.name.unwrap_or_default());
                 }
                 Ok(WatchEvent::Bookmark(bookmark)) => *version = Some(bookmark.metadata.resource_version),
-                // Most likely the version is too old, or the connection broke: all are listed anew, and that may fail.
+                // Most likely the version is too old, or the connection broke: all are listed anew, which may fail.
                 Ok(WatchEvent::Error(_)) | Err(_) => {
                     tracing::debug!(?event, "The watch of the nodes ended");
                     *version = None;

@@ -13,7 +13,8 @@ use crate::splice::Splicer;
 use crate::splice::proof::Abilities;
 
 /// Binds and serves health, admin and operator socket, watches the live settings, and logs what is in force.
-/// Ready is when `has_agent` says so, `nodes` is what the doctor says of them. Must be called inside a tokio runtime; serves until dropped.
+/// Ready is when `has_agent` says so; `nodes` is what the doctor says of them. Must be called inside a tokio runtime;
+/// serves until dropped.
 pub fn operate(
     options: &Options,
     metrics: &ServerMetrics,

@@ -15,8 +15,8 @@ use super::version;
 use crate::splice::proof::{Abilities, Proof};
 
 /// Why addresses of pods are not where Node objects say, and what to do.
-pub const OWN_MIND: &str = "Calico, Cilium in cluster-pool mode and the AWS VPC CNI assign addresses of their own mind, \
-                            whatever Node.spec.podCIDR says; give the agents of such nodes the ranges in use by \
+pub const OWN_MIND: &str = "Calico, Cilium in cluster-pool mode and the AWS VPC CNI assign addresses of their own \
+                            mind, whatever Node.spec.podCIDR says; give the agents of such nodes the ranges in use by \
                             --agent-identifiers=cidr=…";
 
 /// What the doctor knows of the process it belongs to.

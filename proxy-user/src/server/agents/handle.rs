@@ -80,7 +80,7 @@ impl AgentHandle {
         }
     }
 
-    pub fn from(self, from: Option<IpAddr>) -> AgentHandle {
+    pub fn came_from(self, from: Option<IpAddr>) -> AgentHandle {
         AgentHandle { from: from.map(|from| from.to_canonical()), ..self }
     }
 

@@ -66,7 +66,7 @@ impl pb::agent_service_server::AgentService for Service {
         let link_too = link.clone();
         let handle =
             AgentHandle::new(hello.agent.clone(), hello.identifiers, number, link_too, metrics, without);
-        let handle = Arc::new(handle.from(peer.address()));
+        let handle = Arc::new(handle.came_from(peer.address()));
         let ticket = match &self.lanes {
             Some(lanes) if hello.lanes => Some(negotiate(lanes, &peer, &handle)?),
             _ => None,

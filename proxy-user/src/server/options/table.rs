@@ -144,9 +144,9 @@ fn upstream() -> Vec<Flag<Options>> {
             "proxy-strategies",
             proxy_strategies,
             "How an agent is chosen, in order, separated by commas: default, destHost, defaultRoute, and Konduit's own \
-             nodeLocal: an address of a node or of its pods, by the Node objects where the Kubernetes API can be asked and \
-             as agents name them (ipv4=, ipv6=, host=, cidr=), is served by an agent of that node or refused; other \
-             addresses go to the next strategy."
+             nodeLocal: an address of a node or of its pods, by Node objects where the Kubernetes API can be asked \
+             and as agents name them (ipv4=, ipv6=, host=, cidr=), is served by an agent of that node or refused; \
+             other addresses go to the next strategy."
         ),
         flag!(
             FLOWS,

@@ -12,8 +12,8 @@ use crate::server::agents::handle::AgentHandle;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error(
-        "{host} belongs to node {node}, which has no agent connected (nodeLocal): see to its agent, and that the node's \
-         name is its --agent-id or that its --agent-identifiers have ipv4=, ipv6= or host= of the node"
+        "{host} belongs to node {node}, which has no agent connected (nodeLocal): see to its agent, and that the \
+         node's name is its --agent-id or that its --agent-identifiers have ipv4=, ipv6= or host= of the node"
     )]
     Node { host: String, node: String },
     #[error(
