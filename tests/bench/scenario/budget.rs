@@ -1,5 +1,7 @@
-//! An agent with little memory to give: 64 stalled flows share a budget of 8 MiB, one interactive flow goes on.
+//! An agent with little memory to give: 64 stalled flows, on lanes or on packets, share a budget of 8 MiB, one
+//! interactive flow goes on.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use proxy_tests::load::echo::Echo;
@@ -11,17 +13,21 @@ use crate::context::Context;
 use crate::gate::{Bound, Spread};
 use crate::method::{Gate, Line, rounds};
 
+/// Names of the routes.
+const LANES: &str = "budget";
+const PACKETS: &str = "budget-mux";
+
 const FLOWS: usize = 64;
 const BUDGET: f64 = (8 << 20) as f64;
 const MIB: f64 = (1 << 20) as f64;
 
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
-    let route =
-        std::rc::Rc::new(context.starter.start_konduit("budget", "raw", &["--buffer-budget=8MiB"])?);
-    let agent = route.pids[1];
+    let start = |name, how| context.starter.start_konduit(name, how, &["--buffer-budget=8MiB"]).map(Rc::new);
+    let routes = [start(LANES, "raw")?, start(PACKETS, "mux")?];
     let context = &*context;
     let time = context.choose(Duration::from_secs(10), Duration::from_secs(3));
-    let samples = rounds(context.rounds(), &[route], |route| {
+    let samples = rounds(context.rounds(), &routes, |route| {
+        let agent = route.pids[1];
         let mut echo = Echo::open(&route.way)?;
         settle_echo(&mut echo)?;
         let (before, _) = beside(&mut echo, &route.way, Duration::from_secs(3))?;
@@ -47,9 +53,11 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             ("lost", lost),
         ])
     })?;
-    let value = |metric| Spread::of(samples.of("budget", metric)).map_or(f64::NAN, |spread| spread.median);
     let line = |title: &str, metric, unit, bound| {
-        samples.line(title, metric, unit).with_gate(Gate::on("agent", value(metric), bound))
+        [LANES, PACKETS].into_iter().fold(samples.line(title, metric, unit), |line, route| {
+            let value = Spread::of(samples.of(route, metric)).map_or(f64::NAN, |spread| spread.median);
+            line.with_gate(Gate::on(route, value, bound))
+        })
     };
     Ok(vec![
         samples.line("held by an agent with 64 stalled flows and a budget of 8 MiB", "held", "MiB"),
