@@ -7,6 +7,7 @@ mod adapt;
 mod bench;
 mod budget;
 mod copy;
+mod distrust;
 mod gone;
 mod integrity;
 mod ladder;

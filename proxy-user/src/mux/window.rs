@@ -1,7 +1,7 @@
 //! Credit between our own ends: a window for each flow and direction, granted by the reader, never exceeded.
 
-/// The window that every flow begins with, in bytes; both ends know it without saying. It is what a flow may hold of the
-/// tightest budget; what a budget leaves beyond that is granted when the flow is joined.
+/// The window that every flow begins with, in bytes; both ends know it without saying. It is what a flow may hold of
+/// the tightest budget; what a budget leaves beyond that is granted when the flow is joined.
 pub const FIRST_WINDOW: u64 = 64 << 10;
 
 /// The same in version 1 of our packets.

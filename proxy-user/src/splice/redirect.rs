@@ -45,6 +45,8 @@ pub(super) struct Times {
     /// The source said "no more" while passed bytes were on their way, since.
     lagging: Option<Instant>,
     misplaced: bool,
+    /// The watchdog found its counts to be wrong, and said so.
+    caught: bool,
     /// Asked to leave.
     leaving: bool,
     unread: Unread,
@@ -284,6 +286,7 @@ impl Track {
         let Some(in_map) = &self.in_map else { return true };
         if let Err(violation) = in_map.check(link.from, link.to, Stage::Moving) {
             distrust(in_map, &violation, turn.stats);
+            self.times.caught = true;
             return false;
         }
         if let Some(before) = self.times.evicted {
@@ -320,6 +323,9 @@ impl Track {
         stats.trimmed.fetch_add(in_map.mapped().counts().trimmed, Ordering::Relaxed);
         if let Some(before) = self.times.evicted {
             return before == in_map.seen();
+        }
+        if self.times.caught {
+            return false;
         }
         let clean = self.direction.finish() == Some(Finish::Clean);
         let stage = if clean { Stage::Ended } else { Stage::Moving };
