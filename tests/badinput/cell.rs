@@ -56,7 +56,8 @@ impl Cell {
         Cell::serve(plan, |_| {})
     }
 
-    fn serve(plan: Plan, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
+    /// As [`Cell::server`]; `change` has a last look at its options.
+    pub(crate) fn serve(plan: Plan, change: impl FnOnce(&mut Options)) -> anyhow::Result<Cell> {
         let ground = Ground::new()?;
         let mut options = ground.server_options("server");
         if plan.frontend == Frontend::Grpc {

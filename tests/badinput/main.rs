@@ -1,10 +1,12 @@
 //! What peers should never send, sent: whoever did it gets a clear answer, it is counted, and nobody else notices.
 #![allow(clippy::unwrap_used)] // A test fails by it.
 
+mod api_server;
 mod cell;
 mod control_stream;
 mod exhaustion;
 mod frontends;
+mod lanes;
 mod panics;
 mod ports;
 mod puppet;
@@ -64,7 +66,7 @@ impl Witness {
     }
 
     async fn still_works(&mut self) {
-        self.count += 1;
+        self.count = self.count.wrapping_add(1);
         self.stream.write_all(&[self.count; 1000]).await.unwrap();
         let mut back = [0; 1000];
         let read = tokio::time::timeout(LONG, self.stream.read_exact(&mut back)).await;

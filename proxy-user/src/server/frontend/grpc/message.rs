@@ -24,6 +24,8 @@ pub(super) enum MessageError {
     Malformed(prost::DecodeError),
     #[error(transparent)]
     Mismatch(#[from] PacketError),
+    #[error("unexpected EOF")]
+    CutOff,
 }
 
 /// The status codes of gRPC that are used here.
@@ -59,7 +61,7 @@ impl MessageError {
         match self {
             MessageError::TooLarge(_) => Code::ResourceExhausted,
             MessageError::Compressed => Code::Unimplemented,
-            MessageError::Malformed(_) => Code::Internal,
+            MessageError::Malformed(_) | MessageError::CutOff => Code::Internal,
             MessageError::Mismatch(_) => Code::InvalidArgument,
         }
     }

@@ -69,8 +69,9 @@ impl Receiver {
                     return Poll::Ready(Err(Ended::Reset));
                 }
                 None if self.parser.is_inside() => {
-                    self.metrics.stream_error(Segment::FromClient, Code::Internal.name(), UNKNOWN);
-                    return Poll::Ready(Err(Ended::Reset));
+                    let error = MessageError::CutOff;
+                    self.metrics.stream_error(Segment::FromClient, error.code().name(), UNKNOWN);
+                    return Poll::Ready(Err(Ended::Broken(error)));
                 }
                 None => return Poll::Ready(Err(Ended::Half)),
             }
