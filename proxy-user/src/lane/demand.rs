@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Bounds of the time that a lane takes from being asked for to its arrival, and what it is taken for at first.
 const LEAD: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(100), Duration::from_secs(1)];
 /// The busiest window counts half as much after this long.
-const HALF_LIFE: Duration = Duration::from_secs(10);
+pub(super) const HALF_LIFE: Duration = Duration::from_secs(10);
 /// Without dials for this long a control stream holds no lanes.
 pub(super) const FORGET: Duration = Duration::from_secs(300);
 

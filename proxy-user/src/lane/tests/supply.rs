@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::world::{SOON, Server, World, target, until};
+use super::world::{SOON, Server, World, echoes, target, until};
 use crate::lane::counters::{LANDED, MUX, REFUSED};
+use crate::lane::demand::{FORGET, HALF_LIFE};
 use crate::lane::*;
 
 #[tokio::test]
@@ -165,4 +166,88 @@ async fn bounds_hold() {
     assert!(refused >= 40, "{refused}: {stats:?}");
     assert!(stats.idle <= 2, "{stats:?}");
     assert_eq!(stats.waiting, 0);
+}
+
+/// Lanes are for dials: who has none for five minutes holds none, at either end, and none is asked for in their place.
+#[tokio::test]
+async fn lanes_are_given_up_five_minutes_after_the_last_dial() {
+    let world = World::new(Security::Raw, Security::Raw).await;
+    let stream = world.stream();
+    drop(stream.on_lane("echo:1").await);
+    until(|| world.server.lanes.stats().idle == 2).await;
+    let sweep = |later| stream.lanes.pool.clone().sweep(Instant::now() + later);
+    sweep(FORGET - Duration::from_secs(10));
+    // They were quiet for long and answer a ping first.
+    until(|| world.server.lanes.stats().idle == 2).await;
+    let before = world.server.lanes.stats();
+    assert_eq!((before.surplus, before.retired), (0, 0), "{before:?}");
+    sweep(FORGET);
+    let after = world.server.lanes.stats();
+    assert_eq!((after.idle, after.surplus, after.retired), (0, 2, 0), "{after:?}");
+    assert_eq!(after.asked, before.asked);
+    until(|| world.agent.stats().idle == 0).await;
+}
+
+#[tokio::test]
+async fn what_a_burst_left_over_is_given_up_as_it_fades() {
+    let world = World::new(Security::Raw, Security::Raw).await;
+    let stream = world.stream();
+    // At once: no lane comes meanwhile.
+    (0..24).for_each(|_| drop(stream.lanes.pool.take()));
+    until(|| world.server.lanes.stats().idle == 25).await;
+    // Four halvings later it counts as two: twice three lanes are kept for it.
+    stream.lanes.pool.clone().sweep(Instant::now() + 4 * HALF_LIFE);
+    until(|| world.server.lanes.stats().idle == 6).await;
+    let stats = world.server.lanes.stats();
+    assert_eq!((stats.surplus, stats.found_dead, stats.asked), (19, 0, 25), "{stats:?}");
+    until(|| world.agent.stats().idle == 6).await;
+}
+
+/// What all control streams together may hold is shared by their dials, and none waits for another's lanes to go.
+#[tokio::test]
+async fn lanes_in_all_are_shared_in_proportion_to_use() {
+    let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
+    config.total = 12;
+    config.per_stream = 10;
+    let lanes = ServerLanes::start(config).unwrap();
+    let stream = |dials: usize| {
+        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let sum = asked.clone();
+        let ask = move |lanes| {
+            sum.fetch_add(lanes, Ordering::Relaxed);
+        };
+        let stream = lanes.stream(None, Box::new(ask)).unwrap();
+        (0..dials).for_each(|_| drop(stream.pool.take()));
+        (stream, asked)
+    };
+    let asked = |asked: &std::sync::atomic::AtomicU32| asked.load(Ordering::Relaxed);
+    // Alone it may have what a stream may have, less than it would use.
+    let (busy, busy_asked) = stream(35);
+    assert_eq!(asked(&busy_asked), 10);
+    // Of 36 and 12 wanted, a quarter of twelve.
+    let (calm, calm_asked) = stream(11);
+    assert_eq!(asked(&calm_asked), 3);
+    assert_eq!(lanes.shared.share(36), 9);
+    // Whoever ends leaves its share to the others.
+    drop(busy);
+    drop(calm.pool.take());
+    assert!((9..=10).contains(&asked(&calm_asked)), "{}", asked(&calm_asked));
+}
+
+/// Neither one that was asked for nor one that comes back from its flow is kept beyond what there may be in all.
+#[tokio::test]
+async fn no_more_lanes_are_kept_than_there_may_be_in_all() {
+    let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
+    config.total = 1;
+    let world = World::with(config, AgentLaneConfig::new(Security::Raw, 4096)).await;
+    let stream = world.stream();
+    for round in 0..4 {
+        let (mut io, _) = stream.on_lane("echo:1").await;
+        until(|| world.server.lanes.stats().idle == 1).await;
+        echoes(&mut io, round).await;
+        drop(io);
+        assert!(world.server.lanes.stats().idle <= 1);
+        until(|| world.agent.stats().idle == 1).await;
+    }
+    assert_eq!(world.server.lanes.stats().idle, 1);
 }
