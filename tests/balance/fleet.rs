@@ -43,6 +43,9 @@ impl Fleet {
         let balancer = Balancer::start(manner, &ports).await?;
         let mut options = ground.agent_options("agent", balancer.port);
         (options.lanes.mode, options.lanes.security) = (LanesMode::Always, LaneSecurity::Raw);
+        if let Manner::Only(name) = manner {
+            options.alpn_proto = vec![name.to_owned()];
+        }
         let agent = RunningAgent::start(options)?;
         Ok(Fleet { agent, servers, balancer, ground })
     }

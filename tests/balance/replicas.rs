@@ -89,3 +89,18 @@ async fn by_alpn() {
         assert!(ended(server, Path::Mux) > 10);
     }
 }
+
+/// A balancer that routes by a name which the operator gave the agent: lanes offer it as control streams do, and pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_an_alpn_name_of_the_operators() {
+    let fleet = Fleet::start(Manner::Only("operators-own/1"), 3, &[]).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    fleet.found(3).await.unwrap();
+    let sockets: Vec<_> = fleet.servers.iter().map(RunningServer::socket).collect();
+    busy(&fleet, &sockets, &target).await;
+    for server in &fleet.servers {
+        until("the flows to end", || server.flows().is_empty()).await.unwrap();
+        let (lanes, packets) = (ended(server, Path::LaneRaw), ended(server, Path::Mux));
+        assert!(lanes > packets, "{lanes} on lanes, {packets} as packets");
+    }
+}

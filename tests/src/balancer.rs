@@ -19,6 +19,8 @@ pub enum Manner {
     SourceHash,
     /// Knows `h2` and closes on every other ALPN name.
     OnlyH2,
+    /// Knows this ALPN name, an operator's own, and closes on whoever does not offer it.
+    Only(&'static str),
     /// Drops what was idle for so long, without a word to either side.
     Forgets(Duration),
 }
@@ -105,8 +107,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, end: CancellationTok
 }
 
 async fn serve(client: TcpStream, from: SocketAddr, shared: Arc<Shared>) {
-    let Some(lane) = is_lane(&client).await else { return };
+    let Some(hello) = hello(&client).await else { return };
+    let offers = |name: &[u8]| hello.windows(name.len()).any(|part| part == name);
+    let lane = offers(ALPN_LANE);
     shared.lanes.fetch_add(u64::from(lane), Ordering::Relaxed);
+    if matches!(shared.manner, Manner::Only(name) if !offers(name.as_bytes())) {
+        return;
+    }
     let Some(replica) = shared.pick(from) else { return };
     if lane && shared.manner == Manner::OnlyH2 {
         return;
@@ -158,14 +165,15 @@ async fn silence(heard: &Mutex<Instant>, longest: Option<Duration>) {
     }
 }
 
-/// Whether the ClientHello offers a lane; `None` without one.
-async fn is_lane(client: &TcpStream) -> Option<bool> {
+/// The ClientHello, without taking it; `None` without one.
+async fn hello(client: &TcpStream) -> Option<Vec<u8>> {
     let mut hello = vec![0; 16 << 10];
     loop {
         let there = client.peek(&mut hello).await.ok().filter(|there| *there > 0)?;
         let length = hello.get(3..5).and_then(|two| <[u8; 2]>::try_from(two).ok()).map(u16::from_be_bytes)?;
         if there >= 5 && there >= 5 + usize::from(length) {
-            return Some(hello[..there].windows(ALPN_LANE.len()).any(|name| name == ALPN_LANE));
+            hello.truncate(there);
+            return Some(hello);
         }
         // A peek gives no event for the rest of a record.
         tokio::time::sleep(Duration::from_millis(1)).await;
