@@ -11,6 +11,7 @@ mod live;
 mod log;
 mod profiles;
 mod reload;
+mod reload_frontends;
 mod search;
 mod stop;
 mod unprivileged;

@@ -18,7 +18,7 @@ use crate::live::swap;
 const LONG: Duration = Duration::from_secs(20);
 
 /// One authority's files, as a Secret.
-fn issue(volume: &Path, version: &str, keys: &Path) -> anyhow::Result<Certs> {
+pub(crate) fn issue(volume: &Path, version: &str, keys: &Path) -> anyhow::Result<Certs> {
     fs::create_dir_all(keys)?;
     let certs = Certs::new(keys, version)?;
     certs.server("server", &["127.0.0.1", "localhost"])?;
@@ -30,18 +30,22 @@ fn issue(volume: &Path, version: &str, keys: &Path) -> anyhow::Result<Certs> {
     Ok(certs)
 }
 
-fn client(keys: &Path) -> anyhow::Result<ClientEndpoint> {
-    let identity = Some((keys.join("client.crt"), keys.join("client.key")));
-    let tls = ClientTls { ca: keys.join("ca.crt"), identity, alpn: vec![ALPN_H2.to_vec()] };
+/// A client that shows one authority's certificate and trusts another's.
+pub(crate) fn client(trusted: &Path, own: &Path, alpn: &[u8]) -> anyhow::Result<ClientEndpoint> {
+    let identity = Some((own.join("client.crt"), own.join("client.key")));
+    let tls = ClientTls { ca: trusted.join("ca.crt"), identity, alpn: vec![alpn.to_vec()] };
     Ok(tls.watch()?)
 }
 
-/// Connects as an agent would and waits for the server's first bytes, with which tickets come; whether the session
-/// was resumed.
-async fn visit(client: &ClientEndpoint, port: u16) -> anyhow::Result<bool> {
+/// The first words of a client that speaks HTTP/2.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Connects, says this and waits for the server's first bytes, with which tickets come; whether the session was
+/// resumed.
+pub(crate) async fn visit(client: &ClientEndpoint, port: u16, words: &[u8]) -> anyhow::Result<bool> {
     let socket = TcpStream::connect(("127.0.0.1", port)).await?;
     let mut tls = client.connect("127.0.0.1", socket, LONG).await?;
-    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+    tls.write_all(words).await?;
     tokio::time::timeout(LONG, tls.read_u8()).await??;
     Ok(tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed))
 }
@@ -79,18 +83,18 @@ async fn a_new_authority_takes_over_and_no_flow_notices() {
     let target = Target::echo().await.unwrap();
     let mut flow = server.open(&target.name()).await.unwrap();
     ping(&mut flow).await;
-    let old = client(&old_keys).unwrap();
-    assert!(!visit(&old, port).await.unwrap());
-    assert!(visit(&old, port).await.unwrap(), "sessions resume while nothing changes");
+    let old = client(&old_keys, &old_keys, ALPN_H2).unwrap();
+    assert!(!visit(&old, port, PREFACE).await.unwrap());
+    assert!(visit(&old, port, PREFACE).await.unwrap(), "sessions resume while nothing changes");
 
     issue(&volume, "..new", &new_keys).unwrap();
-    let new = client(&new_keys).unwrap();
+    let new = client(&new_keys, &new_keys, ALPN_H2).unwrap();
     let began = std::time::Instant::now();
-    while visit(&new, port).await.is_err() {
+    while visit(&new, port, PREFACE).await.is_err() {
         assert!(began.elapsed() < LONG, "the new authority is never taken");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert!(visit(&old, port).await.is_err(), "a session of the old authority resumed");
+    assert!(visit(&old, port, PREFACE).await.is_err(), "a session of the old authority resumed");
     ping(&mut flow).await;
     let mut later = server.open(&target.name()).await.unwrap();
     ping(&mut later).await;
