@@ -133,6 +133,19 @@ pub(crate) fn ping(stream: &mut UnixStream) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// So many bytes to an echo and back.
+pub(crate) fn there_and_back(flow: &UnixStream, bytes: usize) {
+    let sent: Vec<u8> = (0..bytes).map(|at| (at / 7) as u8).collect();
+    let mut reader = flow.try_clone().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut back = vec![0; bytes];
+        reader.read_exact(&mut back).map(|()| back)
+    });
+    let mut writer = flow;
+    writer.write_all(&sent).unwrap();
+    assert!(reading.join().unwrap().unwrap() == sent, "the echo is not what was sent");
+}
+
 /// A target that gives every connection's bytes back.
 pub(crate) fn echo() -> anyhow::Result<String> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -9,6 +9,7 @@ mod ground;
 mod killed;
 mod live;
 mod log;
+mod lower;
 mod profiles;
 mod reload;
 mod reload_frontends;

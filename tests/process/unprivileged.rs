@@ -1,7 +1,6 @@
 //! Both programs without a capability: bytes flow by the engines that need none, and each says what it lacks and why.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use proxy_tests::konduit::{Frontend, Konduit, Lanes, Settings, binaries};
 use proxy_tests::ports;
 use proxy_tests::scrape::Page;
 
-use crate::ground::{SOON, echo, open};
+use crate::ground::{SOON, echo, open, there_and_back};
 
 /// Enough to be bulk.
 const BYTES: usize = 32 << 20;
@@ -53,15 +52,8 @@ fn bytes_flow_and_both_say_what_they_lack_and_why() {
     let mut pair = Konduit::start(directory.path(), &settings, None).unwrap();
     pair.pids().into_iter().for_each(has_no_capability);
 
-    let mut flow = open(&pair.socket, &echo().unwrap()).unwrap();
-    let sent: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
-    let mut reader = flow.try_clone().unwrap();
-    let reading = std::thread::spawn(move || {
-        let mut back = vec![0; BYTES];
-        reader.read_exact(&mut back).map(|()| back)
-    });
-    flow.write_all(&sent).unwrap();
-    assert!(reading.join().unwrap().unwrap() == sent, "the echo is not what was sent");
+    let flow = open(&pair.socket, &echo().unwrap()).unwrap();
+    there_and_back(&flow, BYTES);
 
     for (pages, program) in [(pair.server_pages, &pair.server), (pair.agent_pages, &pair.agent)] {
         let by_engine = || Page::get(pages).unwrap().by("konduit_bytes_total", "engine");

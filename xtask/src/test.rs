@@ -1,9 +1,10 @@
 //! `cargo xtask test`: everything that must hold, cheapest first, with a printed time per step.
 
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::kernel::Sockmap;
 use crate::{bench, gotest, kernel, lint, rootless, setup, sh, tools};
@@ -116,7 +117,18 @@ fn prepare(_: Form) -> Result<()> {
 
 fn lower_engines(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--quiet"];
-    sh::run("test without the in-kernel engine", &mut cargo(&args))
+    sh::run("test without the in-kernel engine", &mut cargo(&args))?;
+    let programs = ["build", "-p", "proxy-user", "--no-default-features", "--bins", "--quiet"];
+    sh::run("build both without the in-kernel engine", &mut cargo(&programs))?;
+    // The next build puts those of every day in their place.
+    let debug = sh::root().join("target/debug");
+    let lower = debug.join("without-ebpf");
+    fs::create_dir_all(&lower)?;
+    for name in ["proxy-server", "proxy-agent"] {
+        fs::copy(debug.join(name), lower.join(name)).with_context(|| format!("copying {name}"))?;
+    }
+    let args = ["test", "-p", "proxy-tests", "--test", "process", "--quiet", "lower::"];
+    sh::run("test both without the in-kernel engine", cargo(&args).env("KONDUIT_WITHOUT_EBPF", lower))
 }
 
 fn unit(_: Form) -> Result<()> {
