@@ -52,6 +52,12 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether the peer just left, as whoever only looks whether a port is open: balancers do so each second.
+    pub fn is_peer_gone(&self) -> bool {
+        let HandshakeError::Failed(error) = self else { return false };
+        matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+    }
+
     /// Whether the peer said that it knows none of our protocols: a server without lanes, no fault.
     pub fn is_no_application_protocol(&self) -> bool {
         let HandshakeError::Failed(error) = self else { return false };

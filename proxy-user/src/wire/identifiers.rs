@@ -1,6 +1,6 @@
 //! `--agent-identifiers`: what an agent says it can reach, as a URL query.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The addresses and names under which an agent wants to be picked. Values are opaque text, never checked as
 /// addresses: manifests rely on literals such as `ipv4=${HOST_IP}`.
@@ -57,6 +57,14 @@ impl Identifiers {
         &self.raw
     }
 
+    /// Values that are no address of the kind they are given as, each as `key=value`: no dial names them. Manifests
+    /// whose variables nobody filled in have such, and they are no mistake.
+    pub fn strange(&self) -> Vec<String> {
+        let v4 = self.ipv4.iter().filter(|text| text.parse::<Ipv4Addr>().is_err()).map(|text| ("ipv4", text));
+        let v6 = self.ipv6.iter().filter(|text| text.parse::<Ipv6Addr>().is_err()).map(|text| ("ipv6", text));
+        v4.chain(v6).map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
     /// Every text that `destHost` compares a dial's host with.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         [&self.ipv4, &self.ipv6, &self.host].into_iter().flatten().map(String::as_str)
@@ -104,6 +112,9 @@ mod tests {
         assert_eq!(parsed.ipv6, [":::::"]);
         assert!(parsed.default_route);
         assert_eq!(parsed.unknown, ["x"]);
+        assert_eq!(parsed.strange(), ["ipv6=:::::"]);
+        let odd = Identifiers::parse("ipv4=abc&ipv4=1.2.3.4&ipv6=fd00::1&host=abc&ipv4=${HOST_IP}").unwrap();
+        assert_eq!(odd.strange(), ["ipv4=abc", "ipv4=${HOST_IP}"]);
     }
 
     #[test]

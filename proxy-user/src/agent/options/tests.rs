@@ -154,6 +154,24 @@ fn the_environment_gives_the_id_and_the_flag_wins() {
     assert_eq!(options(Options::parse(&flagged, env)).agent_id, "mine");
 }
 
+/// As upstream, which takes an empty name for a name.
+#[test]
+fn an_empty_id_that_is_given_is_taken() {
+    let line = Line::new();
+    assert_eq!(line.options(&["--agent-id="]).agent_id, "");
+}
+
+#[test]
+fn what_is_no_address_starts_with_a_warning() {
+    let line = Line::new();
+    let warnings = |identifiers: &str| line.options(&["--agent-identifiers", identifiers]).warnings;
+    assert!(warnings("ipv4=10.0.0.1&ipv6=fd00::1&host=node-1&default-route=true").is_empty());
+    let [told] = &warnings("ipv4=abc&host=node-1&ipv4=${HOST_IP}&ipv6=")[..] else {
+        panic!("not one sentence")
+    };
+    assert!(told.contains("ipv4=abc and ipv4=${HOST_IP} and ipv6=,"), "{told}");
+}
+
 #[test]
 fn one_mistake_is_told_in_upstreams_words() {
     let line = Line::new();

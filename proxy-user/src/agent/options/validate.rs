@@ -62,6 +62,14 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
     match Identifiers::parse(&o.agent_identifiers) {
         Err(why) => found.push(("agent-identifiers", format!("agent address is invalid: {why}"))),
         Ok(identifiers) => {
+            let strange = identifiers.strange();
+            if !strange.is_empty() {
+                o.warnings.push(format!(
+                    "--agent-identifiers has {}, no address of that kind: no dial to an address finds this agent by it, \
+                     so fill in what was to stand there",
+                    strange.join(" and ")
+                ));
+            }
             for key in identifiers.unknown {
                 found.push((
                     "agent-identifiers",

@@ -152,7 +152,12 @@ async fn accept(
                 Ok(accepted) => sort(accepted, lanes, control, metrics).await,
                 Err(error) => {
                     metrics.konduit.refused("agents", "tls");
-                    tracing::debug!(from = %remote, %error, "No TLS on the agents' port");
+                    match error.is_peer_gone() {
+                        true => {
+                            tracing::trace!(from = %remote, "Left the agents' port without a TLS handshake")
+                        }
+                        false => tracing::debug!(from = %remote, %error, "No TLS on the agents' port"),
+                    }
                 }
             }
         }));

@@ -97,7 +97,10 @@ impl Frontend {
                         None => dialer.metrics.konduit.refused("frontend", "tls"),
                         Some((_, Err(error))) => {
                             dialer.metrics.konduit.refused("frontend", "tls");
-                            tracing::info!(%remote, %error, "Refused a frontend connection");
+                            match error.is_peer_gone() {
+                                true => tracing::trace!(%remote, "Left the frontend without a TLS handshake"),
+                                false => tracing::info!(%remote, %error, "Refused a frontend connection"),
+                            }
                         }
                     }
                 });

@@ -77,7 +77,10 @@ pub(super) async fn serve_tls<B: Backend>(
                 None => backend.metrics().konduit.refused("frontend", "tls"),
                 Some((_, Err(error))) => {
                     backend.metrics().konduit.refused("frontend", "tls");
-                    tracing::warn!(%remote, %error, "frontend connection refused");
+                    match error.is_peer_gone() {
+                        true => tracing::trace!(%remote, "Left the frontend without a TLS handshake"),
+                        false => tracing::warn!(%remote, %error, "Refused a frontend connection"),
+                    }
                 }
             }
         });
