@@ -95,6 +95,15 @@ async fn a_ticket_that_does_not_count_is_refused_with_the_reason() {
         witness.still_works().await;
     }
 
+    // Words that are no hello.
+    let mut lane = tls(&cell, &us, ALPN_LANE).await;
+    message(&mut lane).await;
+    lane.write_all(&[0, 3, 0xff, 0xff, 0xff]).await.unwrap();
+    lane.flush().await.unwrap();
+    let ended = tokio::time::timeout(LONG, lane.read(&mut [0])).await.expect("the lane stays open");
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    assert_eq!(cell.server_count("konduit_lanes_total", &[("event", "hello_failed")]), 1.0);
+
     drop((call, client));
     until("the stream to end", || cell.server.registry().streams().len() == 1).await.unwrap();
     assert_eq!(shown(&cell, &us, &ticket).await, 3, "not {:?}", Refusal::EndedStream);

@@ -16,3 +16,4 @@ mod reload_frontends;
 mod search;
 mod stop;
 mod unprivileged;
+mod vanished;

@@ -21,6 +21,7 @@ use super::route::{Route, RouteError, SILENCE};
 use crate::flow::{DialError, Path};
 use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
 use crate::mux::{Link, LinkEnd, Outlet};
+use crate::net::pulse::{Followed, Pulse};
 use crate::splice::End;
 use crate::wire::ids::{DialId, ServerId};
 use crate::wire::metadata::{AgentHello, MetadataError, ServerHello};
@@ -77,6 +78,8 @@ impl OpenError {
 pub struct Opening {
     pub hello: ServerHello,
     pub life: Life,
+    /// Of the connection.
+    pub pulse: Pulse,
     inbound: Streaming<pb::Packet>,
     outlet: oneshot::Sender<Outlet>,
 }
@@ -101,6 +104,8 @@ impl Opening {
         // Go's floor; below it servers answer with ENHANCE_YOUR_CALM.
         let keepalive = keepalive.max(Duration::from_secs(10));
         let life = Life::new();
+        let pulse = Pulse::new(SILENCE);
+        let stream = Followed::new(stream, pulse.clone());
         let mut once = Some(TokioIo::new(Tap::new(stream, life.clone(), alert)));
         let connector = tower::service_fn(move |_: http::Uri| {
             let stream = once.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
@@ -123,7 +128,7 @@ impl Opening {
         let answered = tokio::time::timeout(HELLO, client.connect(request)).await;
         let (metadata, inbound, _) = answered.map_err(|_| OpenError::Silent)??.into_parts();
         let hello = ServerHello::read(metadata.as_ref())?;
-        Ok(Opening { hello, life, inbound, outlet })
+        Ok(Opening { hello, life, pulse, inbound, outlet })
     }
 }
 
@@ -136,7 +141,7 @@ pub async fn serve(
     lanes: Option<AgentLanes>,
     probe: Duration,
 ) -> LinkEnd {
-    let Opening { hello, life, inbound, outlet: slot } = opening;
+    let Opening { hello, life, inbound, outlet: slot, .. } = opening;
     // Fails when the stream has ended already, which its reader sees.
     let _ = slot.send(outlet);
     let ticket = hello.lane_ticket.and_then(|ticket| ticket.0.parse::<Ticket>().ok());

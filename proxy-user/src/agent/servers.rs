@@ -151,6 +151,7 @@ impl Servers {
             dialect: Dialect::of_version(opening.hello.mux),
             pool: self.pool.clone(),
             observer: Arc::new(ServerPackets(self.flows.metrics.clone())),
+            pulse: opening.pulse.clone(),
         });
         {
             let mut connected = self.lock();
@@ -234,6 +235,10 @@ impl Observer for ServerPackets {
 
     fn received(&self, kind: &'static str) {
         self.0.packet(Segment::ToAgent, kind);
+    }
+
+    fn unsent(&self, kind: &'static str) {
+        self.0.stream_error(Segment::FromAgent, code_name(tonic::Code::Unavailable), kind);
     }
 
     fn pauses(&self) -> Option<GaugeGuard> {

@@ -232,6 +232,10 @@ impl Flow {
         self.owed > 0 || lacks_credit && !self.said_so || !lacks_credit && !self.outbox.is_empty()
     }
 
+    pub(super) fn has_unsent_data(&self) -> bool {
+        matches!(self.outbox.front(), Some(Out::Data(_)))
+    }
+
     /// What a window packet is to say: bytes that the peer may send, or by 0 that we lack them ourselves.
     pub(super) fn take_grant(&mut self) -> Option<u64> {
         let says_so = self.lacks_credit() && !self.said_so;

@@ -13,6 +13,7 @@ use super::bridge::MuxStream;
 use super::flow::{Flow, Out, wake};
 use super::pool::Pool;
 use super::state::{Closing, Dialect, Role};
+use crate::net::pulse::Pulse;
 use crate::ops::metrics::GaugeGuard;
 use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::Packet;
@@ -26,6 +27,8 @@ const MAX_CONTROL: usize = 4096;
 pub trait Observer: Send + Sync + 'static {
     fn sent(&self, _kind: &'static str) {}
     fn received(&self, _kind: &'static str) {}
+    /// It waited to be sent when the stream failed.
+    fn unsent(&self, _kind: &'static str) {}
     /// The stream is not read for a while because one flow's queue is full; what comes back is held meanwhile.
     fn pauses(&self) -> Option<GaugeGuard> {
         None
@@ -45,6 +48,8 @@ pub struct LinkConfig {
     pub dialect: Dialect,
     pub pool: Arc<Pool>,
     pub observer: Arc<dyn Observer>,
+    /// Of the connection that carries the stream.
+    pub pulse: Pulse,
 }
 
 /// A handle to one control stream; clones are the same link.
@@ -67,6 +72,8 @@ pub(super) struct Book {
     ready: VecDeque<ConnId>,
     outlet: Option<Waker>,
     pub(super) closed: Option<Result<(), Status>>,
+    /// It was closed since it, or its connection, failed.
+    failed: bool,
 }
 
 /// The link is gone.
@@ -88,6 +95,7 @@ impl Link {
             ready: VecDeque::new(),
             outlet: None,
             closed: None,
+            failed: false,
         };
         let inner = Arc::new(Inner { config, book: Mutex::new(book), ended: Notify::new() });
         inner.config.pool.join(&inner);
@@ -214,9 +222,13 @@ impl Book {
         if self.closed.is_some() {
             return;
         }
+        self.failed = end.is_err() || inner.config.pulse.loss().is_some();
         self.closed = Some(end);
         self.ready.clear();
         for flow in self.flows.values_mut() {
+            if self.failed && flow.has_unsent_data() {
+                inner.config.observer.unsent("DATA");
+            }
             flow.scheduled = false;
             flow.lost();
         }
@@ -296,10 +308,18 @@ impl Stream for Outlet {
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        self.inner.book().close(&self.inner, Ok(()));
+        let mut book = self.inner.book();
+        book.close(&self.inner, Ok(()));
+        let left = std::mem::take(&mut book.control);
+        if book.failed {
+            left.iter().for_each(|packet| self.inner.config.observer.unsent(packet.kind()));
+        }
     }
 }
 
 #[cfg(test)]
 #[path = "link_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "unsent_tests.rs"]
+mod unsent_tests;

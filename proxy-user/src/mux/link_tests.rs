@@ -7,6 +7,7 @@ use super::*;
 use crate::mux::brake::Limits;
 use crate::mux::window::{FIRST_WINDOW, FIRST_WINDOW_OF_1, MAX_WINDOW};
 use crate::mux::{LinkEnd, MuxStream};
+use crate::net::pulse::Pulse;
 use crate::splice::{FlowStream, Room};
 use crate::wire::packet::MAX_DATA;
 
@@ -14,7 +15,7 @@ use crate::wire::packet::MAX_DATA;
 const SOON: Duration = Duration::from_secs(20);
 
 fn config(role: Role, dialect: Dialect, limits: Limits) -> LinkConfig {
-    LinkConfig { role, dialect, pool: Pool::new(limits), observer: Arc::new(()) }
+    LinkConfig { role, dialect, pool: Pool::new(limits), observer: Arc::new(()), pulse: Pulse::default() }
 }
 
 /// A dialer and an acceptor whose outlets are each other's inbound.
@@ -357,7 +358,13 @@ async fn a_stalled_reader_on_one_stream_pauses_no_other_stream() {
     let pool = Pool::new(Limits { flow: 256 << 10, total: 1 << 20 });
     let link = |role| {
         let observer = Arc::new(());
-        Link::new(LinkConfig { role, dialect: Dialect::Upstream, pool: pool.clone(), observer })
+        Link::new(LinkConfig {
+            role,
+            dialect: Dialect::Upstream,
+            pool: pool.clone(),
+            observer,
+            pulse: Pulse::default(),
+        })
     };
     let pair = || {
         let ((dialer, from_dialer), (acceptor, from_acceptor)) = (link(Role::Dialer), link(Role::Acceptor));

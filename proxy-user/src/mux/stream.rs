@@ -1,5 +1,6 @@
 //! The one reader of a control stream: hands each flow its bytes, pauses where the rule towards upstream allows it.
 
+use std::error::Error;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tonic::{Code, Status};
 use super::brake::{Brake, LONGEST_PAUSE};
 use super::link::{Inner, Link};
 use super::state::{Dialect, Event, Role};
+use crate::net::pulse::Loss;
 use crate::wire::ids::ConnId;
 use crate::wire::packet::{Packet, PacketError};
 use crate::wire::pb;
@@ -26,6 +28,9 @@ pub enum LinkEnd {
     Us,
     #[error("the control stream failed: {0}")]
     Failed(Status),
+    /// Its connection was lost; what Go's gRPC calls that at this end.
+    #[error("{0}")]
+    Lost(Loss, Code),
     #[error(transparent)]
     Malformed(#[from] PacketError),
 }
@@ -35,6 +40,7 @@ impl LinkEnd {
     pub fn code(&self) -> Option<Code> {
         match self {
             LinkEnd::Failed(status) => Some(status.code()),
+            LinkEnd::Lost(_, code) => Some(*code),
             LinkEnd::Malformed(_) => Some(Code::Internal),
             LinkEnd::Peer | LinkEnd::Us => None,
         }
@@ -57,13 +63,32 @@ impl Link {
         inbound: impl Stream<Item = Result<pb::Packet, Status>>,
         handler: impl FnMut(Packet),
     ) -> LinkEnd {
-        let end = self.read(inbound, handler).await;
+        let end = self.explained(self.read(inbound, handler).await);
         self.close(match &end {
+            LinkEnd::Lost(loss, code) => Err(Status::new(*code, loss.to_string())),
             LinkEnd::Malformed(error) => Err(Status::invalid_argument(error.to_string())),
             LinkEnd::Failed(status) => Err(status.clone()),
             _ => Ok(()),
         });
         end
+    }
+
+    /// The gRPC library tells neither of a peer that was silent too long nor what a connection met.
+    fn explained(&self, end: LinkEnd) -> LinkEnd {
+        let loss = self.inner.config.pulse.loss();
+        let code = match self.inner.config.role {
+            Role::Dialer => Code::Cancelled,
+            Role::Acceptor => Code::Unavailable,
+        };
+        match (end, loss) {
+            (LinkEnd::Peer, Some(loss @ Loss::Silent(_))) => LinkEnd::Lost(loss, code),
+            // The library may let go of our half before it tells of the peer's.
+            (LinkEnd::Us, Some(Loss::Closed)) => LinkEnd::Peer,
+            (LinkEnd::Us, Some(loss)) => LinkEnd::Lost(loss, code),
+            // What the peer itself said has no source.
+            (LinkEnd::Failed(status), Some(loss)) if status.source().is_some() => LinkEnd::Lost(loss, code),
+            (end, _) => end,
+        }
     }
 
     async fn read(

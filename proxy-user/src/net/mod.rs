@@ -6,6 +6,7 @@ pub mod connect;
 pub mod dial;
 pub mod listener;
 pub mod pem;
+pub mod pulse;
 pub mod reload;
 pub mod resolve;
 mod sessions;

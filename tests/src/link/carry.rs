@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,6 +25,7 @@ pub(super) struct Way {
     to: Arc<OwnedFd>,
     nature: Nature,
     counts: Arc<Counts>,
+    cut: Arc<AtomicBool>,
     stop: Arc<OwnedFd>,
     overlapper: Overlapper,
     /// By time, then by number, so that equal times keep their order.
@@ -42,6 +43,7 @@ impl Way {
         to: Arc<OwnedFd>,
         nature: Nature,
         counts: Arc<Counts>,
+        cut: Arc<AtomicBool>,
         stop: Arc<OwnedFd>,
         seed: u64,
     ) -> Way {
@@ -53,6 +55,7 @@ impl Way {
             to,
             nature,
             counts,
+            cut,
             stop,
             overlapper,
             waiting: BinaryHeap::new(),
@@ -91,7 +94,7 @@ impl Way {
 
     fn take(&mut self, packet: &[u8]) {
         let wire = self.on_wire(packet);
-        if self.strikes(self.nature.lose_one_in) {
+        if self.cut.load(Ordering::Relaxed) || self.strikes(self.nature.lose_one_in) {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }

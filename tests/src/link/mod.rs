@@ -9,7 +9,7 @@ mod tun;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -64,6 +64,7 @@ pub struct Link {
     pub near: Netns,
     pub far: Netns,
     pub counts: Arc<Counts>,
+    cut: Arc<AtomicBool>,
     stop: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -74,16 +75,26 @@ impl Link {
         let near_tun = near.run(|| device(NEAR, FAR, nature))?;
         let far_tun = far.run(|| device(FAR, NEAR, nature))?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let counts = Arc::new(Counts::default());
+        let (counts, cut) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
         let (near_tun, far_tun) = (Arc::new(near_tun), Arc::new(far_tun));
         let threads = [(near_tun.clone(), far_tun.clone(), 1), (far_tun, near_tun, 2)]
             .into_iter()
             .map(|(from, to, seed)| {
-                let way = carry::Way::new(from, to, nature.clone(), counts.clone(), stop.clone(), seed);
+                let (counts, cut) = (counts.clone(), cut.clone());
+                let way = carry::Way::new(from, to, nature.clone(), counts, cut, stop.clone(), seed);
                 std::thread::Builder::new().name(format!("link-{seed}")).spawn(move || way.run())
             })
             .collect::<std::io::Result<_>>()?;
-        Ok(Link { near, far, counts, stop, threads })
+        Ok(Link { near, far, counts, cut, stop, threads })
+    }
+
+    /// From here on nothing crosses, either way, and nobody is told.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub fn mend(&self) {
+        self.cut.store(false, Ordering::Relaxed);
     }
 
     pub fn in_words(&self) -> String {

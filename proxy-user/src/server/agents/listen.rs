@@ -23,6 +23,7 @@ use super::service::Service;
 use crate::lane::record::RecordExact;
 use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
+use crate::net::pulse::{Followed, Pulse};
 use crate::net::sockopt;
 use crate::net::tls::{Identity, ServerEndpoint};
 use crate::ops::drain::DrainWatch;
@@ -52,6 +53,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 pub struct Peer {
     pub remote: Option<Remote>,
     pub identity: Option<Identity>,
+    /// Of the connection.
+    pub pulse: Pulse,
 }
 
 impl Peer {
@@ -190,7 +193,9 @@ async fn sort(
     }
     // Upstream's peers have it too: a dead peer is noticed in 20 s. A socket that is gone already says so when read.
     let _ = sockopt::set_user_timeout(stream.get_ref().0.get_ref(), SILENCE);
-    let peer = Peer { remote: Some(remote), identity: tls.and_then(|tls| tls.identity) };
+    let pulse = Pulse::new(SILENCE);
+    let stream = Followed::new(stream, pulse.clone());
+    let peer = Peer { remote: Some(remote), identity: tls.and_then(|tls| tls.identity), pulse };
     // Fails when the server stops.
     let _ = control.send(Control { heard: PREFACE, stream, peer }).await;
 }
@@ -199,7 +204,7 @@ async fn sort(
 struct Control {
     /// Was read from the stream already, and is to be read once more.
     heard: &'static [u8],
-    stream: TlsStream<RecordExact<TcpStream>>,
+    stream: Followed<TlsStream<RecordExact<TcpStream>>>,
     peer: Peer,
 }
 

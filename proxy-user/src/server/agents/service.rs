@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::handle::AgentHandle;
 use super::listen::Peer;
@@ -59,6 +59,7 @@ impl pb::agent_service_server::AgentService for Service {
             dialect: Dialect::of_version(hello.mux),
             pool: self.pool.clone(),
             observer: Arc::new(AgentPackets(self.metrics.clone())),
+            pulse: peer.pulse.clone(),
         });
         let number = self.registry.number();
         let metrics = self.metrics.clone();
@@ -124,6 +125,10 @@ impl Observer for AgentPackets {
         self.0.packet(Segment::FromAgent, kind);
     }
 
+    fn unsent(&self, kind: &'static str) {
+        self.0.stream_error(Segment::ToAgent, code_name(Code::Cancelled), kind);
+    }
+
     fn pauses(&self) -> Option<GaugeGuard> {
         self.0.konduit.mux_paused();
         Some(self.0.full_receive_channel(Method::Connect))
@@ -140,8 +145,7 @@ impl Observer for AgentPackets {
 }
 
 /// grpc-go's name of a code, as upstream labels its metrics.
-pub fn code_name(code: tonic::Code) -> &'static str {
-    use tonic::Code;
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",

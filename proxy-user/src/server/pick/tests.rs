@@ -5,6 +5,7 @@ use crate::flow::FlowTable;
 use crate::lane::Fallback;
 use crate::mux::brake::Limits;
 use crate::mux::{Dialect, Link, LinkConfig, Pool, Role};
+use crate::net::pulse::Pulse;
 use crate::ops::metrics::ServerMetrics;
 use crate::server::agents::registry::{Registered, Registry};
 use crate::wire::identifiers::Identifiers;
@@ -29,6 +30,7 @@ impl World {
             dialect: Dialect::OURS,
             pool: Pool::new(Limits::default()),
             observer: Arc::new(()),
+            pulse: Pulse::default(),
         };
         let identifiers = Identifiers::parse(identifiers).unwrap();
         let (number, link) = (self.registry.number(), Link::new(config).0);
