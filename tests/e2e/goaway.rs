@@ -1,7 +1,7 @@
 //! A server that ends in good order says GOAWAY and waits for its agents' streams.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proxy_tests::calls::Call;
@@ -16,13 +16,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// A gRPC server that knows nothing of ours, as upstream's.
-struct Upstream {
+pub(crate) struct Upstream {
     listener: TcpListener,
     tls: TlsAcceptor,
+    arrived: Mutex<Instant>,
 }
 
 impl Upstream {
-    async fn new(ground: &Ground) -> Upstream {
+    pub(crate) async fn new(ground: &Ground) -> Upstream {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -35,21 +36,32 @@ impl Upstream {
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Upstream { listener, tls: TlsAcceptor::from(Arc::new(config)) }
+        Upstream { listener, tls: TlsAcceptor::from(Arc::new(config)), arrived: Mutex::new(Instant::now()) }
     }
 
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.listener.local_addr().unwrap().port()
+    }
+
+    /// When the last connection came.
+    pub(crate) fn arrived(&self) -> Instant {
+        *self.arrived.lock().unwrap()
     }
 
     /// The next control stream, and what makes its server say GOAWAY.
     async fn control_stream(&self, id: &str) -> (Call, CancellationToken) {
+        self.answer(&[("serverid", id), ("servercount", "1")]).await
+    }
+
+    /// The next control stream, answered with these headers.
+    pub(crate) async fn answer(&self, headers: &[(&str, &str)]) -> (Call, CancellationToken) {
         let socket: TcpStream = tokio::time::timeout(SOON, self.listener.accept()).await.unwrap().unwrap().0;
+        *self.arrived.lock().unwrap() = Instant::now();
         let stream = self.tls.accept(socket).await.unwrap();
         let mut connection = h2::server::handshake(stream).await.unwrap();
         let (request, respond): (_, h2::server::SendResponse<Bytes>) =
             connection.accept().await.unwrap().unwrap();
-        let call = Call::answer(request, respond, &[("serverid", id), ("servercount", "1")]);
+        let call = Call::answer(request, respond, headers);
         let ending = CancellationToken::new();
         let told = ending.clone();
         tokio::spawn(async move {

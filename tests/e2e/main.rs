@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)] // A test fails by it.
 
 mod abort;
+mod answers;
 mod bulk;
+mod counts;
 mod dial;
 mod engines;
 mod frontends;
@@ -18,5 +20,6 @@ mod lanes;
 mod loss;
 mod operate;
 mod paths;
+mod search;
 mod strategies;
 mod tls;

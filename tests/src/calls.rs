@@ -28,7 +28,16 @@ pub struct Call {
 
 impl Client {
     pub async fn new<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(socket: S) -> Client {
-        let (requests, driver) = h2::client::handshake(socket).await.unwrap();
+        Client::with_window(socket, 65_535).await
+    }
+
+    /// With this window for what a server sends on each of its streams.
+    pub async fn with_window<S>(socket: S, window: u32) -> Client
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let builder = h2::client::Builder::new().initial_window_size(window).clone();
+        let (requests, driver) = builder.handshake(socket).await.unwrap();
         tokio::spawn(driver);
         Client { requests }
     }

@@ -14,7 +14,7 @@ use super::flow::PacketFlow;
 use super::message::{Code, Item};
 use super::receive::{Ended, Receiver};
 use super::send::{Sender, status};
-use crate::flow::DialError;
+use crate::flow::{DialError, DialReason};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{ServerMetrics, Service};
 use crate::splice::End;
@@ -167,6 +167,9 @@ impl Call {
     }
 
     fn answer(&mut self, dial: DialId, outcome: Result<Answer, DialError>) {
+        if matches!(&outcome, Err(error) if error.reason == DialReason::Withdrawn) {
+            return self.sender.say(Packet::CloseDial { dial });
+        }
         // Upstream's clients read only the text.
         self.sender.say(Packet::DialResponse(DialResponse { dial, outcome }));
     }
