@@ -22,7 +22,7 @@ fn page(registry: &prometheus::Registry) -> Page {
 }
 
 /// More than all buffers on the way hold.
-const FLOOD: usize = 16 << 20;
+const FLOOD: usize = 48 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_whose_bytes_nobody_takes_is_counted_until_somebody_does() {
