@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use h2::RecvStream;
 
 use super::message::{Code, Item, MessageError, Parser};
-use crate::ops::metrics::{GaugeGuard, Segment, ServerMetrics, Service};
+use crate::ops::metrics::{Segment, ServerMetrics};
 
 /// Upstream's packet type of errors of receiving.
 const UNKNOWN: &str = "Unknown";
@@ -20,8 +20,6 @@ pub(super) struct Receiver {
     metrics: ServerMetrics,
     parser: Parser,
     unreleased: usize,
-    /// Bytes of a flow were given out, and whoever took them has no room for more.
-    full: Option<GaugeGuard>,
 }
 
 /// Why nothing more comes.
@@ -37,20 +35,16 @@ pub(super) enum Ended {
 
 impl Receiver {
     pub(super) fn new(stream: RecvStream, metrics: ServerMetrics) -> Receiver {
-        Receiver { stream, metrics, parser: Parser::default(), unreleased: 0, full: None }
+        Receiver { stream, metrics, parser: Parser::default(), unreleased: 0 }
     }
 
     pub(super) fn poll_item(&mut self, context: &mut Context<'_>) -> Poll<Result<Item, Ended>> {
-        self.full = None;
         loop {
             match self.parser.next() {
                 Ok(None) => {}
                 Ok(Some(item)) => {
                     if let Some(kind) = item.kind() {
                         self.metrics.packet(Segment::FromClient, kind);
-                    }
-                    if matches!(item, Item::Data { .. }) {
-                        self.full = Some(self.metrics.full_receive_channel(Service::Proxy));
                     }
                     return Poll::Ready(Ok(item));
                 }
