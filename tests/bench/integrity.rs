@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -122,6 +123,9 @@ fn over_link(options: &Options, name: &str, load: &Load) -> anyhow::Result<Strin
     let starter = starter(options, target.address, Some(&link))?;
     let words = link.near.run(|| one_route(&starter, name, &target, load));
     let happened = link.in_words();
+    let counts = &link.counts;
+    let made = [&counts.lost, &counts.late, &counts.overlapped].map(|count| count.load(Ordering::Relaxed));
+    anyhow::ensure!(words.is_err() || !made.contains(&0), "the bad link was too good: {happened}");
     words.map(|words| format!("{words}; {happened}")).with_context(|| happened)
 }
 

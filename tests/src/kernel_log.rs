@@ -69,6 +69,11 @@ fn is_warning(line: &str) -> bool {
         "rcu: INFO:",
         "soft lockup",
         "hung_task",
+        "UBSAN:",
+        "kernel BUG",
+        "page allocation failure",
+        "unregister_netdevice: waiting",
+        "TCP: out of memory",
     ]
     .iter()
     .any(|mark| line.contains(mark))

@@ -11,13 +11,12 @@ pub(crate) fn run() -> Result<()> {
     sh::run("check the format", &mut cargo(&["fmt", "--all", "--check"]))?;
     sh::run(
         "clippy, no warning allowed",
-        &mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        &mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     )?;
     sh::run(
         "clippy without eBPF",
         &mut cargo(&[
             "clippy",
-            "--quiet",
             "--package=proxy-user",
             "--no-default-features",
             "--all-targets",

@@ -83,6 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let missing =
             if family == Some(Family::Debian) { tools::missing(Family::Debian) } else { Vec::new() };
         if !missing.is_empty() {
+            refresh()?;
             install(&missing)?;
         }
         tools::check(family)?;
@@ -95,7 +96,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 pub(crate) fn ready_to_build() -> Result<Toolchain> {
     if Toolchain::find().is_none() && sh::find("apt-get").is_some() {
         let missing: Vec<_> = BUILD.into_iter().filter(|package| !installed(package)).collect();
-        install(&missing)?;
+        refresh()?;
+        match offers_web_toolchain() {
+            Some(false) if sh::find("rustup").is_some() => nightly()?,
+            _ => install(&missing)?,
+        }
     }
     let Some(toolchain) = Toolchain::find() else { bail!("{}", by_hand()) };
     if sh::find("bpf-linker").is_none() {
@@ -112,6 +117,13 @@ pub(crate) fn cargo_deny() -> Result<()> {
     let mut cargo = sh::cargo();
     cargo.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked"]);
     sh::run("install cargo-deny (two minutes)", &mut cargo)
+}
+
+/// Where apt has no `core` for eBPF, as on Ubuntu: rustup's nightly compiles it.
+fn nightly() -> Result<()> {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["toolchain", "install", "nightly", "--profile=minimal", "--component=rust-src"]);
+    sh::run("install rustup's nightly with rust-src", &mut rustup)
 }
 
 fn install_linker() -> Result<()> {
@@ -134,10 +146,14 @@ fn offers_web_toolchain() -> Option<bool> {
     Some(policy.contains("Candidate:") && !policy.contains("Candidate: (none)"))
 }
 
-fn install(packages: &[&str]) -> Result<()> {
-    if sh::is_root() {
-        sh::run("refresh the package lists", Command::new("apt-get").args(["-q", "update"]))?;
+fn refresh() -> Result<()> {
+    if !sh::is_root() {
+        return Ok(());
     }
+    sh::run("refresh the package lists", Command::new("apt-get").args(["-q", "update"]))
+}
+
+fn install(packages: &[&str]) -> Result<()> {
     if packages.contains(&"libstd-rust-web-dev-bpf") && offers_web_toolchain() == Some(false) {
         bail!("{}", by_hand());
     }

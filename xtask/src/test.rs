@@ -116,9 +116,9 @@ fn prepare(_: Form) -> Result<()> {
 }
 
 fn lower_engines(_: Form) -> Result<()> {
-    let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--quiet"];
+    let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--", "--quiet"];
     sh::run("test without the in-kernel engine", &mut cargo(&args))?;
-    let programs = ["build", "-p", "proxy-user", "--no-default-features", "--bins", "--quiet"];
+    let programs = ["build", "-p", "proxy-user", "--no-default-features", "--bins"];
     sh::run("build both without the in-kernel engine", &mut cargo(&programs))?;
     // The next build puts those of every day in their place.
     let debug = sh::root().join("target/debug");
@@ -127,7 +127,7 @@ fn lower_engines(_: Form) -> Result<()> {
     for name in ["proxy-server", "proxy-agent"] {
         fs::copy(debug.join(name), lower.join(name)).with_context(|| format!("copying {name}"))?;
     }
-    let args = ["test", "-p", "proxy-tests", "--test", "process", "--quiet", "lower::"];
+    let args = ["test", "-p", "proxy-tests", "--test", "process", "lower::"];
     sh::run("test both without the in-kernel engine", cargo(&args).env("KONDUIT_WITHOUT_EBPF", lower))
 }
 

@@ -1,10 +1,11 @@
 //! One client for all requests: paced, bounded in time, made anew when its files may have changed.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube_client::config::Kubeconfig;
+use kube_client::config::{InClusterError, Kubeconfig};
 use kube_client::{Client, Config};
 use tokio::sync::Mutex;
 
@@ -119,13 +120,25 @@ impl Kube {
 
 async fn load(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
     let Some(path) = kubeconfig else {
-        let config = Config::incluster().map_err(|error| KubeError::InCluster(chain(&error)))?;
+        let config = Config::incluster().map_err(|error| outside(&error))?;
         return connect(config, None).map_err(KubeError::InCluster);
     };
     let wrong = |why| KubeError::Kubeconfig { path: path.display().to_string(), why };
     let read = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
     let (config, proxy) = config::of_current_context(read).map_err(wrong)?;
     connect(config, proxy).map_err(wrong)
+}
+
+/// What only a pod has, and only one with a service account, is there when it starts or never.
+fn outside(error: &InClusterError) -> KubeError {
+    use InClusterError::{ReadCertificateBundle, ReadDefaultNamespace, ReadEnvironmentVariable};
+    match error {
+        ReadEnvironmentVariable(_) => KubeError::Nowhere(chain(error)),
+        ReadDefaultNamespace(why) | ReadCertificateBundle(why) if why.kind() == ErrorKind::NotFound => {
+            KubeError::Nowhere(chain(error))
+        }
+        _ => KubeError::InCluster(chain(error)),
+    }
 }
 
 fn connect(mut config: Config, proxy_of_cluster: Option<String>) -> Result<Client, String> {

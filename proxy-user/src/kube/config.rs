@@ -45,8 +45,13 @@ pub(super) fn of_current_context(kubeconfig: Kubeconfig) -> Result<(Config, Opti
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).map(|der| Ok(der?.to_vec())).collect();
-    found.map_err(|error: pem::Error| format!("failed to parse PEM-encoded certificates: {error:?}"))
+    let found: Result<Vec<_>, pem::Error> =
+        CertificateDer::pem_slice_iter(pem).map(|der| Ok(der?.to_vec())).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err("its certificate authority holds no certificate".into()),
+        Ok(found) => Ok(found),
+        Err(error) => Err(format!("its certificate authority is no PEM: {error}")),
+    }
 }
 
 fn said(error: KubeconfigError) -> String {
@@ -96,6 +101,12 @@ mod tests {
                 "tls-server-name: name",
                 "certificate-authority-data: '*'",
                 "failed to load certificate authority",
+            ),
+            // `nothing` in base64.
+            (
+                "tls-server-name: name",
+                "certificate-authority-data: 'bm90aGluZw=='",
+                "its certificate authority holds no certificate",
             ),
         ] {
             assert!(TEXT.contains(from), "{from}");

@@ -11,6 +11,8 @@ pub enum KubeError {
     #[error("the kubeconfig {path} cannot be used: {why}")]
     Kubeconfig { path: String, why: String },
     #[error("no kubeconfig is named, and this is no pod that may use the Kubernetes API: {0}")]
+    Nowhere(String),
+    #[error("the Kubernetes API cannot be used as this pod's service account: {0}")]
     InCluster(String),
     #[error("the Kubernetes API server refused with {code} ({reason}): {message}")]
     Refused { code: u16, reason: String, message: String },

@@ -94,7 +94,8 @@ impl Flow {
     /// Keeps within this room from now on.
     pub(super) fn bound(&mut self, room: Room) {
         self.max_outgoing = room.unsent.min(MAX_OUTGOING);
-        self.more = Some(room.more);
+        // Told twice it keeps the first: what was taken of that is in the window.
+        self.more.get_or_insert(room.more);
         if self.dialect != Dialect::Upstream && self.state.is_reading() {
             self.owed += self.window.widen(room.receive);
         }
@@ -155,7 +156,15 @@ impl Flow {
         if self.inbox.is_empty() && self.inbox.capacity() > 64 {
             self.inbox = VecDeque::new();
         }
+        self.give_room_back();
         Ok(Some(data))
+    }
+
+    /// Everything came and was read: others may have what this flow's window took.
+    fn give_room_back(&mut self) {
+        if self.inbox.is_empty() && !self.state.is_reading() {
+            self.more = None;
+        }
     }
 
     /// Forgets what waits to be read, and says how much that was. Nothing more will be read.
@@ -282,6 +291,7 @@ impl Flow {
         if let Some(end) = step.read {
             self.read_end = Some(end);
             self.owed = 0;
+            self.give_room_back();
         }
         let peer_is_deaf = step.broken && step.send.is_none();
         // A reset waits for the bytes before it only when the peer has room for them.

@@ -48,7 +48,7 @@ pub struct ReceiveWindow {
     size: u64,
     granted: u64,
     queued: u64,
-    /// The sender said so, and that was not answered by a wider window.
+    /// The sender said so, and nothing was decided on it yet.
     sender_waits: bool,
 }
 

@@ -182,7 +182,7 @@ fn outcome<T>(result: &Result<T, KubeError>) -> Option<(u16, &str)> {
 }
 
 /// Up to 4 % longer.
-fn jitter(pause: Duration) -> Duration {
+pub(super) fn jitter(pause: Duration) -> Duration {
     let mut byte = [0; 1];
     // Without random bytes there is no jitter.
     let _ = getrandom::fill(&mut byte);

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use kube_client::api::WatchEvent;
 
 use super::agents::registry::Registry;
+use super::lease::jitter;
 use super::pick::nodes::Node;
 use crate::kube::{Kube, KubeError};
 
@@ -76,7 +77,7 @@ impl NodeWatch {
 
     /// Follows the nodes until dropped.
     pub async fn run(self) -> Infallible {
-        if let Err(error @ KubeError::InCluster(_)) = self.kube.check().await {
+        if let Err(error @ KubeError::Nowhere(_)) = self.kube.check().await {
             tracing::info!(
                 why = %error,
                 "nodeLocal knows nodes by agents' --agent-identifiers alone; a --kubeconfig adds their Node objects"
@@ -94,9 +95,8 @@ impl NodeWatch {
                 ended => {
                     if let Err(error) = &ended {
                         self.say(error);
-                        version = None;
                     }
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(jitter(pause)).await;
                     pause = (2 * pause).min(LAST_PAUSE);
                 }
             }
@@ -106,17 +106,25 @@ impl NodeWatch {
     /// Lists all unless `version` is known, and follows what changes until the news end. `version` is then where to go
     /// on, or nothing when all are to be listed anew.
     async fn follow(&self, version: &mut Option<String>) -> Result<(), KubeError> {
-        let from = match version.take() {
-            Some(version) => version,
+        let from = match version {
+            Some(version) => &*version,
             None => {
-                let (nodes, version) = self.kube.nodes(Node::of).await?;
+                let (nodes, listed) = self.kube.nodes(Node::of).await?;
                 self.registry.set_nodes(nodes);
                 self.news.heard();
-                version
+                &*version.insert(listed)
             }
         };
-        let mut events = self.kube.watch_nodes(&from).await?;
-        *version = Some(from);
+        let mut events = match self.kube.watch_nodes(from).await {
+            Ok(events) => events,
+            Err(error) => {
+                // Too old, most likely; an API server that is away will know it when it is back.
+                if error.status().is_some() {
+                    *version = None;
+                }
+                return Err(error);
+            }
+        };
         if self.news.follows() {
             let nodes = self.registry.known().nodes().len();
             tracing::info!(nodes, "Nodes are known by their Node objects");
