@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::dial;
+use super::lookup::{self, Lookup, spread};
 
 /// The head of a proxy's answer.
 const MAX_HEAD: usize = 8 << 10;
@@ -40,6 +41,7 @@ pub struct Connector {
     host: String,
     port: u16,
     proxy: Option<Proxy>,
+    lookup: Lookup,
 }
 
 #[derive(Clone)]
@@ -70,7 +72,7 @@ impl Connector {
             Some(proxy) if !is_exempt(&host, port, "") => Some(Proxy::parse(proxy)?),
             _ => None,
         };
-        Ok(Connector { host, port, proxy })
+        Ok(Connector { host, port, proxy, lookup: lookup::system })
     }
 
     /// A new connection, with [`super::sockopt::tune`] applied.
@@ -83,8 +85,10 @@ impl Connector {
     }
 
     async fn connect_in_time(&self, within: Duration) -> Result<TcpStream, ConnectError> {
-        let Some(proxy) = &self.proxy else { return connect(&self.host, self.port, within).await };
-        let socket = connect(&proxy.host, proxy.port, within).await?;
+        let Some(proxy) = &self.proxy else {
+            return connect(self.lookup, &self.host, self.port, within).await;
+        };
+        let socket = connect(self.lookup, &proxy.host, proxy.port, within).await?;
         self.ask(proxy, socket).await
     }
 
@@ -138,12 +142,13 @@ impl fmt::Debug for Proxy {
     }
 }
 
-async fn connect(host: &str, port: u16, within: Duration) -> Result<TcpStream, ConnectError> {
-    let lookup = |source| ConnectError::Lookup { host: host.to_owned(), source };
-    let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(lookup)?.collect();
+async fn connect(lookup: Lookup, host: &str, port: u16, within: Duration) -> Result<TcpStream, ConnectError> {
+    let unknown = |source| ConnectError::Lookup { host: host.to_owned(), source };
+    let mut addresses = lookup(host, port).await.map_err(unknown)?;
+    spread(&mut addresses);
     // One address that swallows packets must leave time for the others.
     let share = within / u32::try_from(addresses.len().max(1)).unwrap_or(1);
-    let mut last = lookup(io::Error::from(io::ErrorKind::NotFound));
+    let mut last = unknown(io::Error::from(io::ErrorKind::NotFound));
     for address in addresses {
         let connected = timeout(share, dial::one(address)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {

@@ -1,5 +1,9 @@
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::net::TcpListener;
 
+use super::super::lookup::Looking;
 use super::*;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -93,4 +97,34 @@ async fn this_machine_needs_no_proxy_and_a_closed_port_is_named() {
     drop((listener, socket));
     let error = connector.connect(SOON).await.unwrap_err().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
+}
+
+/// How often a name with three addresses was looked up.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+fn three(_: &str, port: u16) -> Looking<'_> {
+    ASKED.fetch_add(1, Ordering::Relaxed);
+    Box::pin(async move { Ok((1..=3).map(|last| SocketAddr::from(([127, 0, 0, last], port))).collect()) })
+}
+
+/// An agent that always came to the same server would never be connected to all of them.
+#[tokio::test]
+async fn every_server_behind_a_name_is_met_and_the_name_looked_up_each_time() {
+    let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = first.local_addr().unwrap().port();
+    let _others = [
+        TcpListener::bind(("127.0.0.2", port)).await.unwrap(),
+        TcpListener::bind(("127.0.0.3", port)).await.unwrap(),
+    ];
+    let connector = Connector { lookup: three, ..Connector::by("servers.example", port, None).unwrap() };
+    let mut met = HashSet::new();
+    for connected in 1.. {
+        let socket = connector.connect(SOON).await.unwrap();
+        assert_eq!(ASKED.load(Ordering::Relaxed), connected);
+        met.insert(socket.peer_addr().unwrap().ip());
+        if met.len() == 3 {
+            return;
+        }
+        assert!(connected < 200, "only {met:?} after {connected} connections");
+    }
 }

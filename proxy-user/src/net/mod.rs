@@ -5,6 +5,7 @@ pub mod cipher;
 pub mod connect;
 pub mod dial;
 pub mod listener;
+mod lookup;
 pub mod pem;
 pub mod pulse;
 pub mod reload;
