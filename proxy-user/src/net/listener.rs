@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 pub enum ListenError {
     #[error("failed to listen on {address}: {source}; is another process using it?")]
     Bind { address: String, source: io::Error },
-    #[error("failed to listen on {address}: not an IP address or `localhost`")]
-    Address { address: String },
+    #[error("failed to listen on {address}: neither an IP address nor a name that has one: {source}")]
+    Address { address: String, source: io::Error },
     #[error("failed to listen on {path:?}: {source}")]
     Unix { path: PathBuf, source: io::Error },
     #[error(
@@ -106,7 +106,7 @@ pub struct TcpListener {
 
 impl TcpListener {
     /// Binds `host:port`. An empty `host` is every address of the machine, IPv6 and IPv4; port 0 lets the
-    /// kernel choose. Must be called inside a tokio runtime.
+    /// kernel choose. A name is looked up now, and its lookup waited for. Must be called inside a tokio runtime.
     pub fn bind(host: &str, port: u16) -> Result<TcpListener, ListenError> {
         let address = format!("{host}:{port}");
         let bound = match host {
@@ -115,7 +115,10 @@ impl TcpListener {
             "localhost" => bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
             other => match other.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
                 Ok(ip) => bind(SocketAddr::new(ip, port)),
-                Err(_) => return Err(ListenError::Address { address }),
+                Err(_) => match look_up(other, port) {
+                    Ok(named) => bind(named),
+                    Err(source) => return Err(ListenError::Address { address, source }),
+                },
             },
         };
         let refuse = |source| ListenError::Bind { address: address.clone(), source };
@@ -145,6 +148,13 @@ impl TcpListener {
             }
         }
     }
+}
+
+/// One address of a name: of IPv4 where it has one, as in Go.
+fn look_up(name: &str, port: u16) -> io::Result<SocketAddr> {
+    let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs()?.collect();
+    let four = addresses.iter().find(|address| address.is_ipv4());
+    four.or(addresses.first()).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
@@ -204,11 +214,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_and_a_name_are_refused_with_the_address() {
+    async fn a_taken_port_and_a_name_without_address_are_refused_with_what_was_asked() {
         let first = TcpListener::bind("127.0.0.1", 0).unwrap();
         let port = first.local_addr().port();
         let error = TcpListener::bind("127.0.0.1", port).unwrap_err();
         assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
-        assert!(matches!(TcpListener::bind("example.org", 0), Err(ListenError::Address { .. })));
+        // Too long a label: no resolver is asked.
+        let nowhere = format!("{}.example", "a".repeat(64));
+        let error = TcpListener::bind(&nowhere, 0).unwrap_err();
+        assert!(matches!(error, ListenError::Address { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("{nowhere}:0: neither an IP address nor")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_listened_on_by_its_ipv4_address() {
+        // The resolver's, since we know it in lower case only.
+        let listener = TcpListener::bind("LocalHost", 0).unwrap();
+        assert_eq!(listener.local_addr().ip(), Ipv4Addr::LOCALHOST);
     }
 }
