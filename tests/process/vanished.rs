@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 
 use proxy_tests::child::Child;
 use proxy_tests::link::{Link, NEAR, Nature};
-use proxy_tests::ports::wait;
+use proxy_tests::ports::{self, wait};
 use proxy_tests::scrape::Page;
+use proxy_user::net::tls::{ALPN_H2, ALPN_HTTP1};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::ground::{Place, SOON};
+use crate::ground::{Place, SOON, echo};
+use crate::reload::{PREFACE, client};
 
 /// Both ends' patience, as upstream's: for a ping's answer, and for an acknowledgement (TCP_USER_TIMEOUT).
 const SILENCE: Duration = Duration::from_secs(20);
@@ -45,8 +49,8 @@ fn dial(place: &Place, target: &str) -> UnixStream {
     stream
 }
 
-/// A copy of each of a process' TCP sockets that has this port at either end.
-fn control_sockets(child: &Child, port: u16) -> Vec<OwnedFd> {
+/// A copy of each of a process' TCP connections that has this port at either end.
+fn connections(child: &Child, port: u16) -> Vec<OwnedFd> {
     let pid = Pid::from_raw(child.pid() as i32).unwrap();
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     let fds = fs::read_dir(format!("/proc/{}/fd", child.pid())).unwrap().flatten();
@@ -86,7 +90,7 @@ fn either_end_notices_that_the_other_is_gone_and_they_find_each_other_again() {
     wait(SOON, "the agent at the server", || ready() == 1.0).unwrap();
 
     for (end, child) in [("server", &server), ("agent", &agent)] {
-        let sockets = control_sockets(child, place.agent_port);
+        let sockets = connections(child, place.agent_port);
         assert_eq!(sockets.len(), 1, "control streams of the {end}");
         let socket = SockRef::from(&sockets[0]);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE), "{end}");
@@ -159,4 +163,41 @@ fn either_end_notices_that_the_other_is_gone_and_they_find_each_other_again() {
     assert!(head.ends_with(b"\r\n\r\ntick"));
     server.check().unwrap();
     agent.check().unwrap();
+}
+
+/// As upstream, whose gRPC library sets it; a CONNECT client may pause for as long as it likes.
+#[tokio::test]
+async fn a_server_gives_up_silent_grpc_clients_and_no_connect_clients() {
+    let place = Place::new().unwrap();
+    let [port] = ports::free().unwrap();
+    let target = echo().unwrap();
+    let asks = format!("CONNECT {target} HTTP/1.1\r\n\r\n");
+    for (mode, alpn, words, patience) in
+        [("grpc", ALPN_H2, PREFACE, Some(SILENCE)), ("http-connect", ALPN_HTTP1, asks.as_bytes(), None)]
+    {
+        let file = |name: &str| place.ground.path(name).display().to_string();
+        let flags = [
+            format!("--mode={mode}"),
+            "--uds-name=".to_owned(),
+            "--server-bind-address=127.0.0.1".to_owned(),
+            format!("--server-port={port}"),
+            format!("--server-cert={}", file("server.crt")),
+            format!("--server-key={}", file("server.key")),
+            format!("--server-ca-cert={}", file("ca.crt")),
+        ];
+        let mut server = place.start_server(mode, &flags.each_ref().map(String::as_str)).unwrap();
+        let mut agent = place.start_agent().unwrap();
+        let keys = place.ground.path("");
+        let client = client(&keys, &keys, alpn).unwrap();
+        let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let mut tls = client.connect("127.0.0.1", socket, SOON).await.unwrap();
+        tls.write_all(words).await.unwrap();
+        // Only behind the handshake does the server say anything.
+        tokio::time::timeout(SOON, tls.read_u8()).await.unwrap().unwrap();
+        let sockets = connections(&server, port);
+        assert_eq!(sockets.len(), 1, "{mode}");
+        assert_eq!(SockRef::from(&sockets[0]).tcp_user_timeout().unwrap(), patience, "{mode}");
+        server.check().unwrap();
+        agent.check().unwrap();
+    }
 }

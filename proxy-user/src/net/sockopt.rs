@@ -31,7 +31,8 @@ pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
 }
 
 /// TCP_USER_TIMEOUT: ends the connection when sent bytes stay unacknowledged, or the peer's window closed, for
-/// this long. For control streams only: a flow whose reader pauses would be ended by it.
+/// this long. For control streams and the gRPC frontend, whose peers read all the time: a flow that has the connection
+/// to itself would be ended by a reader that pauses.
 pub fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Result<()> {
     SockRef::from(socket).set_tcp_user_timeout(Some(timeout))
 }

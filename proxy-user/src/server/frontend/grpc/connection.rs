@@ -15,8 +15,8 @@ use crate::wire::authority::BLOCK_LIMIT;
 
 /// TLS, preface and settings of an accepted connection, as upstream.
 const HANDSHAKE: Duration = Duration::from_secs(120);
-/// How long a keepalive ping may go unanswered.
-const PONG: Duration = Duration::from_secs(20);
+/// How long a keepalive ping may go unanswered and, over TCP, any byte unacknowledged; as upstream.
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// What a client may send on one stream before the target took it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Never the brake: a stalled stream would starve its neighbours.
@@ -43,7 +43,7 @@ fn settings() -> Builder {
 pub(super) enum ConnectionError {
     #[error("no HTTP/2 handshake within {HANDSHAKE:?}")]
     Handshake,
-    #[error("a keepalive ping went unanswered for {PONG:?}")]
+    #[error("a keepalive ping went unanswered for {SILENCE:?}")]
     Silent,
     #[error("HTTP/2: {0}")]
     Http(#[from] h2::Error),
@@ -88,7 +88,7 @@ async fn watch(ping_pong: Option<PingPong>, keepalive: Duration) -> ConnectionEr
     let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
     loop {
         tokio::time::sleep(keepalive).await;
-        match tokio::time::timeout(PONG, ping_pong.ping(Ping::opaque())).await {
+        match tokio::time::timeout(SILENCE, ping_pong.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return ConnectionError::Http(error),
             Err(_) => return ConnectionError::Silent,

@@ -12,6 +12,7 @@ use self::stream::Backend;
 use super::places::Places;
 use crate::flow::DialError;
 use crate::net::listener::{Accepted, TcpListener};
+use crate::net::sockopt;
 use crate::net::tls::ServerEndpoint;
 use crate::net::uds::UdsListener;
 use crate::ops::drain::DrainWatch;
@@ -73,7 +74,11 @@ pub(super) async fn serve_tls<B: Backend>(
         tokio::spawn(async move {
             let remote = accepted.remote;
             match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE)).await {
-                Some((_place, Ok(accepted))) => serve(accepted, keepalive, backend, drain).await,
+                Some((_place, Ok(accepted))) => {
+                    // A socket that is gone already says so when read.
+                    let _ = sockopt::set_user_timeout(accepted.stream.get_ref().0, connection::SILENCE);
+                    serve(accepted, keepalive, backend, drain).await;
+                }
                 None => backend.metrics().konduit.refused("frontend", "tls"),
                 Some((_, Err(error))) => {
                     backend.metrics().konduit.refused("frontend", "tls");
