@@ -171,7 +171,7 @@ impl Flow {
         }
     }
 
-    /// Until the other side has ended it.
+    /// Until the other side has ended it, which a gRPC client is told without an error.
     pub(crate) async fn ended(self) -> anyhow::Result<()> {
         match self {
             Flow::Connect(mut stream) => {
@@ -182,7 +182,7 @@ impl Flow {
             }
             Flow::Grpc(mut call, conn) => match call.hear().await {
                 None => {}
-                Some(Packet::CloseResponse { conn: of, .. }) if of == conn => {}
+                Some(Packet::CloseResponse { conn: of, error }) if of == conn && error.is_empty() => {}
                 other => bail!("{other:?} instead of an end"),
             },
         }

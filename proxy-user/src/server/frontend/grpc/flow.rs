@@ -184,7 +184,8 @@ impl AsyncWrite for PacketFlow {
 impl FlowStream for PacketFlow {
     fn abort(&mut self) {
         if self.client == Client::Open {
-            self.close(self.conn, "the connection was aborted");
+            // Upstream has no other words for a target that reset, or an agent that is lost.
+            self.close(self.conn, "");
         }
         self.client = Client::Gone;
     }

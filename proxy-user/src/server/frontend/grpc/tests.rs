@@ -247,6 +247,19 @@ async fn the_end_of_the_target_is_told_after_its_last_byte() {
     server.joined(1).await;
 }
 
+/// As upstream: to a client it is an end like any other.
+#[tokio::test]
+async fn a_reset_of_the_target_is_told_without_an_error() {
+    let server = server().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut call, conn) = server.dial(&listener.local_addr().unwrap().to_string()).await;
+    let (target, _) = listener.accept().await.unwrap();
+    crate::net::sockopt::reset_on_close(&target).unwrap();
+    drop(target);
+    assert_eq!(call.hear().await, Packet::CloseResponse { conn, error: String::new() });
+    server.joined(1).await;
+}
+
 #[tokio::test]
 async fn a_reset_reaches_the_target_after_the_bytes_before_it() {
     let server = server().await;
