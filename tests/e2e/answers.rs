@@ -151,6 +151,7 @@ async fn what_the_agent_says_of_the_target() {
             ("dial tcp 10.0.0.1:80: connect: no route to host", "502 Bad Gateway"),
             ("dial tcp 10.0.0.1:80: connect: network is unreachable", "502 Bad Gateway"),
             ("dial tcp 10.0.0.1:80: connect: connection timed out", "502 Bad Gateway"),
+            ("dial tcp 10.0.0.1:80: connect: cannot assign requested address", "502 Bad Gateway"),
             ("dial tcp: address x: missing port in address", "502 Bad Gateway"),
             ("dial quic: unknown network quic", "502 Bad Gateway"),
             ("whatever else", "502 Bad Gateway"),

@@ -42,7 +42,10 @@ impl Targets {
         let dialled = dialled.unwrap_or_else(|_| Err(timeout()));
         match &dialled {
             Ok(_) => self.metrics.dial_succeeded(began.elapsed()),
-            Err(error) => self.metrics.dial_failed(error.reason == DialReason::Timeout),
+            Err(error) => {
+                let timeout = matches!(error.reason, DialReason::Timeout | DialReason::ConnectTimedOut);
+                self.metrics.dial_failed(timeout);
+            }
         }
         dialled
     }
@@ -112,13 +115,13 @@ fn failed(protocol: &str, refused: &Refused) -> DialError {
             (DialReason::NetworkUnreachable, "connect: network is unreachable".to_owned())
         }
         Some(libc::ECONNRESET) => (DialReason::Reset, "connect: connection reset by peer".to_owned()),
-        Some(libc::ETIMEDOUT) => (DialReason::Timeout, "connect: connection timed out".to_owned()),
+        Some(libc::ETIMEDOUT) => (DialReason::ConnectTimedOut, "connect: connection timed out".to_owned()),
         Some(libc::EMFILE | libc::ENFILE) => {
             (DialReason::Exhausted, "socket: too many open files".to_owned())
         }
         Some(libc::EACCES | libc::EPERM) => (DialReason::Other, "connect: permission denied".to_owned()),
         Some(libc::EADDRNOTAVAIL) => {
-            (DialReason::Exhausted, "connect: cannot assign requested address".to_owned())
+            (DialReason::NoLocalAddress, "connect: cannot assign requested address".to_owned())
         }
         _ if source.kind() == io::ErrorKind::TimedOut => (DialReason::Timeout, "i/o timeout".to_owned()),
         _ => (DialReason::Other, source.to_string()),
@@ -129,6 +132,7 @@ fn failed(protocol: &str, refused: &Refused) -> DialError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::connect;
 
     #[test]
     fn addresses_are_split_as_go_splits_them() {
@@ -142,12 +146,43 @@ mod tests {
         assert_eq!(split("a:70000"), Err("address 70000: invalid port".into()));
     }
 
+    fn refused(source: impl Into<io::Error>) -> DialError {
+        failed("tcp", &Refused { address: "10.0.0.1:80".parse().unwrap(), source: source.into() })
+    }
+
+    /// A server answers a CONNECT by our reason; upstream's does by the words.
+    #[test]
+    fn reasons_answer_a_connect_as_the_words_would() {
+        let (bad, unavailable, timeout) =
+            ("502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout");
+        for (errno, status) in [
+            (libc::ECONNREFUSED, bad),
+            (libc::EHOSTUNREACH, bad),
+            (libc::ENETUNREACH, bad),
+            (libc::ECONNRESET, bad),
+            (libc::ETIMEDOUT, bad),
+            (libc::EADDRNOTAVAIL, bad),
+            (libc::EACCES, bad),
+            (libc::EINVAL, bad),
+            (libc::EMFILE, unavailable),
+            (libc::ENFILE, unavailable),
+        ] {
+            answers(&refused(io::Error::from_raw_os_error(errno)), status);
+        }
+        answers(&refused(io::ErrorKind::TimedOut), timeout);
+    }
+
+    fn answers(error: &DialError, status: &str) {
+        let by_words = DialError::new(DialReason::from_text(&error.text), error.text.as_str());
+        let replies = [error, &by_words].map(connect::dial_failed);
+        let [by_reason, by_words] = replies.map(|reply| String::from_utf8(reply).unwrap());
+        assert!(by_reason.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{by_reason}");
+        assert_eq!(by_reason, by_words);
+    }
+
     #[test]
     fn failures_speak_gos_words() {
-        let refused = |errno| {
-            let address = "10.0.0.1:80".parse().unwrap();
-            failed("tcp", &Refused { address, source: io::Error::from_raw_os_error(errno) })
-        };
+        let refused = |errno| refused(io::Error::from_raw_os_error(errno));
         let error = refused(libc::ECONNREFUSED);
         assert_eq!(error.text, "dial tcp 10.0.0.1:80: connect: connection refused");
         assert_eq!(error.reason, DialReason::Refused);

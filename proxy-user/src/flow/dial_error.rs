@@ -31,10 +31,14 @@ pub enum DialReason {
     SendTimeout = 16,
     /// The agent gave the dial up.
     Withdrawn = 17,
+    /// The agent's kernel gave the target up (ETIMEDOUT), which upstream does not take for a timeout.
+    ConnectTimedOut = 18,
+    /// The agent has no address or port of its own left for the connection (EADDRNOTAVAIL).
+    NoLocalAddress = 19,
 }
 
 impl DialReason {
-    pub const ALL: [DialReason; 17] = [
+    pub const ALL: [DialReason; 19] = [
         DialReason::Other,
         DialReason::NoAgent,
         DialReason::BadAddress,
@@ -52,13 +56,15 @@ impl DialReason {
         DialReason::Cancelled,
         DialReason::SendTimeout,
         DialReason::Withdrawn,
+        DialReason::ConnectTimedOut,
+        DialReason::NoLocalAddress,
     ];
 
     /// What an upstream agent's words mean. The one place where a decision reads text, since the wire gives no more;
     /// the first three lines are upstream's own mapping to HTTP status.
     pub fn from_text(text: &str) -> DialReason {
         let text = text.to_ascii_lowercase();
-        let words: [(&str, DialReason); 11] = [
+        let words: [(&str, DialReason); 13] = [
             ("timeout", DialReason::Timeout),
             ("deadline exceeded", DialReason::Timeout),
             ("too many open files", DialReason::Exhausted),
@@ -68,6 +74,8 @@ impl DialReason {
             ("no route to host", DialReason::NoRoute),
             ("network is unreachable", DialReason::NetworkUnreachable),
             ("connection reset", DialReason::Reset),
+            ("connection timed out", DialReason::ConnectTimedOut),
+            ("cannot assign requested address", DialReason::NoLocalAddress),
             ("unknown network", DialReason::BadAddress),
             ("missing port in address", DialReason::BadAddress),
         ];
@@ -115,6 +123,8 @@ mod tests {
         assert_eq!(of("dial tcp 10.0.0.1:80: connect: connection refused"), DialReason::Refused);
         assert_eq!(of("dial tcp 198.18.0.254:1234: i/o timeout"), DialReason::Timeout);
         assert_eq!(of("dial tcp: lookup x: no such host"), DialReason::NoSuchHost);
+        assert_eq!(of("dial tcp 10.0.0.1:80: connect: connection timed out"), DialReason::ConnectTimedOut);
+        assert_eq!(of("connect: cannot assign requested address"), DialReason::NoLocalAddress);
         assert_eq!(of("something else"), DialReason::Other);
     }
 }

@@ -31,6 +31,8 @@ impl Trouble {
                 | DialReason::NoRoute
                 | DialReason::NetworkUnreachable
                 | DialReason::Exhausted
+                | DialReason::ConnectTimedOut
+                | DialReason::NoLocalAddress
                 | DialReason::AgentTimeout
                 | DialReason::SendTimeout,
             ) => {
@@ -70,6 +72,15 @@ mod tests {
         assert!(!trouble.is_in(now + LAST));
         trouble.note(Some(DialReason::Refused), now);
         assert!(!trouble.is_in(now));
+    }
+
+    #[test]
+    fn want_of_a_way_is_trouble_by_whatever_name() {
+        for reason in [DialReason::Timeout, DialReason::ConnectTimedOut, DialReason::NoLocalAddress] {
+            let (trouble, now) = (Trouble::default(), Instant::now());
+            trouble.note(Some(reason), now);
+            assert!(trouble.is_in(now), "{reason:?}");
+        }
     }
 
     #[test]
