@@ -26,6 +26,16 @@ fn flags_without_effect_are_named_in_one_warning() {
     }
 }
 
+#[test]
+fn rules_of_vmodule_that_cannot_be_read_are_named_in_one_warning() {
+    let place = Place::new().unwrap();
+    let server = place.start_server("server", &["--vmodule=nonsense,mux=5,lane=x"]).unwrap();
+    let log = std::fs::read_to_string(&server.log).unwrap();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("Left out of --vmodule")).collect();
+    let [told] = told[..] else { panic!("not one line:\n{log}") };
+    assert!(told.starts_with('W') && told.ends_with("rules=\"nonsense,lane=x\""), "{told}");
+}
+
 /// TLS 1.3 tells of a refused certificate after the client's handshake, in a race with its first words.
 #[test]
 fn an_agent_whose_certificate_is_not_taken_says_so_each_time() {

@@ -70,6 +70,11 @@ pub fn init(program: &str, options: &LogOptions) -> Result<LogGuard, LogError> {
     };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(|_| LogError::Twice)?;
+    let unread = verbosity::unread(&options.vmodule);
+    if !unread.is_empty() {
+        let rules = unread.join(",");
+        tracing::warn!(rules, "Left out of --vmodule, whose rules are pattern=N, separated by commas");
+    }
     Ok(LogGuard { sink })
 }
 

@@ -12,11 +12,7 @@ pub(super) struct Verbosity {
 impl Verbosity {
     /// `modules` is klog's `pattern=N,…`; what cannot be read is left out.
     pub(super) fn new(general: i32, modules: &str) -> Verbosity {
-        let modules = modules.split(',').filter_map(|rule| {
-            let (pattern, number) = rule.split_once('=')?;
-            Some((pattern.trim().to_owned(), number.trim().parse().ok()?))
-        });
-        Verbosity { general, modules: modules.collect() }
+        Verbosity { general, modules: modules.split(',').filter_map(read).collect() }
     }
 
     pub(super) fn shows(&self, metadata: &Metadata<'_>) -> bool {
@@ -29,6 +25,17 @@ impl Verbosity {
             self.modules.iter().find(|(pattern, _)| matches(pattern, module) || matches(pattern, target));
         rule.map_or(self.general, |(_, number)| *number)
     }
+}
+
+/// The rules that [`Verbosity::new`] leaves out. klog takes it for no rule when there is nothing between commas.
+pub(super) fn unread(modules: &str) -> Vec<&str> {
+    modules.split(',').map(str::trim).filter(|rule| !rule.is_empty() && read(rule).is_none()).collect()
+}
+
+fn read(rule: &str) -> Option<(String, i32)> {
+    let (pattern, number) = rule.split_once('=')?;
+    let pattern = Some(pattern.trim()).filter(|pattern| !pattern.is_empty())?;
+    Some((pattern.to_owned(), number.trim().parse().ok()?))
 }
 
 /// The verbosity from which on an event is shown. Libraries speak only when they are asked to.
@@ -71,6 +78,12 @@ mod tests {
         assert_eq!(verbosity.of("proxy_user::splicer"), 5);
         assert_eq!(verbosity.of("proxy_user::mux"), 2);
         assert_eq!(verbosity.of("lane::pool"), 7);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_read_are_named() {
+        assert_eq!(unread("nonsense, mux=x,=3,a=b=1,splice*=5,"), ["nonsense", "mux=x", "=3", "a=b=1"]);
+        assert!(unread("").is_empty());
     }
 
     #[test]
