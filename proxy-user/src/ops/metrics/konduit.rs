@@ -109,7 +109,7 @@ impl KonduitMetrics {
         self.mux_pauses.inc();
     }
 
-    /// We ended a flow for this fixed reason (`stalled`, `mux_budget`, `conservation`, …).
+    /// We ended a flow for this fixed reason (`stalled`).
     pub fn flow_ended_by_us(&self, reason: &'static str) {
         self.flow_ends.with_label_values(&[reason]).inc();
     }
