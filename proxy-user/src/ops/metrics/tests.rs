@@ -95,6 +95,12 @@ fn the_server_exports_upstreams_families() {
         "konnectivity_network_proxy_server_stream_errors_total{code=\"Canceled\",packet_type=\"DATA\",segment=\"to_agent\"} 1",
         "konnectivity_network_proxy_server_lease_delete_total{http_status_code=\"404\",reason=\"NotFound\"} 1",
         "konnectivity_network_proxy_server_lease_list_total{http_status_code=\"200\",reason=\"\"} 1",
+        "konnectivity_network_proxy_server_grpc_connections{service_method=\"Proxy\"} 0",
+        "konnectivity_network_proxy_server_grpc_connections{service_method=\"Connect\"} 0",
+        "konnectivity_network_proxy_server_full_receive_channels{service_method=\"Proxy\"} 0",
+        "konnectivity_network_proxy_server_full_receive_channels{service_method=\"Connect\"} 0",
+        "konnectivity_network_proxy_server_lease_delete_latency_seconds_count{http_status_code=\"404\"} 1",
+        "konnectivity_network_proxy_server_lease_list_latency_seconds_count{http_status_code=\"200\"} 1",
         "konnectivity_network_proxy_server_dial_duration_seconds_bucket{le=\"1e-06\"} 0",
         "konnectivity_network_proxy_server_dial_duration_seconds_bucket{le=\"12.5\"} 1",
         "konnectivity_network_proxy_server_connection_duration_seconds_bucket{le=\"86400\"} 1",
@@ -171,12 +177,63 @@ fn the_agent_exports_upstreams_families() {
         "konnectivity_network_proxy_agent_open_endpoint_connections 1",
         "konnectivity_network_proxy_agent_known_server_count 3",
         "konnectivity_network_proxy_agent_dial_duration_seconds_bucket{le=\"30\"} 1",
+        "konnectivity_network_proxy_agent_lease_lists_total{http_response_code=\"200\",reason=\"\"} 1",
+        "konnectivity_network_proxy_agent_lease_watches_total{http_response_code=\"200\",reason=\"\"} 1",
+        "konnectivity_network_proxy_agent_lease_list_latency_seconds_count{http_response_code=\"200\"} 1",
     ] {
         assert!(text.lines().any(|have| have == line), "{line}");
     }
     drop(open);
     let text = scrape(metrics.registry());
     assert!(text.contains("konnectivity_network_proxy_agent_open_endpoint_connections 0\n"));
+}
+
+/// Name to bounds of upstream's histograms, each of which has one series.
+fn buckets(text: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in text.lines() {
+        let Some(line) = line.strip_prefix("konnectivity_network_proxy_") else { continue };
+        let Some((name, labels)) = line.split_once("_bucket{") else { continue };
+        let bound = labels.split_once("le=\"").unwrap().1.split_once('"').unwrap().0;
+        all.entry(name).or_default().push(bound);
+    }
+    all
+}
+
+#[test]
+fn histograms_have_upstreams_buckets() {
+    let (server, _flows) = touched_server();
+    let agent = AgentMetrics::new(&FlowTable::new()).unwrap();
+    agent.dial_succeeded(Duration::from_secs(1));
+    agent.leases_listed(200, "", Duration::from_secs(1));
+    let latency = "1e-06 1e-05 0.0001 0.005 0.025 0.1 0.5 2.5 12.5 +Inf";
+    let default = "0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 +Inf";
+    let of_agent = "0.005 0.025 0.1 0.5 2.5 10 30 +Inf";
+    for (registry, expected) in [
+        (
+            server.registry(),
+            &[
+                (
+                    "server_connection_duration_seconds",
+                    "1 5 15 30 60 300 900 1800 3600 14400 43200 86400 +Inf",
+                ),
+                ("server_dial_duration_seconds", latency),
+                ("server_frontend_write_duration_seconds", latency),
+                ("server_lease_delete_latency_seconds", default),
+                ("server_lease_list_latency_seconds", default),
+            ][..],
+        ),
+        (
+            agent.registry(),
+            &[("agent_dial_duration_seconds", of_agent), ("agent_lease_list_latency_seconds", of_agent)],
+        ),
+    ] {
+        let text = scrape(registry);
+        let found: Vec<_> =
+            buckets(&text).into_iter().map(|(name, bounds)| (name, bounds.join(" "))).collect();
+        let expected: Vec<_> = expected.iter().map(|(name, bounds)| (*name, (*bounds).to_owned())).collect();
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]

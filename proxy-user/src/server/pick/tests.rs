@@ -228,6 +228,58 @@ fn a_draining_agent_is_picked_only_when_there_is_no_other_however_busy_the_other
     assert_eq!(world.pick("a:1").as_deref(), Ok("leaving"));
 }
 
+/// The next strategy is for hosts that no agent named, not for agents that are about to go.
+#[test]
+fn a_host_whose_agents_all_drain_stays_with_them() {
+    let world = World::new(&[Strategy::DestHost, Strategy::Default]);
+    let (_node, _plain) = (world.agent("node", "host=node-1"), world.agent("plain", ""));
+    world.registry.streams()[0].handle(Packet::Drain);
+    for _ in 0..20 {
+        assert_eq!(world.pick("node-1:80").as_deref(), Ok("node"));
+        assert_eq!(world.pick("node-2:80").as_deref(), Ok("plain"));
+    }
+    let _twin = world.agent("twin", "host=node-1");
+    for _ in 0..20 {
+        assert_eq!(world.pick("node-1:80").as_deref(), Ok("twin"));
+    }
+}
+
+#[test]
+fn the_least_busy_of_equal_agents_is_picked() {
+    for strategy in [Strategy::Default, Strategy::DestHost, Strategy::DefaultRoute] {
+        let world = World::new(&[strategy]);
+        let _agents = ["one", "two", "three"].map(|name| world.agent(name, "host=node&default-route=true"));
+        let streams = world.registry.streams();
+        for idle in 0..3 {
+            let others = streams.iter().enumerate().filter(|(at, _)| *at != idle);
+            let _busy: Vec<_> = others.map(|(_, stream)| stream.busy()).collect();
+            for _ in 0..20 {
+                let picked = world.pick("node:80");
+                assert_eq!(picked.as_deref(), Ok(&*streams[idle].id.to_string()), "{strategy:?}");
+            }
+        }
+    }
+}
+
+/// An agent that reconnects before its old stream has ended.
+#[test]
+fn a_draining_stream_is_not_picked_beside_a_newer_one_of_its_agent() {
+    let world = World::new(&[Strategy::Default]);
+    let (_older, newer) = (world.agent("same", ""), world.agent("same", ""));
+    let streams = world.registry.streams();
+    streams[0].handle(Packet::Drain);
+    let _busy = streams[1].busy();
+    let picked = || {
+        let (streams, known) = (world.registry.streams(), world.registry.known());
+        pick(&world.strategies, &streams, &known, "a:1").map(|(_, agent)| agent.number)
+    };
+    for _ in 0..20 {
+        assert_eq!(picked().ok(), Some(streams[1].number));
+    }
+    drop(newer);
+    assert_eq!(picked().ok(), Some(streams[0].number));
+}
+
 #[test]
 fn hosts_are_matched_to_the_letter_and_no_match_is_the_next_strategys() {
     let world = World::new(&[Strategy::DestHost, Strategy::DefaultRoute]);

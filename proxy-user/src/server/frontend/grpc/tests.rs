@@ -513,23 +513,24 @@ async fn a_drain_waits_for_flows_and_a_cut_does_not() {
     drop(call);
 }
 
-/// A client that cancels dials by the thousand on a reusable tunnel does not lose its flows with them.
+/// A client that cancels dials by the thousand on a reusable tunnel does not lose its flows with them, and may have
+/// more of them at once than gRPC libraries have as their limit.
 #[tokio::test]
 async fn cancelled_dials_leave_other_flows_alone() {
     let server = server().await;
     let (mut good, conn) = server.dial(&echo().await.to_string()).await;
-    for round in 1..=15 {
+    for round in 1..=5 {
         let mut calls = Vec::new();
-        for _ in 0..100 {
-            let mut call = server.call().await;
+        for _ in 0..300 {
+            let mut call = tokio::time::timeout(SOON, server.call()).await.expect("a limit of streams");
             call.say(dial("hang", 1));
             calls.push(call);
         }
-        server.reached(|backend| &backend.hanging, round * 100).await;
+        server.reached(|backend| &backend.hanging, round * 300).await;
         for mut call in calls {
             call.send.send_reset(h2::Reason::CANCEL);
         }
-        server.reached(|backend| &backend.given_up, round * 100).await;
+        server.reached(|backend| &backend.given_up, round * 300).await;
     }
     good.say(Packet::Data { conn, data: "still here".into() });
     assert_eq!(good.bytes(conn, 10).await, b"still here");
