@@ -1,11 +1,15 @@
 //! Agents and API servers that are authenticated and say what they should not.
 
+use bytes::Bytes;
+use prost::Message;
 use proxy_tests::calls::{Call, Client};
-use proxy_tests::konduit::Frontend;
+use proxy_tests::konduit::{Frontend, Lanes};
 use proxy_tests::targets::Target;
 use proxy_user::net::tls::ALPN_H2;
 use proxy_user::wire::ids::{ConnId, DialId};
-use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
+use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, MAX_PACKET, Packet};
+use proxy_user::wire::pb;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::cell::{Cell, LONG, Plan};
@@ -67,11 +71,65 @@ async fn an_agent_that_breaks_the_rules_loses_its_own_stream() {
     dials(&cell).await;
 }
 
+/// The largest message there may be, and the bytes in it.
+fn largest(conn: ConnId) -> (Vec<u8>, Vec<u8>) {
+    let message = |data: &[u8]| {
+        pb::Packet::from(Packet::Data { conn, data: Bytes::copy_from_slice(data) }).encode_to_vec()
+    };
+    let mut data: Vec<u8> = (0..MAX_PACKET).map(|at| (at * 31 % 251) as u8).collect();
+    data.truncate(2 * MAX_PACKET - message(&data).len());
+    let message = message(&data);
+    assert_eq!(message.len(), 4 << 20);
+    (message, data)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_message_of_an_agent_comes_through() {
+    let cell = Cell::server(Plan::default()).unwrap();
+    let client = agent(&cell).await;
+    let mut call = client.call(CONNECT, &[("agentid", "large")]).await;
+    call.answered().await;
+    let conn = ConnId(7);
+    let (message, data) = largest(conn);
+    let mut stream = UnixStream::connect(cell.socket()).await.unwrap();
+    let (head, ()) = tokio::join!(crate::connect(&mut stream, "10.0.0.1:80"), async {
+        let Some(Packet::DialRequest(DialRequest { dial, .. })) = call.hear().await else {
+            panic!("no dial")
+        };
+        call.say(Packet::DialResponse(DialResponse { dial, outcome: Ok(Answer::Here(conn)) }));
+        call.send_message(&message);
+    });
+    assert_eq!(head, "HTTP/1.1 200 Connection Established\r\n\r\n");
+    let mut back = vec![0; data.len()];
+    tokio::time::timeout(LONG, stream.read_exact(&mut back)).await.expect("bytes are missing").unwrap();
+    assert!(back == data, "other bytes came");
+    call.say(Packet::CloseResponse { conn, error: String::new() });
+    assert_eq!(crate::rest(&mut stream).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_message_of_an_api_server_comes_through() {
+    let target = Target::echo().await.unwrap();
+    for lanes in [Lanes::Mux, Lanes::Raw] {
+        let cell = Cell::start(Plan { frontend: Frontend::Grpc, lanes, ..Plan::default() }).await.unwrap();
+        let client = api_server(&cell).await;
+        let (mut call, conn) = dial(&client, &target.name()).await;
+        let conn = conn.unwrap();
+        let (message, data) = largest(conn);
+        call.send_message(&message);
+        let mut back = Vec::new();
+        while back.len() < data.len() {
+            let Some(Packet::Data { data, .. }) = call.hear().await else { panic!("an early end") };
+            back.extend_from_slice(&data);
+        }
+        assert!(back == data, "other bytes came back, {lanes:?}");
+    }
+}
+
 /// Answers to dials that nobody made, bytes of flows that do not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_cannot_reach_into_flows_of_others() {
-    let cell =
-        Cell::start(Plan { lanes: proxy_tests::konduit::Lanes::Mux, ..Plan::default() }).await.unwrap();
+    let cell = Cell::start(Plan { lanes: Lanes::Mux, ..Plan::default() }).await.unwrap();
     let mut witness = Witness::new(&cell).await;
     witness.still_works().await;
     let client = agent(&cell).await;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use proxy_tests::calls::{Call, Client};
 use proxy_tests::konduit::{Frontend, Lanes};
 use proxy_tests::runner::{RunningServer, until};
+use proxy_tests::scrape::Page;
 use proxy_tests::targets::Target;
 use proxy_user::flow::{DialError, DialReason};
 use proxy_user::net::tls::ALPN_H2;
@@ -131,22 +132,34 @@ async fn from_an_agent() {
         };
         assert!(hears(&mut call, &answer).await, "seed {seed}");
         drop((call, client, clients));
-        nothing_is_left(&cell.server, seed).await;
+        nothing_is_left(&cell.server, 0, seed).await;
     }
     assert_eq!(panics::counted(), 0);
 }
 
-async fn nothing_is_left(server: &RunningServer, seed: u64) {
+/// But so many agents.
+async fn nothing_is_left(server: &RunningServer, agents: u32, seed: u64) {
     let empty =
         || server.flows().is_empty() && server.registry().streams().iter().all(|stream| stream.load() == 0);
     until(&format!("an end of every flow, seed {seed}"), empty).await.unwrap();
-    let zero = |name: &str| {
-        let text = proxy_user::ops::metrics::encode(server.dialer.metrics.registry()).unwrap();
-        proxy_tests::scrape::Page::parse(&String::from_utf8_lossy(&text)).sum(name, &[]) == 0.0
-    };
-    for gauge in ["pending_backend_dials", "established_connections", "http_connections"] {
-        until(&format!("{gauge} to be 0, seed {seed}"), || zero(gauge)).await.unwrap();
+    let agents = f64::from(agents);
+    for (gauge, labels, value) in [
+        ("pending_backend_dials", &[][..], 0.0),
+        ("established_connections", &[], 0.0),
+        ("http_connections", &[], 0.0),
+        ("full_receive_channels", &[], 0.0),
+        ("grpc_connections", &[("service_method", "Proxy")], 0.0),
+        ("grpc_connections", &[("service_method", "Connect")], agents),
+        ("ready_backends", &[], agents),
+    ] {
+        let back = || page(server).sum(gauge, labels) == value;
+        until(&format!("{gauge}{labels:?} to be {value}, seed {seed}"), back).await.unwrap();
     }
+}
+
+fn page(server: &RunningServer) -> Page {
+    let text = proxy_user::ops::metrics::encode(server.dialer.metrics.registry()).unwrap();
+    Page::parse(&String::from_utf8_lossy(&text))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +194,8 @@ async fn from_an_api_server() {
                 }
             }
             drop(client);
-            nothing_is_left(&cell.server, seed).await;
+            nothing_is_left(&cell.server, 1, seed).await;
+            assert!(page(&cell.server).has("grpc_connections", &[("service_method", "Proxy")]));
         }
         // Nobody else was harmed.
         let client = Client::new(UnixStream::connect(cell.socket()).await.unwrap()).await;

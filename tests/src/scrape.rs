@@ -37,12 +37,25 @@ impl Page {
         self.series.iter().filter(move |series| series.name.ends_with(suffix))
     }
 
+    /// All series of that name ending and with all of `labels`.
+    fn fitting<'a>(
+        &'a self,
+        suffix: &'a str,
+        labels: &'a [(&str, &str)],
+    ) -> impl Iterator<Item = &'a Series> {
+        self.ending(suffix).filter(move |series| {
+            labels.iter().all(|(name, value)| series.labels.get(*name).is_some_and(|had| had == value))
+        })
+    }
+
+    /// Whether there is such a series, whatever its value.
+    pub fn has(&self, suffix: &str, labels: &[(&str, &str)]) -> bool {
+        self.fitting(suffix, labels).next().is_some()
+    }
+
     /// The sum over all series of that name ending and with all of `labels`; 0 without any.
     pub fn sum(&self, suffix: &str, labels: &[(&str, &str)]) -> f64 {
-        let fits = |series: &&Series| {
-            labels.iter().all(|(name, value)| series.labels.get(*name).is_some_and(|had| had == value))
-        };
-        self.ending(suffix).filter(fits).map(|series| series.value).sum()
+        self.fitting(suffix, labels).map(|series| series.value).sum()
     }
 
     /// The sums of one name ending by the values of one label.
@@ -100,5 +113,7 @@ mod tests {
         assert_eq!(page.sum("flow_bytes_total", &[("path", "mux")]), 8.0);
         assert_eq!(page.by("flow_bytes_total", "path")["lane-raw"], 4.0);
         assert_eq!(page.sum("other", &[]), 0.0);
+        assert!(page.has("flow_bytes_total", &[("path", "mux"), ("engine", "x")]));
+        assert!(!page.has("flow_bytes_total", &[("path", "lane-raw"), ("engine", "x")]));
     }
 }
