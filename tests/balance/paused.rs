@@ -10,13 +10,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// More than all buffers on the way hold.
 const LENGTH: u64 = 64 << 20;
 
-/// Longer than the time after which a stalled flow towards upstream's peers would end.
+/// Longer than the 20 s of TCP_USER_TIMEOUT that control streams have: on a closed window it would end a flow.
 fn pause() -> Duration {
     if std::env::var_os("KONDUIT_FULL").is_some() {
         return Duration::from_secs(90);
     }
-    eprintln!("SHORT FORM: a pause of 12 s instead of 90 s; KONDUIT_FULL=1 waits");
-    Duration::from_secs(12)
+    eprintln!("SHORT FORM: a pause of 25 s instead of 90 s; KONDUIT_FULL=1 waits");
+    Duration::from_secs(25)
 }
 
 async fn keeps_its_flow(mode: LanesMode, security: LaneSecurity) -> anyhow::Result<()> {
