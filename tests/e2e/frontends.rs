@@ -15,6 +15,7 @@ use proxy_user::server::BoundFrontend;
 use proxy_user::server::options::{Mode, Options};
 use proxy_user::wire::ids::{ConnId, DialId};
 use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
+use rustls::ClientConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -69,7 +70,7 @@ async fn a_client_that_leaves_over_tls_takes_its_dial_with_it() {
     assert!(began.elapsed() < Duration::from_secs(3), "only the agent's own limit ended it");
 }
 
-on_every_path!(http_connect_over_tls, grpc_over_tls, grpc_over_a_unix_socket);
+on_every_path!(http_connect_over_tls, a_target_speaks_first_over_tls, grpc_over_tls, grpc_over_a_unix_socket);
 
 async fn http_connect_over_tls(path: Path) -> anyhow::Result<()> {
     let cell = crate::paths::cell_with(path, over_tls).await?;
@@ -96,6 +97,45 @@ async fn http_connect_over_tls(path: Path) -> anyhow::Result<()> {
     sent?;
     assert!(back? == bytes, "other bytes came back");
     over(&cell, path, 1).await
+}
+
+/// What one read gives a client that reads by the record, as Go's do.
+async fn record(socket: &mut TcpStream, session: &mut ClientConnection) -> anyhow::Result<Vec<u8>> {
+    loop {
+        let mut record = vec![0; 5];
+        socket.read_exact(&mut record).await?;
+        record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
+        socket.read_exact(&mut record[5..]).await?;
+        let mut rest = record.as_slice();
+        while !rest.is_empty() {
+            session.read_tls(&mut rest)?;
+        }
+        let mut text = vec![0; session.process_new_packets()?.plaintext_bytes_to_read()];
+        std::io::Read::read_exact(&mut session.reader(), &mut text)?;
+        // Session tickets have no text.
+        if !text.is_empty() {
+            return Ok(text);
+        }
+    }
+}
+
+/// Clients take the answer to their CONNECT for all that one read gives.
+async fn a_target_speaks_first_over_tls(path: Path) -> anyhow::Result<()> {
+    let cell = crate::paths::cell_with(path, over_tls).await?;
+    let target = Target::start(|mut stream| async move {
+        stream.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+        let _ = stream.read_u8().await;
+    });
+    let target = target.await?;
+    let mut stream = tls(&cell, ALPN_HTTP1).await?;
+    stream.write_all(format!("CONNECT {} HTTP/1.1\r\n\r\n", target.name()).as_bytes()).await?;
+    stream.flush().await?;
+    let (mut socket, mut session) = stream.into_inner();
+    for expected in [&b"HTTP/1.1 200 Connection Established\r\n\r\n"[..], b"SSH-2.0-x\r\n"] {
+        let read = tokio::time::timeout(SOON, record(&mut socket, &mut session)).await??;
+        assert_eq!(String::from_utf8_lossy(&read), String::from_utf8_lossy(expected));
+    }
+    Ok(())
 }
 
 async fn grpc_over_tls(path: Path) -> anyhow::Result<()> {

@@ -92,8 +92,10 @@ async fn flows_go_on_while_the_agent_connects_elsewhere_and_the_stream_ends_with
         panic!("the dial failed")
     };
     ending.cancel();
-    let (_second, _) = upstream.control_stream("second").await;
-    until("the second server", || agent.servers.connected() == 1).await.unwrap();
+    until("the server to be left", || agent.servers.connected() == 0).await.unwrap();
+    // The same server again: the end of the old stream must not be taken for the end of this one.
+    let (_second, _) = upstream.control_stream("first").await;
+    until("the server again", || agent.servers.connected() == 1).await.unwrap();
     for _ in 0..3 {
         first.say(Packet::Data { conn, data: "still".into() });
         assert_eq!(first.hear().await, Some(Packet::Data { conn, data: "still".into() }));
@@ -102,6 +104,9 @@ async fn flows_go_on_while_the_agent_connects_elsewhere_and_the_stream_ends_with
     first.say(Packet::CloseRequest { conn });
     assert_eq!(first.hear().await, Some(Packet::CloseResponse { conn, error: String::new() }));
     assert_eq!(first.hear().await, None);
+    // An agent that misses a server looks for it ten times a second.
+    let another = tokio::time::timeout(Duration::from_millis(500), upstream.listener.accept()).await;
+    assert!(another.is_err(), "the agent looks for a server that it has");
     assert_eq!(agent.servers.connected(), 1);
 }
 

@@ -4,8 +4,9 @@ use proxy_tests::field::{Field, SOON};
 use proxy_tests::ports;
 use proxy_tests::runner::{Ground, RunningAgent, RunningServer, until};
 use proxy_tests::targets::Target;
+use proxy_user::ops::metrics::encode;
 use proxy_user::server::options::Strategies;
-use proxy_user::server::options::Strategy::{Default, NodeLocal};
+use proxy_user::server::options::Strategy::{Default, DestHost, NodeLocal};
 use rustix::process::Signal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,6 +34,20 @@ async fn node_local_dials_go_to_the_nodes_agent_or_nowhere() {
     let (_, head) = server.connect(&target.name()).await.unwrap();
     assert!(head.starts_with("HTTP/1.1 500"), "{head}");
     server.open(&target.name().replace("127.0.0.1", "localhost")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_strategy_has_its_count_before_the_first_agent() {
+    let ground = Ground::new().unwrap();
+    let mut options = ground.server_options("server");
+    options.proxy_strategies = Strategies(vec![DestHost, Default]);
+    let server = RunningServer::start(options).unwrap();
+    let text = String::from_utf8(encode(server.dialer.metrics.registry()).unwrap()).unwrap();
+    let counts: Vec<_> = text.lines().filter(|line| line.contains("_ready_backends{")).collect();
+    let line = |strategy| {
+        format!("konnectivity_network_proxy_server_ready_backends{{proxy_strategy=\"{strategy}\"}} 0")
+    };
+    assert_eq!(counts, [line("default"), line("destHost")]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! Whoever reads the log may stall, and is told at start what was set in vain.
+//! Whoever reads the log may stall, and is told at start what was set in vain; the log may go to a file.
 
 use std::fs::OpenOptions;
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -59,6 +60,41 @@ fn an_agent_whose_certificate_is_not_taken_says_so_each_time() {
     for line in tries() {
         assert!(line.contains("does not take this agent's certificate (TLS alert UnknownCA)"), "{line}");
     }
+}
+
+#[test]
+fn a_log_file_has_every_line_and_stderr_the_errors_and_a_second_start_goes_on_with_it() {
+    let place = Place::new().unwrap();
+    let [taken] = ports::free().unwrap();
+    let _taken = TcpListener::bind(("127.0.0.1", taken)).unwrap();
+    let path = place.ground.path("konduit.log");
+    let flags = [
+        "--logtostderr=false".to_owned(),
+        format!("--log-file={}", path.display()),
+        "--log-file-max-size=0".to_owned(),
+        "--v=0".to_owned(),
+        "--vmodule=x=3,dial=4".to_owned(),
+        // An error that ends nothing.
+        format!("--admin-port={taken}"),
+    ];
+    let log = || std::fs::read_to_string(&path).unwrap();
+    let mut before = String::new();
+    for name in ["first", "second"] {
+        let server = place.start_server(name, &flags.each_ref().map(String::as_str)).unwrap();
+        assert!(open(&place.socket(), "127.0.0.1:1").is_err(), "there is no agent");
+        ports::wait(SOON, "the dial", || log()[before.len()..].contains("Dial failed")).unwrap();
+        let stderr = std::fs::read_to_string(&server.log).unwrap();
+        let lines: Vec<_> = stderr.lines().collect();
+        let [error] = lines[..] else { panic!("not one line:\n{stderr}") };
+        assert!(error.starts_with('E') && error.contains("This listener is left out"), "{error}");
+        drop(server);
+        let all = log();
+        let new = all.strip_prefix(&before).expect("the file was begun anew");
+        assert!(new.contains(error) && new.lines().any(|line| line.starts_with('I')), "{new}");
+        before = all;
+    }
+    assert_eq!(before.matches("Log of proxy-server").count(), 1, "{before}");
+    assert!(!place.ground.path("konduit.log.old").exists());
 }
 
 #[test]
