@@ -261,7 +261,7 @@ fn raised(name: &'static str, value: String, allowed: String) -> SettingError {
 
 /// Obeys the file at `path` until dropped. A file that is not there limits nothing.
 pub async fn watch_file(path: PathBuf, live: Live) {
-    let mut seen = None;
+    let (mut seen, mut broken) = (None, None::<String>);
     let mut tick = tokio::time::interval(POLL);
     loop {
         tick.tick().await;
@@ -269,8 +269,17 @@ pub async fn watch_file(path: PathBuf, live: Live) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             // In the middle of a swap, or broken: what it said last still holds.
-            Err(_) => continue,
+            Err(error) => {
+                if broken.replace(error.to_string()).is_none_or(|before| before != error.to_string()) {
+                    tracing::warn!(
+                        file = %path.display(), %error,
+                        "The live settings cannot be read; what they said last holds"
+                    );
+                }
+                continue;
+            }
         };
+        broken = None;
         if seen.as_ref() == Some(&text) {
             continue;
         }

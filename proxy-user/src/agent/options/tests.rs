@@ -170,6 +170,10 @@ fn what_is_no_address_starts_with_a_warning() {
         panic!("not one sentence")
     };
     assert!(told.contains("ipv4=abc and ipv4=${HOST_IP} and ipv6=,"), "{told}");
+    let [told] = &warnings("cidr=10.0.0.0/99&cidr=10.0.0.0/9&cidr=foo")[..] else {
+        panic!("not one sentence")
+    };
+    assert!(told.contains("cidr=10.0.0.0/99 and cidr=foo,"), "{told}");
 }
 
 #[test]

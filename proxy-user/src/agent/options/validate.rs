@@ -7,6 +7,7 @@ use super::Options;
 use crate::kube::selector;
 use crate::ops::flags::checks::{exists, mistake, pair};
 use crate::ops::flags::show_go_duration;
+use crate::server::pick::range::Range;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::metadata::is_carried;
 
@@ -68,6 +69,15 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
                     "--agent-identifiers has {}, no address of that kind: no dial to an address finds this agent by it, \
                      so fill in what was to stand there",
                     strange.join(" and ")
+                ));
+            }
+            let ranges = identifiers.cidr.iter().filter(|text| Range::parse(text).is_none());
+            let ranges: Vec<String> = ranges.map(|text| format!("cidr={text}")).collect();
+            if !ranges.is_empty() {
+                o.warnings.push(format!(
+                    "--agent-identifiers has {}, no range of addresses: no dial finds this agent by it; write an address \
+                     and the length of its prefix, as 10.1.2.0/24",
+                    ranges.join(" and ")
                 ));
             }
             for key in identifiers.unknown {

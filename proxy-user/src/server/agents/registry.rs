@@ -84,11 +84,14 @@ impl Registry {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server is ready: its first strategy has something to pick from. Draining streams count.
+    /// The server is ready: its first strategy has something to pick from. Draining streams count. `nodeLocal`, which
+    /// leaves to the next what is no known node's, is not the first alone.
     pub fn is_ready(&self) -> bool {
         let streams = self.streams();
         let known = self.known();
-        self.strategies.first().is_some_and(|first| keys(*first, &streams, &known) > 0)
+        let first = self.strategies.iter().position(|strategy| *strategy != Strategy::NodeLocal);
+        let asked = self.strategies.iter().take(first.map_or(usize::MAX, |first| first + 1));
+        asked.into_iter().any(|strategy| keys(*strategy, &streams, &known) > 0)
     }
 
     fn set_streams(&self, change: impl FnOnce(&mut Vec<Arc<AgentHandle>>)) {

@@ -203,10 +203,15 @@ fn a_second_try_stays_with_what_the_strategy_calls_equal() {
 
 #[test]
 fn a_server_is_ready_when_its_first_strategy_has_something_to_pick_from() {
-    let world = World::new(&[Strategy::NodeLocal, Strategy::Default]);
-    let _plain = world.agent("plain", "ipv4=${HOST_IP}");
+    let world = World::new(&[Strategy::DestHost, Strategy::Default]);
+    let _plain = world.agent("plain", "");
     assert!(!world.registry.is_ready());
-    let _node = world.agent("node", "cidr=10.1.2.0/24");
+    let _named = world.agent("named", "host=name");
+    assert!(world.registry.is_ready());
+    // What is no known node's goes to the next strategy: agents are there for it.
+    let world = World::new(&[Strategy::NodeLocal, Strategy::Default, Strategy::DestHost]);
+    assert!(!world.registry.is_ready());
+    let _plain = world.agent("plain", "ipv4=${HOST_IP}");
     assert!(world.registry.is_ready());
     assert_eq!(World::new(&[Strategy::Default]).pick("a:1"), Err("No agent available".into()));
 }
