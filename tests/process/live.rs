@@ -47,3 +47,18 @@ fn a_swapped_config_map_is_obeyed_by_new_flows() {
     assert_eq!((flows("lane-raw"), flows("mux")), (1.0, 1.0));
     ping(&mut on_lane).unwrap();
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_once_and_obeyed_once_it_can() {
+    let place = Place::new().unwrap();
+    let settings = place.ground.path("settings");
+    fs::write(&settings, b"lanes=off\n\xff").unwrap();
+    let server = place.start_server("server", &[&format!("--live-settings={}", settings.display())]).unwrap();
+    let told = || fs::read_to_string(&server.log).unwrap().matches("live settings cannot be read").count();
+    ports::wait(SOON, "a word of the file", || told() > 0).unwrap();
+    fs::write(&settings, b"lanes=off\n").unwrap();
+    let labels = [("setting", "lanes"), ("value", "off"), ("by", "file")];
+    let obeyed = || place.page().is_ok_and(|page| page.sum("konduit_in_force", &labels) == 1.0);
+    ports::wait(SOON, "the file to be obeyed", obeyed).unwrap();
+    assert_eq!(told(), 1);
+}
