@@ -87,7 +87,7 @@ async fn listen(call: &mut Call, heard: &mut Vec<Packet>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_an_agent() {
-    panics::count();
+    panics::watch();
     for seed in SEEDS {
         let cell = Cell::server(Plan { lanes: Lanes::Mux, ..Plan::default() }).unwrap();
         let stream = TcpStream::connect(cell.server.bound.agents).await.unwrap();
@@ -134,7 +134,7 @@ async fn from_an_agent() {
         drop((call, client, clients));
         nothing_is_left(&cell.server, 0, seed).await;
     }
-    assert_eq!(panics::counted(), 0);
+    assert_eq!(panics::seen(), [""; 0]);
 }
 
 /// But so many agents.
@@ -164,7 +164,7 @@ fn page(server: &RunningServer) -> Page {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_an_api_server() {
-    panics::count();
+    panics::watch();
     let target = Target::echo().await.unwrap();
     for lanes in [Lanes::Mux, Lanes::Raw] {
         let plan = Plan { frontend: Frontend::Grpc, lanes, ..Plan::default() };
@@ -206,12 +206,12 @@ async fn from_an_api_server() {
         let left = || cell.agent_count("open_endpoint_connections", &[]) == 0.0;
         until("targets to be left", left).await.unwrap();
     }
-    assert_eq!(panics::counted(), 0);
+    assert_eq!(panics::seen(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_a_server() {
-    panics::count();
+    panics::watch();
     let target = Target::echo().await.unwrap();
     for seed in SEEDS {
         let puppet = Puppet::start(seed % 2 == 0);
@@ -236,5 +236,5 @@ async fn from_a_server() {
         drop(call);
         puppet.agent_has_nothing_left(&format!("seed {seed}")).await;
     }
-    assert_eq!(panics::counted(), 0);
+    assert_eq!(panics::seen(), [""; 0]);
 }

@@ -33,7 +33,7 @@ fn tasks() -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_packet_ends_its_stream_and_the_agent_comes_back() {
-    panics::count();
+    panics::watch();
     let target = Target::echo().await.unwrap();
     for ours in [false, true] {
         let puppet = Puppet::start(ours);
@@ -64,13 +64,13 @@ async fn a_broken_packet_ends_its_stream_and_the_agent_comes_back() {
         puppet.agent_has_nothing_left("at the end").await;
         until("the tasks of broken streams to end", || tasks() <= quiet).await.unwrap();
     }
-    assert_eq!(panics::counted(), 0);
+    assert_eq!(panics::seen(), [""; 0]);
 }
 
 /// What has a meaning by the contract has it beside a flow that lives, and what has none changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packets_of_nobody_and_of_later_versions_end_nothing() {
-    panics::count();
+    panics::watch();
     let target = Target::echo().await.unwrap();
     for ours in [false, true] {
         let puppet = Puppet::start(ours);
@@ -109,7 +109,7 @@ async fn packets_of_nobody_and_of_later_versions_end_nothing() {
         assert_eq!(puppet.count("stream_errors_total", &[]), 0.0);
         assert_eq!(puppet.agent.servers.connected(), 1);
     }
-    assert_eq!(panics::counted(), 0);
+    assert_eq!(panics::seen(), [""; 0]);
 }
 
 fn unrecognized(ours: bool, text: &str) -> Packet {
@@ -132,7 +132,7 @@ async fn next(call: &mut Call) -> Packet {
 /// Garbage in place of HTTP/2, and answers that name no server: the agent says so in its log and tries on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_makes_no_sense_is_not_the_end_of_the_agent() {
-    panics::count();
+    panics::watch();
     let puppet = Puppet::start(true);
     for garbage in
         [b"".as_slice(), b"HTTP/1.1 400 Bad Request\r\n\r\n", &[0xff; 20_000], b"\0\0\0\x04\0\0\0\0\x01"]
@@ -160,5 +160,5 @@ async fn an_answer_that_makes_no_sense_is_not_the_end_of_the_agent() {
     let mut call = puppet.stream().await;
     let conn = dial(&mut call, &target.name()).await;
     ping(&mut call, conn).await;
-    assert_eq!(panics::counted(), 0);
+    assert_eq!(panics::seen(), [""; 0]);
 }

@@ -301,7 +301,8 @@ fn record(
     }
 }
 
-/// Plays every server that the agent finds; those without a case wait for one.
+/// Plays every server that the agent finds; those without a case wait for one. The agent gives up who lets it wait for
+/// long, so a connection that ends early is no fault.
 async fn accept(listener: TcpListener, ground: &Ground) -> Arc<Stage> {
     let tls = ServerTls {
         cert: ground.path("server.crt"),
@@ -316,17 +317,17 @@ async fn accept(listener: TcpListener, ground: &Ground) -> Arc<Stage> {
     let (to_lanes, lanes) = mpsc::channel(1);
     tokio::spawn(async move {
         for number in 0.. {
-            let accepted = tls.accept(listener.accept().await, LONG).await.unwrap();
+            let Ok(accepted) = tls.accept(listener.accept().await, LONG).await else { continue };
             if accepted.tls.unwrap().alpn.as_deref() == Some(ALPN_LANE) {
-                to_lanes.send(accepted.stream).await.unwrap();
+                let Ok(()) = to_lanes.send(accepted.stream).await else { return };
                 continue;
             }
             let to_streams = to_streams.clone();
             tokio::spawn(async move {
                 // Whoever waits for the agent's next stream lets it come.
                 let Ok(place) = to_streams.reserve().await else { return };
-                let mut connection = h2::server::handshake(accepted.stream).await.unwrap();
-                let (request, respond) = connection.accept().await.unwrap().unwrap();
+                let Ok(mut connection) = h2::server::handshake(accepted.stream).await else { return };
+                let Some(Ok((request, respond))) = connection.accept().await else { return };
                 tokio::spawn(async move { while let Some(Ok(_)) = connection.accept().await {} });
                 let (server, ticket) = (format!("played-{number}"), "05".repeat(48));
                 let metadata = [
@@ -354,7 +355,7 @@ async fn accept(listener: TcpListener, ground: &Ground) -> Arc<Stage> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_server_says_on_a_lane_harms_its_own_dial_at_most() {
-    panics::count();
+    panics::watch();
     let ground = Ground::new().unwrap();
     let listener = TcpListener::bind("127.0.0.1", 0).unwrap();
     let mut options = ground.agent_options("agent", listener.local_addr().port());
@@ -380,7 +381,6 @@ async fn what_a_server_says_on_a_lane_harms_its_own_dial_at_most() {
         async move { Server::start(stage, case).await.play().await }
     })
     .await;
-    assert!(!watch.is_finished(), "the bystander's flow was harmed");
     until("an end of all flows but the bystander's", || agent.flows.len() == 1).await.unwrap();
     let targets = || count("open_endpoint_connections", &[]);
     until("all targets but the bystander's to be left", || targets() == 1.0).await.unwrap();
@@ -389,5 +389,6 @@ async fn what_a_server_says_on_a_lane_harms_its_own_dial_at_most() {
     let played = std::mem::take(&mut *stage.played.lock().unwrap());
     all_closed(played).await;
     watch.abort();
-    assert_eq!(panics::counted(), 0);
+    assert!(watch.await.unwrap_err().is_cancelled(), "the bystander's flow was harmed");
+    assert_eq!(panics::seen(), [""; 0]);
 }
