@@ -14,6 +14,7 @@ use proxy_tests::link::{self, Link, Nature};
 use proxy_tests::memory::open_fds;
 use proxy_tests::ports;
 use proxy_tests::scrape::Page;
+use proxy_user::flow::Engine;
 
 use crate::context::log_directory;
 use crate::route::Route;
@@ -71,7 +72,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let time = Duration::from_secs_f64(options.minutes * 60.0 / options.routes.len().max(1) as f64);
     let load = Load { flows_at_once: options.flows, time, most: options.most << 20, seed: options.seed };
     let mut sound = true;
-    for name in &options.routes {
+    for (number, name) in options.routes.iter().enumerate() {
+        eprintln!("== {name} ({} of {}), {} s", number + 1, options.routes.len(), time.as_secs());
         let outcome = match name.strip_prefix("link/") {
             Some(name) => over_link(options, name, &load),
             None => {
@@ -151,9 +153,23 @@ fn one_route(
     route.check_path(&moved)?;
     route.check_engine(&moved)?;
     let after = settled(&route)?;
-    let words = format!("{tally}, {took} s; {}; {}", held_in_words(&before, &after), moved.in_words());
+    let mut words = format!("{tally}, {took} s; {}; {}", held_in_words(&before, &after), moved.in_words());
     anyhow::ensure!(!has_leaked(&before, &after), "leaked: {words}");
+    if starter.link.is_some() {
+        let trimmed = trimmed(&route)?;
+        let forced = route.engine == Some(Engine::Sockmap);
+        anyhow::ensure!(trimmed > 0.0 || !forced, "no verdict met a retransmission that overlaps: {words}");
+        words += &format!("; {trimmed} bytes trimmed");
+    }
     Ok(words)
+}
+
+/// Bytes that retransmissions brought again and a verdict cut off.
+fn trimmed(route: &Route) -> anyhow::Result<f64> {
+    let of = |(_, page): &(_, SocketAddr)| -> anyhow::Result<f64> {
+        Ok(Page::get(*page)?.sum("konduit_engine_bytes_total", &[("what", "trimmed")]))
+    };
+    route.pages.iter().map(of).sum()
 }
 
 /// What a process holds while no flow is there.

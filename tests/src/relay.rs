@@ -169,7 +169,8 @@ fn held(splicer: &Splicer) -> String {
     let engine = [("flows", now.flows), ("mapped", now.mapped), ("pipes", now.pipes)];
     let engine = engine.map(|(what, count)| format!("konduit_engine{{what=\"{what}\"}} {count}\n")).concat();
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    format!("{engine}konduit_tasks {tasks}\n")
+    let trimmed = now.trimmed;
+    format!("{engine}konduit_engine_bytes_total{{what=\"trimmed\"}} {trimmed}\nkonduit_tasks {tasks}\n")
 }
 
 async fn serve_pages(listener: TcpListener, splicer: Splicer, ledger: Arc<Mutex<Ledger>>) {
