@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+/// How long after the begin of the drain somebody who was accepted before it may still say what is wanted.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Running,
@@ -69,6 +72,12 @@ impl DrainWatch {
     /// Returns when the drain began, or its trigger is gone. Cancel safe.
     pub async fn draining(&mut self) {
         let _ = self.stage.wait_for(|stage| *stage >= Stage::Draining).await;
+    }
+
+    /// Returns a second after the drain began: nobody waits longer for who has not spoken yet.
+    pub async fn last_words(&mut self) {
+        self.draining().await;
+        tokio::time::sleep(LAST_WORDS).await;
     }
 
     /// Returns when work is to be cut off, or the trigger is gone. Cancel safe.

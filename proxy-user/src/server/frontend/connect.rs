@@ -25,8 +25,6 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_EARLY: usize = 64 << 10;
 /// How long a client may take to read why it was refused.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// What a client may take for its head once the server drains: it was accepted before, and is answered if it speaks.
-const LAST_HEADS: Duration = Duration::from_secs(1);
 
 /// A client's connection before its flow is joined.
 pub trait Client: AsyncRead + AsyncWrite + Unpin + Send + Sized {
@@ -74,7 +72,7 @@ pub(super) async fn serve(
     let too_late = async {
         tokio::select! {
             () = sleep(head_timeout) => {}
-            () = async { drain.draining().await; sleep(LAST_HEADS).await } => {}
+            () = drain.last_words() => {}
         }
     };
     let head = tokio::select! {

@@ -90,7 +90,7 @@ impl Frontend {
                 let (tls, dialer, begun) = (tls.clone(), dialer.clone(), drain.clone());
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
-                    match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE)).await {
+                    match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE), begun.clone()).await {
                         Some((place, Ok(accepted))) => {
                             connect::serve(accepted.stream, dialer, head_timeout, place, begun).await
                         }

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use tokio::sync::oneshot;
 
 use super::places::{Place, Places};
+use crate::ops::drain::DrainWatch;
 
 /// The places of all strangers, oldest first.
 #[derive(Default)]
@@ -64,11 +65,17 @@ impl Stranger {
         self.refused
     }
 
-    /// The place, for good, and what came of the handshake; `None` when the place went to another before.
-    pub(super) async fn shake<T>(mut self, handshake: impl Future<Output = T>) -> Option<(Place, T)> {
+    /// The place, for good, and what came of the handshake; `None` when the place went to another before, or the server
+    /// left.
+    pub(super) async fn shake<T>(
+        mut self,
+        handshake: impl Future<Output = T>,
+        mut drain: DrainWatch,
+    ) -> Option<(Place, T)> {
         let shaken = tokio::select! {
             shaken = handshake => shaken,
             _ = &mut self.lost => return None,
+            () = drain.last_words() => return None,
         };
         let held = self.places.strangers().held.remove(&self.number)?;
         Some((held.place, shaken))
@@ -84,18 +91,21 @@ impl Drop for Stranger {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+    use std::time::Duration;
 
     use super::*;
+    use crate::ops::drain;
 
     #[tokio::test]
     async fn the_oldest_silent_stranger_makes_room_and_nobody_known_does() {
+        let (_trigger, drain) = drain::channel();
         let places = Places::new(2);
-        let oldest = tokio::spawn(places.admit().unwrap().shake(pending::<()>()));
-        let (known, ()) = places.admit().unwrap().shake(ready(())).await.unwrap();
+        let oldest = tokio::spawn(places.admit().unwrap().shake(pending::<()>(), drain.clone()));
+        let (known, ()) = places.admit().unwrap().shake(ready(()), drain.clone()).await.unwrap();
         let newer = places.admit().unwrap();
         assert!(!newer.is_refused());
         assert!(oldest.await.unwrap().is_none());
-        let (second, ()) = newer.shake(ready(())).await.unwrap();
+        let (second, ()) = newer.shake(ready(()), drain.clone()).await.unwrap();
         assert!(!known.is_refused() && !second.is_refused());
         let late = places.admit().unwrap();
         assert!(late.is_refused());
@@ -103,22 +113,34 @@ mod tests {
         assert!(places.admit().unwrap().is_refused());
         drop(second);
         assert!(!places.admit().unwrap().is_refused());
-        assert!(late.shake(ready(())).await.unwrap().0.is_refused());
+        assert!(late.shake(ready(()), drain.clone()).await.unwrap().0.is_refused());
     }
 
     #[tokio::test]
     async fn a_stranger_that_leaves_gives_its_place_back() {
+        let (_trigger, drain) = drain::channel();
         let places = Places::new(1);
         for _ in 0..3 {
             let stranger = places.admit().unwrap();
             assert!(!stranger.is_refused());
-            let handshake = stranger.shake(pending::<()>());
-            assert!(tokio::time::timeout(std::time::Duration::from_millis(5), handshake).await.is_err());
+            let handshake = stranger.shake(pending::<()>(), drain.clone());
+            assert!(tokio::time::timeout(Duration::from_millis(5), handshake).await.is_err());
             assert!(!places.take().unwrap().is_refused());
         }
         let stranger = places.admit().unwrap();
         drop(places.admit().unwrap());
-        assert!(stranger.shake(pending::<()>()).await.is_none());
+        assert!(stranger.shake(pending::<()>(), drain.clone()).await.is_none());
         assert!(!places.take().unwrap().is_refused());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_leaves_waits_a_moment_for_strangers() {
+        let (trigger, drain) = drain::channel();
+        let places = Places::new(2);
+        trigger.start();
+        let silent = places.admit().unwrap().shake(pending::<()>(), drain.clone());
+        let slow = places.admit().unwrap().shake(tokio::time::sleep(Duration::from_millis(20)), drain);
+        let (silent, slow) = tokio::join!(silent, slow);
+        assert!(silent.is_none() && slow.is_some());
     }
 }

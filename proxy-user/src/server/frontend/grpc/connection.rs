@@ -43,6 +43,8 @@ fn settings() -> Builder {
 pub(super) enum ConnectionError {
     #[error("no HTTP/2 handshake within {HANDSHAKE:?}")]
     Handshake,
+    #[error("no HTTP/2 handshake before this server left")]
+    Leaving,
     #[error("a keepalive ping went unanswered for {SILENCE:?}")]
     Silent,
     #[error("HTTP/2: {0}")]
@@ -58,8 +60,11 @@ pub(super) async fn serve<B: Backend>(
     mut drain: DrainWatch,
 ) -> Result<(), ConnectionError> {
     let handshake: Handshake<_, Bytes> = settings().handshake(CleanAuthority::new(socket));
-    let shaken = tokio::time::timeout(HANDSHAKE, handshake).await;
-    let shaken = shaken.map_err(|_| ConnectionError::Handshake).and_then(|shaken| Ok(shaken?));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken.map_err(ConnectionError::Http),
+        () = tokio::time::sleep(HANDSHAKE) => Err(ConnectionError::Handshake),
+        () = drain.last_words() => Err(ConnectionError::Leaving),
+    };
     let mut connection = shaken.inspect_err(|_| backend.metrics().konduit.refused("frontend", "preface"))?;
     let ping_pong = connection.ping_pong();
     let watch = watch(ping_pong, keepalive);

@@ -73,7 +73,7 @@ pub(super) async fn serve_tls<B: Backend>(
         let (tls, backend, drain) = (tls.clone(), backend.clone(), drain.clone());
         tokio::spawn(async move {
             let remote = accepted.remote;
-            match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE)).await {
+            match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE), drain.clone()).await {
                 Some((_place, Ok(accepted))) => {
                     // A socket that is gone already says so when read.
                     let _ = sockopt::set_user_timeout(accepted.stream.get_ref().0, connection::SILENCE);
