@@ -120,3 +120,21 @@ fn the_socket_is_its_successors() {
     assert!(answer.ends_with("No agent available"), "{answer}");
     second.check().unwrap();
 }
+
+/// What a static pod costs its API server when it is replaced: deploy/README.md tells the figure.
+#[test]
+fn the_gap_between_a_server_and_its_successor_is_short() {
+    let place = Place::new().unwrap();
+    let mut first = place.start_server("first", &[]).unwrap();
+    let _agent = place.start_agent().unwrap();
+    let target = echo().unwrap();
+    drop(open(&place.socket(), &target).unwrap());
+    let began = Instant::now();
+    first.signal(Signal::TERM).unwrap();
+    assert_eq!(first.wait(SOON).unwrap().code(), Some(0));
+    let gone = began.elapsed();
+    let _second = place.start_server("second", &[]).unwrap();
+    let ready = began.elapsed();
+    ports::wait(SOON, "a flow through the successor", || open(&place.socket(), &target).is_ok()).unwrap();
+    eprintln!("gone after {gone:.1?}, its successor healthy after {ready:.1?}, a flow after {:.1?}", began.elapsed());
+}

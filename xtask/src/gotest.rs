@@ -1,4 +1,4 @@
-//! What `go test -json` tells, for people: little of what passes, all of what fails, and every test that was skipped.
+//! What `go test -json` tells, for people: a line of what passes, all of what fails, and every test that was skipped.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -41,7 +41,14 @@ impl<W: Write> Digest<W> {
         let name = format!("{} {test}", field("Package").unwrap_or_default());
         match field("Action") {
             Some("output") => self.pending.entry(name).or_default().push_str(output),
-            Some("pass") => drop(self.pending.remove(&name)),
+            Some("pass") => {
+                self.pending.remove(&name);
+                // Subtests are many; the test that holds them is the step that a reader waits for.
+                if !test.contains('/') {
+                    let seconds = event.get("Elapsed").and_then(Value::as_f64).unwrap_or_default();
+                    writeln!(self.out, "ok   {test} ({seconds:.0} s)")?;
+                }
+            }
             Some("fail") => write!(self.out, "{}", self.pending.remove(&name).unwrap_or_default())?,
             Some("skip") => {
                 let said = self.pending.remove(&name).unwrap_or_default();
@@ -88,7 +95,8 @@ mod tests {
             r#"{"Action":"start","Package":"p"}"#,
             r#"{"Action":"output","Package":"p","Output":"*** NOT ROOT ***\n"}"#,
             r#"{"Action":"output","Package":"p","Test":"TestGood","Output":"chatter\n"}"#,
-            r#"{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":1}"#,
+            r#"{"Action":"pass","Package":"p","Test":"TestGood/one","Elapsed":1}"#,
+            r#"{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":1.2}"#,
             r#"{"Action":"output","Package":"p","Test":"TestLeft","Output":"nothing to test with\n"}"#,
             r#"{"Action":"skip","Package":"p","Test":"TestLeft","Elapsed":0}"#,
             r#"{"Action":"output","Package":"p","Test":"TestBad/one","Output":"wrong\n"}"#,
@@ -99,7 +107,7 @@ mod tests {
             "no event",
         ];
         let skipped = "!!! SKIPPED: p TestLeft\nnothing to test with\n\n!!! 1 test(s) SKIPPED, see above\n";
-        let so_far = "*** NOT ROOT ***\nwrong\nand why\nok p 3s\nno event\n";
+        let so_far = "*** NOT ROOT ***\nok   TestGood (1 s)\nwrong\nand why\nok p 3s\nno event\n";
         assert_eq!(told(&events, true), format!("{so_far}{skipped}"));
         assert_eq!(told(&events, false), format!("{so_far}until here\n{skipped}"));
     }
