@@ -2,24 +2,28 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use proxy_tests::calls::Client;
 use proxy_tests::konduit::{Frontend, Konduit, Lanes, Settings, binaries};
 use proxy_tests::scrape::Page;
 use proxy_tests::targets::Target;
+use proxy_user::wire::ids::DialId;
+use proxy_user::wire::packet::{DialRequest, Packet};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::{connect, open};
 
-/// The binaries, behind a shell that lowers their limit.
-fn with_few_files(directory: &TempDir) -> PathBuf {
+/// The binaries, behind a shell that lowers the limit of these.
+fn with_few_files(directory: &TempDir, poor: &[&str]) -> PathBuf {
     for name in ["proxy-server", "proxy-agent"] {
         let real = binaries().unwrap().join(name);
         let script = directory.path().join(name);
-        fs::write(&script, format!("#!/bin/sh\nulimit -n 160\nexec {} \"$@\"\n", real.display())).unwrap();
+        let limit = if poor.contains(&name) { "ulimit -n 160\n" } else { "" };
+        fs::write(&script, format!("#!/bin/sh\n{limit}exec {} \"$@\"\n", real.display())).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     }
     directory.path().to_owned()
@@ -37,7 +41,7 @@ async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
     for lanes in [Lanes::Raw, Lanes::Mux] {
         let directory = TempDir::new().unwrap();
         let settings = Settings {
-            binaries: with_few_files(&directory),
+            binaries: with_few_files(&directory, &["proxy-server", "proxy-agent"]),
             lanes,
             frontend: Frontend::Connect,
             both: Vec::new(),
@@ -98,6 +102,53 @@ async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
         let noise = [&pair.server.log, &pair.agent.log].map(|log| fs::read_to_string(log).unwrap());
         let told = noise.iter().map(|log| log.matches("cannot accept").count()).sum::<usize>();
         assert!(told <= 4, "{told} lines tell of the same");
+        assert!(no_room(&pair.server.log).contains("connections of API servers"), "{lanes:?}");
         pair.check().unwrap();
+    }
+}
+
+/// The first line that tells of refusals for want of room, each of which tells what to do.
+fn no_room(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap();
+    let told: Vec<_> = text.lines().filter(|line| line.contains("No room for more")).collect();
+    assert!((1..=4).contains(&told.len()), "{} lines tell of it:\n{text}", told.len());
+    assert!(told.iter().all(|line| line.starts_with('W') && line.contains("LimitNOFILE")), "{told:?}");
+    told[0].to_owned()
+}
+
+/// Over gRPC one connection has room for many flows: the flows themselves are counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_room_for_more_flows_says_so() {
+    for poor in ["proxy-server", "proxy-agent"] {
+        let directory = TempDir::new().unwrap();
+        let settings = Settings {
+            binaries: with_few_files(&directory, &[poor]),
+            lanes: Lanes::Mux,
+            frontend: Frontend::Grpc,
+            both: Vec::new(),
+            agent: Vec::new(),
+        };
+        let pair = Konduit::start(directory.path(), &settings, None).unwrap();
+        let target = Target::echo().await.unwrap();
+        let client = Client::new(UnixStream::connect(&pair.socket).await.unwrap()).await;
+        let (mut flows, mut refused) = (Vec::new(), 0);
+        for number in 1..=40 {
+            let mut call = client.call("/ProxyService/Proxy", &[]).await;
+            let (protocol, address) = ("tcp".into(), target.name());
+            call.say(Packet::DialRequest(DialRequest {
+                dial: DialId(number),
+                protocol,
+                address,
+                lane_dial: 0,
+            }));
+            match call.hear().await {
+                Some(Packet::DialResponse(response)) if response.outcome.is_ok() => flows.push(call),
+                Some(Packet::DialResponse(_)) => refused += 1,
+                other => panic!("{poor}: {other:?}"),
+            }
+        }
+        assert!(flows.len() >= 15 && refused >= 10, "{poor}: {} flows, {refused} refused", flows.len());
+        let log = if poor == "proxy-server" { &pair.server.log } else { &pair.agent.log };
+        assert!(no_room(log).contains("No room for more flows"), "{poor}");
     }
 }

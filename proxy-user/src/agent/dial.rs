@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use crate::flow::{DialError, DialReason, FlowTable};
 use crate::net::dial::{Refused, connect};
 use crate::net::resolve::{Names, ResolveError};
+use crate::net::room::tell_no_room;
 use crate::ops::metrics::AgentMetrics;
 
 /// A target that has not answered by then has failed, name resolution included.
@@ -33,6 +34,7 @@ impl Targets {
         let _under_way = self.table.busy();
         if self.table.under_way() > self.most_flows {
             self.metrics.dial_failed(false);
+            tell_no_room("flows", self.most_flows);
             let text = format!("dial {protocol} {address}: socket: too many open files");
             return Err(DialError::new(DialReason::Exhausted, text));
         }
@@ -45,6 +47,9 @@ impl Targets {
             Err(error) => {
                 let timeout = matches!(error.reason, DialReason::Timeout | DialReason::ConnectTimedOut);
                 self.metrics.dial_failed(timeout);
+                if error.reason == DialReason::Exhausted {
+                    tell_no_room("flows", self.most_flows);
+                }
             }
         }
         dialled

@@ -4,12 +4,13 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
+use super::room::Seldom;
 use super::sockopt;
 use super::tls::TlsInfo;
 
@@ -17,8 +18,6 @@ use super::tls::TlsInfo;
 pub(super) const BACKLOG: i32 = 4096;
 /// A listener that ran out of descriptors tries again after this long.
 pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
-/// How often that is told.
-const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -174,8 +173,10 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 /// out, so that the loop does not spin while the backlog stays readable.
 pub(super) async fn wait_out(what: &(impl fmt::Display + ?Sized), error: &io::Error) {
     const EXHAUSTED: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    /// A listener tries twenty times a second.
+    static SAID: Seldom = Seldom::new(Duration::from_secs(10));
     if error.raw_os_error().is_some_and(|errno| EXHAUSTED.contains(&errno)) {
-        if is_news() {
+        if SAID.take(Instant::now()) {
             tracing::warn!(listener = %what, %error, "cannot accept for now");
         }
         tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -183,18 +184,6 @@ pub(super) async fn wait_out(what: &(impl fmt::Display + ?Sized), error: &io::Er
         tracing::debug!(listener = %what, %error, "a connection went away before it was accepted");
         tokio::task::yield_now().await;
     }
-}
-
-/// Once in [`SAID_EVERY`]: a listener tries twenty times a second.
-fn is_news() -> bool {
-    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = Instant::now();
-    let news = said.is_none_or(|said| now.duration_since(said) >= SAID_EVERY);
-    if news {
-        *said = Some(now);
-    }
-    news
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod pem;
 pub mod pulse;
 pub mod reload;
 pub mod resolve;
+pub(crate) mod room;
 mod sessions;
 pub mod sockopt;
 pub mod tls;

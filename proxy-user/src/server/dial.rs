@@ -8,6 +8,7 @@ use super::agents::registry::Registry;
 use super::options::Strategy;
 use super::pick::{pick, pick_again};
 use crate::flow::{DialError, DialReason, Ending, FlowTable, OpenFlow, Path};
+use crate::net::room::tell_no_room;
 use crate::ops::metrics::{DialFailure, GaugeGuard, ServerMetrics};
 use crate::splice::{End, Splicer};
 
@@ -70,6 +71,7 @@ impl Dialer {
             Waiting { metrics: &self.metrics, _gauge: self.metrics.pending_dial(), answered: false };
         let _under_way = self.flows.busy();
         let result = if self.flows.under_way() > self.most_flows {
+            tell_no_room("flows", self.most_flows);
             Err(exhausted())
         } else if dial.target.len() > LONGEST_TARGET || dial.protocol.len() > LONGEST_PROTOCOL {
             let text = format!("dial: the address is longer than {LONGEST_TARGET} bytes");

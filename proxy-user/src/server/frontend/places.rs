@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::stranger::Strangers;
+use crate::net::room::tell_no_room;
 
 /// Connections without room that may be told so at a time; the others are closed at once.
 const REFUSALS: usize = 32;
@@ -12,6 +13,7 @@ const REFUSALS: usize = 32;
 /// How many connections there may be. Clones share them.
 #[derive(Clone)]
 pub(super) struct Places {
+    most: u64,
     free: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     strangers: Arc<Mutex<Strangers>>,
@@ -27,9 +29,10 @@ pub(super) enum Place {
 
 impl Places {
     pub(super) fn new(most: u64) -> Places {
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let permits = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Places {
-            free: Arc::new(Semaphore::new(most)),
+            most,
+            free: Arc::new(Semaphore::new(permits)),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             strangers: Arc::default(),
         }
@@ -37,11 +40,24 @@ impl Places {
 
     /// `None`: nothing can be done for the connection.
     pub(super) fn take(&self) -> Option<Place> {
+        self.told(self.find())
+    }
+
+    /// As [`Places::take`], for whoever may still make room otherwise.
+    pub(super) fn find(&self) -> Option<Place> {
         if let Ok(_permit) = self.free.clone().try_acquire_owned() {
             return Some(Place::Kept { _permit });
         }
         let _permit = self.refusals.clone().try_acquire_owned().ok()?;
         Some(Place::Refused { _permit })
+    }
+
+    /// Passes on what came of looking for a place, and tells when there was none.
+    pub(super) fn told(&self, found: Option<Place>) -> Option<Place> {
+        if found.as_ref().is_none_or(Place::is_refused) {
+            tell_no_room("connections of API servers", self.most);
+        }
+        found
     }
 
     pub(super) fn strangers(&self) -> MutexGuard<'_, Strangers> {

@@ -49,10 +49,11 @@ impl Places {
     /// A place for a connection that has to show who it is; `None`: nothing can be done for it.
     pub(super) fn admit(&self) -> Option<Stranger> {
         let mut strangers = self.strangers();
-        let place = match self.take() {
+        let place = match self.find() {
             Some(place) if !place.is_refused() => Some(place),
             refused => strangers.give_up().or(refused),
-        }?;
+        };
+        let place = self.told(place)?;
         let refused = place.is_refused();
         let (number, lost) = strangers.add(place);
         drop(strangers);
