@@ -22,7 +22,7 @@ pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("failed to listen on {address}: {source}; is another process using it?")]
+    #[error("failed to listen on {address}: {source}; {}", next_step(.source))]
     Bind { address: String, source: io::Error },
     #[error("failed to listen on {address}: neither an IP address nor a name that has one: {source}")]
     Address { address: String, source: io::Error },
@@ -40,6 +40,19 @@ pub enum ListenError {
         "failed to listen on {path:?}: the path is longer than the {limit} bytes that a Unix socket may have"
     )]
     TooLong { path: PathBuf, limit: usize },
+}
+
+fn next_step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "is another process using it?",
+        io::ErrorKind::AddrNotAvailable => {
+            "the address belongs to no interface here, name one that does (`ip addr` lists them)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE or a lower net.ipv4.ip_unprivileged_port_start"
+        }
+        _ => "name another address or port",
+    }
 }
 
 /// Our end's address.
@@ -208,11 +221,20 @@ mod tests {
         let port = first.local_addr().port();
         let error = TcpListener::bind("127.0.0.1", port).unwrap_err();
         assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+        assert!(error.to_string().ends_with("is another process using it?"), "{error}");
         // Too long a label: no resolver is asked.
         let nowhere = format!("{}.example", "a".repeat(64));
         let error = TcpListener::bind(&nowhere, 0).unwrap_err();
         assert!(matches!(error, ListenError::Address { .. }), "{error}");
         assert!(error.to_string().contains(&format!("{nowhere}:0: neither an IP address nor")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_of_elsewhere_is_called_that() {
+        // Documentation's (RFC 5737).
+        let error = TcpListener::bind("192.0.2.1", 0).unwrap_err();
+        assert!(error.to_string().contains("belongs to no interface here"), "{error}");
+        assert!(!error.to_string().contains("another process"), "{error}");
     }
 
     #[tokio::test]
