@@ -3,6 +3,7 @@
 
 mod alpn;
 mod budget;
+mod dates;
 mod flags;
 mod garbage;
 mod ground;

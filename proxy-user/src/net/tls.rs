@@ -18,8 +18,10 @@ use super::bundle;
 use super::cipher::TlsPolicy;
 use super::listener::Accepted;
 use super::pem::{self, PemError};
+use super::refusal::{self, Why};
 use super::reload::{POLL, Reloading};
 use super::sessions::Sessions;
+use super::validity;
 
 pub const ALPN_H2: &[u8] = b"h2";
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -32,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub enum TlsError {
     #[error(transparent)]
     Pem(#[from] PemError),
-    #[error("certificate {cert:?} and key {key:?} cannot be used together: {source}")]
+    #[error("certificate {cert:?} and key {key:?} cannot be used together: {}", refusal::of_pair(.source))]
     Pair { cert: PathBuf, key: PathBuf, source: rustls::Error },
     #[error("CA bundle {ca:?} cannot be used to verify peers: {source}")]
     Ca { ca: PathBuf, source: VerifierBuilderError },
@@ -45,7 +47,7 @@ pub enum TlsError {
 pub enum HandshakeError {
     #[error("no TLS handshake within {0:?}")]
     Timeout(Duration),
-    #[error("TLS handshake failed: {0}")]
+    #[error("TLS handshake failed: {}", Why(.0))]
     Failed(#[from] io::Error),
     #[error("TLS peer negotiated no application protocol (ALPN); one is required here")]
     NoAlpn,
@@ -313,11 +315,13 @@ async fn tell<S: AsyncRead + AsyncWrite + Unpin>(error: io::Error, mut stream: S
 fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let chain = pem::chain(cert, "certificate")?;
     let private = pem::key(key)?;
-    CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()).map_err(|source| TlsError::Pair {
-        cert: cert.into(),
-        key: key.into(),
-        source,
-    })
+    let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider());
+    let certified =
+        certified.map_err(|source| TlsError::Pair { cert: cert.into(), key: key.into(), source })?;
+    if let [leaf, ..] = &certified.cert[..] {
+        validity::warn(cert, leaf);
+    }
+    Ok(certified)
 }
 
 fn unusable(ca: &Path, source: VerifierBuilderError) -> TlsError {

@@ -167,9 +167,17 @@ async fn a_ca_that_is_in_the_bundle_is_itself_and_resumes_under_no_other() {
     let closed = server(of_server, Some(&other.0), &[ALPN_H2]);
     let why = refusal(meet(&agent, &closed, "localhost").await.1.unwrap_err());
     assert!(matches!(why, CertificateError::Other(_)), "{why:?}");
+    let words = reads(why);
+    assert!(words.contains("is that of a certificate authority") && words.contains("--ca-cert"), "{words}");
     let agent = client(&other.0, Some(of_agent), &[ALPN_H2]);
     let why = refusal(meet(&agent, &open, "localhost").await.0.unwrap_err());
     assert!(matches!(why, CertificateError::Other(_)), "{why:?}");
+}
+
+/// What a person reads of a certificate that was refused.
+fn reads(error: CertificateError) -> String {
+    let error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error));
+    HandshakeError::Failed(error).to_string()
 }
 
 /// Each certificate as a server's and as a client's, its peer having it in its bundle.
@@ -194,10 +202,20 @@ async fn a_ca_in_the_bundle_must_be_valid_bear_the_name_and_be_meant_for_this() 
     let dir = dir.path();
     let expired = both_sides(dir, "localhost", |it| it.not_after = rcgen::date_time_ymd(2020, 1, 1)).await;
     assert!(matches!(expired, [Err(ExpiredContext { .. }), Err(ExpiredContext { .. })]), "{expired:?}");
+    for words in expired.map(|refused| reads(refused.unwrap_err())) {
+        assert!(words.contains(" expired at 2020-01-01T00:00:00Z; "), "{words}");
+    }
     let early = both_sides(dir, "localhost", |it| it.not_before = rcgen::date_time_ymd(4000, 1, 1)).await;
     assert!(matches!(early, [Err(NotValidYetContext { .. }), Err(NotValidYetContext { .. })]), "{early:?}");
+    for words in early.map(|refused| reads(refused.unwrap_err())) {
+        assert!(words.contains(" not valid before 4000-01-01T00:00:00Z; "), "{words}");
+    }
     let named = both_sides(dir, "elsewhere", |_| ()).await;
     assert!(matches!(named, [Err(NotValidForNameContext { .. }), Ok(())]), "{named:?}");
+    let [Err(refused), _] = named else { unreachable!() };
+    let words = reads(refused);
+    let names = "is for localhost, 127.0.0.1, not for elsewhere; ";
+    assert!(words.contains(names) && words.contains("--proxy-server-host"), "{words}");
     for (purposes, expected) in [
         (vec![ServerAuth], [Ok(()), Err(InvalidPurpose)]),
         (vec![ClientAuth], [Err(InvalidPurpose), Ok(())]),
@@ -230,6 +248,7 @@ async fn a_leaf_in_the_bundle_is_trusted_alone() {
     let agent = client(&pinned.0, Some(pinned.clone()), &[ALPN_H2]);
     assert!(meet(&agent, &server(pinned.clone(), Some(&pinned.0), &[ALPN_H2]), "localhost").await.1.is_ok());
     let why = meet(&agent, &server(other.clone(), None, &[ALPN_H2]), "localhost").await.0.unwrap_err();
+    assert!(why.to_string().contains("nobody in the CA bundle here"), "{why}");
     assert_eq!(refusal(why), CertificateError::UnknownIssuer);
     let why = meet(&agent, &server(pinned, Some(&other.0), &[ALPN_H2]), "localhost").await.1.unwrap_err();
     assert_eq!(refusal(why), CertificateError::UnknownIssuer);
@@ -253,6 +272,7 @@ async fn a_key_of_another_certificate_is_refused_by_name() {
     let error = mixed.load().unwrap_err();
     assert!(matches!(error, TlsError::Pair { .. }), "{error}");
     assert!(error.to_string().contains("one.crt"), "{error}");
+    assert!(error.to_string().contains("the key is another certificate's"), "{error}");
 }
 
 #[tokio::test]
@@ -261,4 +281,19 @@ async fn a_silent_peer_is_given_up() {
     let (_near, far) = tokio::io::duplex(64);
     let result = authority.client(None, &[]).connect("localhost", far, Duration::from_millis(20)).await;
     assert!(matches!(result, Err(HandshakeError::Timeout(_))));
+}
+
+#[tokio::test]
+async fn who_speaks_no_tls_or_leaves_is_called_that() {
+    let authority = Authority::new();
+    let client = authority.client(None, &[]);
+    for (said, words) in
+        [(&b"HTTP/1.1 400 Bad Request"[..], "is no TLS; check address and port"), (b"", "closed the")]
+    {
+        let (near, mut far) = tokio::io::duplex(1 << 12);
+        far.write_all(said).await.unwrap();
+        far.shutdown().await.unwrap();
+        let error = client.connect("localhost", near, SOON).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }
