@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use proxy_tests::child::Child;
 use proxy_tests::memory::open_fds;
 use proxy_tests::ports;
 use proxy_tests::scrape::http_get;
@@ -110,6 +111,11 @@ fn the_socket_is_its_successors() {
     let mut first = place.start_server("first", &[]).unwrap();
     let successor = Place { ground: place.ground, ..Place::new().unwrap() };
     let mut second = successor.start_server("second", &[]).unwrap();
+    let told = |child: &Child| {
+        let log = std::fs::read_to_string(&child.log).unwrap();
+        log.lines().filter(|line| line.starts_with('W') && line.contains("still listens there")).count()
+    };
+    assert_eq!((told(&first), told(&second)), (0, 1), "{}", second.last_words());
     first.signal(Signal::TERM).unwrap();
     assert_eq!(first.wait(SOON).unwrap().code(), Some(0));
     let mut client = UnixStream::connect(successor.socket()).unwrap();

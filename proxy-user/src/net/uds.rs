@@ -57,11 +57,18 @@ impl UdsListener {
         socket.listen(BACKLOG).map_err(refuse)?;
         let inner = tokio::net::UnixListener::from_std(socket.into()).map_err(refuse)?;
         let identity = identity(&temporary).map_err(refuse)?;
+        let held = is_held(path);
         put_in_place(&temporary, path, delete_existing).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => ListenError::Exists { path: path.into() },
             _ => refuse(source),
         })?;
         std::mem::forget(guard);
+        if held {
+            tracing::warn!(
+                "Took {path:?} over from a process that still listens there and gets no new connections now: if that \
+                 is not about to end, give each of the two its own path"
+            );
+        }
         Ok(UdsListener { inner, path: path.into(), identity })
     }
 
@@ -115,6 +122,15 @@ fn put_in_place(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
     }
 }
 
+/// Whether a process has the socket there open still. It does not notice: a socket of another type than its own cannot
+/// connect, and is told so only if there is one (`unix_find_bsd`).
+fn is_held(path: &Path) -> bool {
+    let probed = Socket::new(Domain::UNIX, Type::DGRAM, None)
+        .and_then(|probe| probe.connect(&SockAddr::unix(path)?))
+        .map_err(|error| error.raw_os_error());
+    matches!(probed, Ok(()) | Err(Some(libc::EPROTOTYPE)))
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let meta = fs::symlink_metadata(path)?;
     Ok((meta.dev(), meta.ino()))
@@ -158,6 +174,20 @@ mod tests {
         drop(second);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         drop(UdsListener::bind(&path, false).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_held_while_a_process_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        assert!(!is_held(&path));
+        let first = UdsListener::bind(&path, true).unwrap();
+        assert!(is_held(&path));
+        let nobody = tokio::time::timeout(std::time::Duration::from_millis(20), first.accept()).await;
+        assert!(nobody.is_err(), "its owner noticed");
+        let forgotten = dir.path().join("forgotten.sock");
+        drop(std::os::unix::net::UnixListener::bind(&forgotten).unwrap());
+        assert!(forgotten.exists() && !is_held(&forgotten));
     }
 
     #[tokio::test]
