@@ -26,6 +26,8 @@ pub(super) struct LogFile {
     /// Gathered bytes included.
     size: u64,
     batch: Batch,
+    /// The last write failed half way: the file may end within a line.
+    torn: bool,
 }
 
 impl LogFile {
@@ -36,7 +38,7 @@ impl LogFile {
             Ok((file, size))
         };
         let (file, size) = open().map_err(|source| LogError::File { path: path.clone(), source })?;
-        let mut log = LogFile { path, max_size, header, file, size, batch: Batch::default() };
+        let mut log = LogFile { path, max_size, header, file, size, batch: Batch::default(), torn: false };
         log.begin();
         Ok(log)
     }
@@ -67,10 +69,21 @@ impl LogFile {
     /// Writes what was gathered, and says how many lines were lost over it.
     pub(super) fn write(&mut self) -> u64 {
         let batch = std::mem::take(&mut self.batch);
-        match self.file.write_all(batch.text.as_bytes()) {
-            Ok(()) => 0,
+        if batch.text.is_empty() {
+            return 0;
+        }
+        let torn = if self.torn { "\n" } else { "" };
+        match self.file.write_all(torn.as_bytes()).and_then(|()| self.file.write_all(batch.text.as_bytes())) {
+            Ok(()) => {
+                self.size += torn.len() as u64;
+                self.torn = false;
+                0
+            }
             Err(_) => {
                 self.size -= batch.text.len() as u64;
+                let there = self.file.metadata().map_or(self.size, |file| file.len());
+                self.torn |= there > self.size;
+                self.size = there;
                 batch.lines
             }
         }
@@ -82,8 +95,34 @@ impl LogFile {
         old.push(".old");
         std::fs::rename(&self.path, old)?;
         self.file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        self.size = 0;
+        (self.size, self.torn) = (0, false);
         self.begin();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_line_on_a_full_disk_is_ended_before_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(path.clone(), 0, Some("header\n".to_owned())).unwrap();
+        let fails = |log: &mut LogFile, part: &str| {
+            let works = std::mem::replace(&mut log.file, File::open(&path).unwrap());
+            (&works).write_all(part.as_bytes()).unwrap();
+            assert_eq!(log.gather("lost\n") + log.write(), 1);
+            log.file = works;
+        };
+        fails(&mut log, "");
+        assert_eq!(log.gather("one\n") + log.write(), 0);
+        fails(&mut log, "lo");
+        fails(&mut log, "");
+        assert_eq!(log.gather("two\n") + log.write(), 0);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "header\none\nlo\ntwo\n");
+        assert_eq!(log.size, text.len() as u64);
     }
 }

@@ -161,12 +161,17 @@ impl Writer {
     fn tell_of_lost_lines(&mut self) {
         let lost = self.lost.get();
         if lost > self.told {
+            let lines = lost - self.told;
             let text =
-                format!("W log: {} lines were lost because nobody took them in time\n", lost - self.told);
-            self.told = lost;
-            self.gather(&Line { text, stderr: self.file.is_none() });
-            self.write();
-            self.told = self.lost.get();
+                format!("W log: {lines} lines were lost because nobody took them or there was no room\n");
+            let said = match &mut self.file {
+                Some(file) => file.gather(&text) + file.write() == 0,
+                None => std::io::stderr().write_all(text.as_bytes()).is_ok(),
+            };
+            // Otherwise it is told with what is lost until writing works.
+            if said {
+                self.told = lost;
+            }
         }
     }
 }
@@ -237,6 +242,30 @@ mod tests {
         sink.sender().send(line("gone\n"));
         drop(sink);
         assert!(lost.get() >= 1);
+    }
+
+    /// The file is on a full disk until it is set aside, for a line that is too long for what is left of it.
+    #[test]
+    fn lines_that_a_full_disk_cost_are_told_when_writing_works_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let file = LogFile::open(path.clone(), 200, None).unwrap();
+        let lost = IntCounter::new("lost", "lost").unwrap();
+        let mut writer = Writer { file: Some(file), lost, told: 0, stderr: Batch::default() };
+        let mut round = |texts: &[&str]| {
+            texts.iter().for_each(|text| writer.gather(&line(text)));
+            writer.write();
+            writer.tell_of_lost_lines();
+            (writer.lost.get(), writer.told)
+        };
+        assert_eq!(round(&["one\n", "two\n"]), (2, 0));
+        assert_eq!(round(&["three\n"]), (3, 0));
+        let long = "x".repeat(200) + "\n";
+        assert_eq!(round(&[&long]), (3, 3));
+        assert_eq!(round(&["as usual\n"]), (3, 3));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("W log: 3 lines were lost") && text.ends_with("\nas usual\n"), "{text:?}");
     }
 
     #[test]
