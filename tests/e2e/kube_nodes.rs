@@ -155,6 +155,18 @@ fn a_slow_api_server_is_waited_for_by_nobody_but_the_list_of_nodes() -> anyhow::
 }
 
 #[test]
+fn a_list_of_nodes_without_an_end_is_given_up_and_told() -> anyhow::Result<()> {
+    let field = Field::new()?;
+    field.api.node("one", "127.0.0.11", &["127.0.1.0/24"]);
+    field.api.node("two", "127.0.0.12", &["127.0.2.0/24"]);
+    field.api.list_nodes_in_a_circle(true);
+    let server = server(&field, &[])?;
+    says(&server, "the list of Node objects goes round in a circle")?;
+    field.api.list_nodes_in_a_circle(false);
+    knows(&field, 2.0)
+}
+
+#[test]
 fn what_is_known_of_nodes_outlives_the_api_server_and_its_loss_is_told_once() -> anyhow::Result<()> {
     let field = Field::new()?;
     let port = target()?;

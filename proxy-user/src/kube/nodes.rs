@@ -1,5 +1,6 @@
 //! Nodes: all there are, and what becomes of them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
@@ -20,12 +21,15 @@ const PAGE: u32 = 250;
 impl Kube {
     /// Every node, as `of` sees it, and the version from which to watch.
     pub async fn nodes<T>(&self, of: impl Fn(Node) -> Option<T>) -> Result<(Vec<T>, String), KubeError> {
-        let mut found = Vec::new();
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
         let mut params = ListParams::default().limit(PAGE);
         loop {
             let page = self.ask(LIMIT, async |client| Api::<Node>::all(client).list(&params).await).await?;
             found.extend(page.items.into_iter().filter_map(&of));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) if !seen.insert(token.clone()) => {
+                    return Err(KubeError::Answer("the list of Node objects goes round in a circle".into()));
+                }
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok((found, page.metadata.resource_version.unwrap_or_default())),
             }

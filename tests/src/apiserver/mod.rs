@@ -143,6 +143,11 @@ impl ApiServer {
         self.state.nodes.remove(name);
     }
 
+    /// Whether the list of nodes has no end: its continue token comes again and again.
+    pub fn list_nodes_in_a_circle(&self, circle: bool) {
+        self.state.nodes.go_round(circle);
+    }
+
     /// Tells whoever watches nodes that what happened is forgotten (410): all are to be listed anew.
     pub fn forget_nodes(&self) {
         self.state.nodes.forget();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ const PAGE: usize = 2;
 pub(super) struct Nodes {
     store: Mutex<Store>,
     changed: watch::Sender<u64>,
+    circle: AtomicBool,
 }
 
 #[derive(Default)]
@@ -27,7 +29,7 @@ struct Store {
 
 impl Default for Nodes {
     fn default() -> Nodes {
-        Nodes { store: Mutex::default(), changed: watch::channel(0).0 }
+        Nodes { store: Mutex::default(), changed: watch::channel(0).0, circle: AtomicBool::new(false) }
     }
 }
 
@@ -64,6 +66,11 @@ impl Nodes {
         self.changed.send_replace(store.version);
     }
 
+    /// Whether every list goes on behind its first node, however far it came.
+    pub(super) fn go_round(&self, circle: bool) {
+        self.circle.store(circle, Ordering::Relaxed);
+    }
+
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -85,10 +92,12 @@ impl Nodes {
         let size = if limit == 0 { usize::MAX } else { limit.min(PAGE) };
         let rest: Vec<_> = store.nodes.iter().filter(|(name, _)| name.as_str() > token).collect();
         let page = &rest[..rest.len().min(size)];
-        let next = page.last().filter(|_| page.len() < rest.len()).map(|(name, _)| name.as_str());
+        let next = page.last().filter(|_| page.len() < rest.len());
+        let first = store.nodes.first_key_value().filter(|_| self.circle.load(Ordering::Relaxed));
+        let next = first.map(|(name, _)| name).or(next.map(|(name, _)| *name));
         let list = json!({
             "kind": "NodeList", "apiVersion": "v1",
-            "metadata": { "resourceVersion": store.version.to_string(), "continue": next.unwrap_or_default() },
+            "metadata": { "resourceVersion": store.version.to_string(), "continue": next.map_or("", String::as_str) },
             "items": page.iter().map(|(_, node)| node).collect::<Vec<_>>(),
         });
         (200, list)
