@@ -22,6 +22,7 @@ use crate::flow::{DialError, Path};
 use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
 use crate::mux::{Link, LinkEnd, Outlet};
 use crate::net::pulse::{Followed, Pulse};
+use crate::ops::log;
 use crate::splice::End;
 use crate::wire::ids::{DialId, ServerId};
 use crate::wire::metadata::{AgentHello, MetadataError, ServerHello};
@@ -38,9 +39,9 @@ const WINDOW: u32 = 1 << 20;
 pub enum OpenError {
     #[error(transparent)]
     Connect(#[from] RouteError),
-    #[error("HTTP/2 with the server failed: {0}")]
+    #[error("HTTP/2 with the server failed: {}", log::with_causes(.0))]
     Http(#[from] tonic::transport::Error),
-    #[error("the server refused the control stream: {0}")]
+    #[error("the server refused the control stream: {}", log::status(.0))]
     Refused(#[from] Status),
     #[error("no answer from the server within {HELLO:?}")]
     Silent,

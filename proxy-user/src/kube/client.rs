@@ -9,9 +9,10 @@ use kube_client::config::{InClusterError, Kubeconfig};
 use kube_client::{Client, Config};
 use tokio::sync::Mutex;
 
-use super::error::{KubeError, chain};
+use super::error::KubeError;
 use super::{config, proxy};
 use crate::flow::Pace;
+use crate::ops::log::with_causes;
 
 /// A failed client is made anew at most this often.
 const RENEWAL: Duration = Duration::from_secs(5);
@@ -124,7 +125,7 @@ async fn load(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
         return connect(config, None).map_err(KubeError::InCluster);
     };
     let wrong = |why| KubeError::Kubeconfig { path: path.display().to_string(), why };
-    let read = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
+    let read = Kubeconfig::read_from(path).map_err(|error| wrong(with_causes(&error)))?;
     let (config, proxy) = config::of_current_context(read).map_err(wrong)?;
     connect(config, proxy).map_err(wrong)
 }
@@ -133,11 +134,11 @@ async fn load(kubeconfig: Option<&Path>) -> Result<Client, KubeError> {
 fn outside(error: &InClusterError) -> KubeError {
     use InClusterError::{ReadCertificateBundle, ReadDefaultNamespace, ReadEnvironmentVariable};
     match error {
-        ReadEnvironmentVariable(_) => KubeError::Nowhere(chain(error)),
+        ReadEnvironmentVariable(_) => KubeError::Nowhere(with_causes(error)),
         ReadDefaultNamespace(why) | ReadCertificateBundle(why) if why.kind() == ErrorKind::NotFound => {
-            KubeError::Nowhere(chain(error))
+            KubeError::Nowhere(with_causes(error))
         }
-        _ => KubeError::InCluster(chain(error)),
+        _ => KubeError::InCluster(with_causes(error)),
     }
 }
 
@@ -146,5 +147,5 @@ fn connect(mut config: Config, proxy_of_cluster: Option<String>) -> Result<Clien
     config.default_retry = false;
     config.proxy_url =
         proxy::on_the_way(&config.cluster_url, proxy_of_cluster, |name| std::env::var(name).ok())?;
-    Client::try_from(config).map_err(|error| chain(&error))
+    Client::try_from(config).map_err(|error| with_causes(&error))
 }

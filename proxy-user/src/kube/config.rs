@@ -7,7 +7,7 @@ use kube_client::config::{ExecAuthCluster, Kubeconfig, KubeconfigError};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
 
-use super::error::chain;
+use crate::ops::log::with_causes;
 
 /// The client's configuration without a proxy, and the proxy that the cluster's entry names.
 ///
@@ -55,7 +55,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
 }
 
 fn said(error: KubeconfigError) -> String {
-    chain(&error)
+    with_causes(&error)
 }
 
 #[cfg(test)]

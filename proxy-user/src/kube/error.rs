@@ -1,9 +1,10 @@
 //! Why the API server did not do what it was asked.
 
-use std::error::Error;
 use std::time::Duration;
 
 use kube_client::Error as ClientError;
+
+use crate::ops::log::with_causes;
 
 /// One request's failure, or why none could be made.
 #[derive(Debug, thiserror::Error)]
@@ -51,24 +52,9 @@ impl From<ClientError> for KubeError {
                 reason: status.reason.clone(),
                 message: status.message.clone(),
             },
-            ClientError::Service(error) => KubeError::Unreachable(chain(&*error)),
-            ClientError::SerdeError(_) | ClientError::FromUtf8(_) => KubeError::Answer(chain(&error)),
-            _ => KubeError::Unreachable(chain(&error)),
+            ClientError::Service(error) => KubeError::Unreachable(with_causes(&*error)),
+            ClientError::SerdeError(_) | ClientError::FromUtf8(_) => KubeError::Answer(with_causes(&error)),
+            _ => KubeError::Unreachable(with_causes(&error)),
         }
     }
-}
-
-/// An error with its causes, which the client's own words leave out.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words.push_str(": ");
-            words.push_str(&more);
-        }
-        cause = error.source();
-    }
-    words
 }

@@ -12,6 +12,7 @@ use super::brake::{Brake, LONGEST_PAUSE};
 use super::link::{Inner, Link};
 use super::state::{Dialect, Event, Role};
 use crate::net::pulse::Loss;
+use crate::ops::log;
 use crate::wire::ids::ConnId;
 use crate::wire::packet::{Packet, PacketError};
 use crate::wire::pb;
@@ -26,7 +27,7 @@ pub enum LinkEnd {
     Peer,
     #[error("we ended the control stream")]
     Us,
-    #[error("the control stream failed: {0}")]
+    #[error("the control stream failed: {}", log::status(.0))]
     Failed(Status),
     /// Its connection was lost; what Go's gRPC calls that at this end.
     #[error("{0}")]

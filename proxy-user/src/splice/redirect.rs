@@ -338,7 +338,16 @@ impl Track {
 fn distrust(in_map: &InMap, violation: &Violation, stats: &Stats) {
     stats.add(&stats.violations, 1);
     let counts = in_map.mapped().counts();
-    tracing::error!(%violation, ?counts, "sockmap cannot be trusted on this kernel; new flows use splice(2) and copy");
+    tracing::error!(
+        %violation,
+        redirected = counts.redirected,
+        passed = counts.passed,
+        forwarded = counts.forwarded,
+        trimmed = counts.trimmed,
+        overflows = counts.overflows,
+        strays = counts.strays,
+        "sockmap cannot be trusted on this kernel; new flows use splice(2) and copy"
+    );
     in_map.distrust();
 }
 

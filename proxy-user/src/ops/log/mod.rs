@@ -1,5 +1,6 @@
 //! The log: klog's flags and line format; a writer that never holds up whoever logs.
 
+mod causes;
 mod file;
 mod format;
 mod sink;
@@ -14,6 +15,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::flags::{LogOptions, Severity};
+pub use causes::{status, with_causes};
 use sink::{Line, Sink, SinkConfig};
 use verbosity::Verbosity;
 
