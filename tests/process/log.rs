@@ -1,12 +1,15 @@
 //! Whoever reads the log may stall, and is told at start what was set in vain; the log may go to a file.
 
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use proxy_tests::certs::Certs;
+use proxy_tests::dark::Dark;
 use proxy_tests::ports;
 use proxy_tests::scrape::http_get;
 
@@ -95,6 +98,35 @@ fn a_log_file_has_every_line_and_stderr_the_errors_and_a_second_start_goes_on_wi
     }
     assert_eq!(before.matches("Log of proxy-server").count(), 1, "{before}");
     assert!(!place.ground.path("konduit.log.old").exists());
+}
+
+#[test]
+fn a_dial_that_its_client_gave_up_is_told_and_no_target_fills_the_log() {
+    let place = Place::new().unwrap();
+    let server = place.start_server("server", &["--v=4"]).unwrap();
+    let _agent = place.start_agent().unwrap();
+    let lines = |with: &str| {
+        let log = std::fs::read_to_string(&server.log).unwrap();
+        log.lines().filter(|line| line.contains(with)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(open(&place.socket(), &"a".repeat(10 << 10)).is_err());
+    ports::wait(SOON, "the dial that failed", || !lines("Dial failed").is_empty()).unwrap();
+    let [failed] = &lines("Dial failed")[..] else { panic!("{}", server.last_words()) };
+    assert!(failed.contains("aaa… (10240 bytes)\"") && failed.len() < 1000, "{failed}");
+
+    let target = Dark::new().unwrap();
+    let mut client = UnixStream::connect(place.socket()).unwrap();
+    client.write_all(format!("CONNECT {} HTTP/1.1\r\nHost: x\r\n\r\n", target.address).as_bytes()).unwrap();
+    let pending = || {
+        let page = place.page();
+        page.is_ok_and(|page| page.sum("konnectivity_network_proxy_server_pending_backend_dials", &[]) == 1.0)
+    };
+    ports::wait(SOON, "the dial", pending).unwrap();
+    drop(client);
+    let told = || !lines("The client left before its dial was answered").is_empty();
+    ports::wait(SOON, "a word of the dial", told).unwrap();
+    let [left] = &lines("The client left")[..] else { panic!("{}", server.last_words()) };
+    assert!(left.contains(&format!("target_address=\"{}\" after=", target.address)), "{left}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::options::Strategy;
 use super::pick::{pick, pick_again};
 use crate::flow::{DialError, DialReason, Ending, FlowTable, OpenFlow, Path};
 use crate::net::room::tell_no_room;
+use crate::ops::log::short;
 use crate::ops::metrics::{DialFailure, GaugeGuard, ServerMetrics};
 use crate::splice::{End, Splicer};
 
@@ -67,8 +68,13 @@ impl Dialer {
     /// Counted already.
     pub async fn dial(&self, dial: Dial) -> Result<Opened, DialError> {
         let asked = Instant::now();
-        let mut waiting =
-            Waiting { metrics: &self.metrics, _gauge: self.metrics.pending_dial(), answered: false };
+        let mut waiting = Waiting {
+            asked,
+            target: &dial.target,
+            metrics: &self.metrics,
+            _gauge: self.metrics.pending_dial(),
+            answered: false,
+        };
         let _under_way = self.flows.busy();
         let result = if self.flows.under_way() > self.most_flows {
             tell_no_room("flows", self.most_flows);
@@ -93,7 +99,13 @@ impl Dialer {
                 if let Some(failure) = failure(&error, dial.via) {
                     self.metrics.dial_failed(failure);
                 }
-                tracing::debug!(target_address = dial.target, reason = ?error.reason, %error, "Dial failed");
+                let (target, text) = (short(&dial.target), short(&error.text));
+                tracing::debug!(
+                    target_address = &*target,
+                    reason = ?error.reason,
+                    error = &*text,
+                    "Dial failed"
+                );
                 Err(error)
             }
         }
@@ -145,6 +157,8 @@ impl Dialer {
 
 /// A dial that was not answered yet; dropped like that, the client has gone.
 struct Waiting<'a> {
+    asked: Instant,
+    target: &'a str,
     metrics: &'a ServerMetrics,
     _gauge: GaugeGuard,
     answered: bool,
@@ -154,6 +168,12 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.metrics.dial_failed(DialFailure::FrontendClose);
+            let after = self.asked.elapsed();
+            tracing::debug!(
+                target_address = &*short(self.target),
+                ?after,
+                "The client left before its dial was answered"
+            );
         }
     }
 }

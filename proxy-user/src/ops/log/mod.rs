@@ -3,6 +3,7 @@
 mod causes;
 mod file;
 mod format;
+mod short;
 mod sink;
 mod verbosity;
 
@@ -16,6 +17,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::flags::{LogOptions, Severity};
 pub use causes::{status, with_causes};
+pub use short::short;
 use sink::{Line, Sink, SinkConfig};
 use verbosity::Verbosity;
 
