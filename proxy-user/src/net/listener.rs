@@ -185,17 +185,26 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 /// After a failed accept: at once for a connection that went away, after a pause when descriptors or memory ran
 /// out, so that the loop does not spin while the backlog stays readable.
 pub(super) async fn wait_out(what: &(impl fmt::Display + ?Sized), error: &io::Error) {
-    const EXHAUSTED: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     /// A listener tries twenty times a second.
     static SAID: Seldom = Seldom::new(Duration::from_secs(10));
-    if error.raw_os_error().is_some_and(|errno| EXHAUSTED.contains(&errno)) {
+    if let Some(next) = remedy(error) {
         if SAID.take(Instant::now()) {
-            tracing::warn!(listener = %what, %error, "cannot accept for now");
+            tracing::warn!(listener = %what, %error, next, "cannot accept for now");
         }
         tokio::time::sleep(EXHAUSTED_PAUSE).await;
     } else {
         tracing::debug!(listener = %what, %error, "a connection went away before it was accepted");
         tokio::task::yield_now().await;
+    }
+}
+
+/// What is to be done when descriptors or memory ran out; `None` for another error.
+fn remedy(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EMFILE => Some("raise the hard limit on open files (ulimit -Hn, LimitNOFILE= of a unit)"),
+        libc::ENFILE => Some("raise this machine's limit on open files (sysctl fs.file-max)"),
+        libc::ENOBUFS | libc::ENOMEM => Some("give this machine or container more memory"),
+        _ => None,
     }
 }
 
@@ -227,6 +236,20 @@ mod tests {
         let error = TcpListener::bind(&nowhere, 0).unwrap_err();
         assert!(matches!(error, ListenError::Address { .. }), "{error}");
         assert!(error.to_string().contains(&format!("{nowhere}:0: neither an IP address nor")), "{error}");
+    }
+
+    #[test]
+    fn want_has_a_remedy_and_a_lost_connection_needs_none() {
+        let of = |errno| remedy(&io::Error::from_raw_os_error(errno));
+        for (errno, words) in [
+            (libc::EMFILE, "LimitNOFILE"),
+            (libc::ENFILE, "fs.file-max"),
+            (libc::ENOBUFS, "memory"),
+            (libc::ENOMEM, "memory"),
+        ] {
+            assert!(of(errno).is_some_and(|said| said.contains(words)), "{errno}");
+        }
+        assert_eq!(of(libc::ECONNABORTED), None);
     }
 
     #[tokio::test]
