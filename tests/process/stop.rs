@@ -142,5 +142,8 @@ fn the_gap_between_a_server_and_its_successor_is_short() {
     let _second = place.start_server("second", &[]).unwrap();
     let ready = began.elapsed();
     ports::wait(SOON, "a flow through the successor", || open(&place.socket(), &target).is_ok()).unwrap();
-    eprintln!("gone after {gone:.1?}, its successor healthy after {ready:.1?}, a flow after {:.1?}", began.elapsed());
+    eprintln!(
+        "gone after {gone:.1?}, its successor healthy after {ready:.1?}, a flow after {:.1?}",
+        began.elapsed()
+    );
 }
