@@ -19,6 +19,15 @@ pub fn check(selector: &str) -> Result<(), String> {
     }
 }
 
+/// Says what is wrong with a label that an object is to have.
+///
+/// # Errors
+/// A sentence about its key, else about its value.
+pub fn check_label(key: &str, value: &str) -> Result<(), String> {
+    self::key(key)?;
+    self::value(value)
+}
+
 /// Reads one requirement and gives back what follows it.
 fn requirement(text: &str) -> Result<&str, String> {
     if let Some(negated) = text.strip_prefix('!') {

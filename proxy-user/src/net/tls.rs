@@ -10,6 +10,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{Acceptor, ClientHello, VerifierBuilderError};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig, server};
+use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -248,6 +249,14 @@ impl ClientTls {
     }
 }
 
+/// The DNS name or IP address, bracketed or not, that a server's certificate must carry.
+///
+/// # Errors
+/// It is neither: no certificate carries it.
+pub fn server_name(host: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
+    ServerName::try_from(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
 /// The ALPN list of a connection to a proxy-server: what the operator named, in order, then what we need.
 pub fn alpn_list(named: &[String], ours: &[&[u8]]) -> Vec<Vec<u8>> {
     let mut list: Vec<Vec<u8>> = named.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -284,8 +293,7 @@ impl ClientEndpoint {
         stream: S,
         timeout: Duration,
     ) -> Result<tokio_rustls::client::TlsStream<S>, HandshakeError> {
-        let bare = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = rustls_pki_types::ServerName::try_from(bare)
+        let name = server_name(name)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?}: {error}")))?;
         let handshake = TlsConnector::from(self.config()).connect(name, stream);
         let handshake = async {

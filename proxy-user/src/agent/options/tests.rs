@@ -186,10 +186,19 @@ fn one_mistake_is_told_in_upstreams_words() {
             &["--agent-key=/none", "--agent-cert", file][..],
             "error checking agent key /none, got stat /none: no such file or directory".to_owned(),
         ),
+        (
+            &["--agent-cert=/none", "--agent-key", file],
+            "error checking agent cert /none, got stat /none: no such file or directory".to_owned(),
+        ),
         (&["--agent-key", file], format!("cannot have agent cert empty when agent key is set to {file:?}")),
         (&["--agent-cert", file], format!("cannot have agent key empty when agent cert is set to {file:?}")),
         (&["--ca-cert=/none"], "error checking agent CA cert /none".to_owned()),
         (&["--ca-cert="], "failed to load CA cert".to_owned()),
+        (&["--proxy-server-host="], "proxy server host \"\" is neither a name nor an address".to_owned()),
+        (
+            &["--proxy-server-host=https://konnectivity"],
+            "proxy server host \"https://konnectivity\" is neither a name nor an address".to_owned(),
+        ),
         (&["--proxy-server-port=0"], "proxy server port 0 must be greater than 0".to_owned()),
         (&["--health-server-port=0"], "health server port 0 must be greater than 0".to_owned()),
         (&["--admin-server-port=0"], "admin server port 0 must be greater than 0".to_owned()),
@@ -199,6 +208,7 @@ fn one_mistake_is_told_in_upstreams_words() {
             "agent ID \"a\\nb\" fits into no header: it has control characters".to_owned(),
         ),
         (&[&long_name], "protocol name of 300 bytes, 255 at the most".to_owned()),
+        (&["--alpn-proto=a,,b"], "protocol name of 0 bytes, 1 at the least".to_owned()),
         (&["--sync-interval=1m"], "sync interval 1m0s must be less than sync interval cap 10s".to_owned()),
         (
             &["--service-account-token-path=/none"],
@@ -211,6 +221,16 @@ fn one_mistake_is_told_in_upstreams_words() {
         ),
         (&["--agent-identifiers=%zz=1"], "agent address is invalid: invalid URL escape \"%zz\"".to_owned()),
         (&["--kubeconfig=/none"], "error checking KubeconfigPath \"/none\"".to_owned()),
+        (
+            &["--lease-label-selector=a in b"],
+            "invalid argument \"a in b\" for \"--lease-label-selector\" flag: found \"b\", expected '('"
+                .to_owned(),
+        ),
+        (
+            &["--lease-label=a=-b"],
+            "invalid argument \"a=-b\" for \"--lease-label-selector\" flag: \"-b\" is no label value"
+                .to_owned(),
+        ),
         (
             &["--server-count-source=min"],
             "--server-count-source must be one of '', 'default', 'max', got min".to_owned(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Options;
 use crate::kube::selector;
+use crate::net::tls::server_name;
 use crate::ops::flags::checks::{exists, mistake, pair};
 use crate::ops::flags::show_go_duration;
 use crate::server::pick::range::Range;
@@ -20,6 +21,10 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         let gist =
             "failed to load CA cert: a file must be named, nothing else is trusted to vouch for the server";
         found.push(("ca-cert", gist.to_owned()));
+    }
+    if server_name(&o.proxy_server_host).is_err() {
+        let gist = format!("proxy server host {:?} is neither a name nor an address", o.proxy_server_host);
+        found.push(("proxy-server-host", gist));
     }
     for (flag, what, port) in [
         ("proxy-server-port", "proxy server port", o.proxy_server_port),
@@ -51,9 +56,12 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
             format!("agent ID {:?} fits into no header: it has control characters", o.agent_id),
         ));
     }
-    // RFC 7301, 3.1: the length of a name is one byte.
+    // RFC 7301, 3.1: the length of a name is one byte, and no name is empty.
     if let Some(name) = o.alpn_proto.iter().find(|name| name.len() > 255) {
         found.push(("alpn-proto", format!("protocol name of {} bytes, 255 at the most", name.len())));
+    }
+    if o.alpn_proto.iter().any(String::is_empty) {
+        found.push(("alpn-proto", "protocol name of 0 bytes, 1 at the least".to_owned()));
     }
     // Upstream takes it and busies itself; a pause of nothing is none.
     o.probe_interval = o.probe_interval.max(Duration::from_millis(1));

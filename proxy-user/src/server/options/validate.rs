@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Options;
+use crate::kube::selector;
 use crate::net::cipher::TlsPolicy;
 use crate::ops::flags::checks::{exists, mistake, pair};
 use crate::wire::metadata::is_carried;
@@ -122,12 +123,25 @@ fn agents(o: &Options, found: &mut Vec<(&'static str, String)>) {
             }
         }
     }
-    let labels = || o.lease_label.split(',').map(|label| label.split('=').count());
-    if o.enable_lease_controller && o.lease_label.is_empty() {
-        found.push(("lease-label", "empty string provided".to_owned()));
-    } else if o.enable_lease_controller && labels().any(|parts| parts != 2) {
-        found.push(("lease-label", format!("invalid label format: {}", o.lease_label)));
+    if o.enable_lease_controller
+        && let Err(gist) = labels(&o.lease_label)
+    {
+        found.push(("lease-label", gist));
     }
+}
+
+/// What the API server would refuse with every lease is told at start.
+fn labels(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("empty string provided".to_owned());
+    }
+    for label in text.split(',') {
+        let pair = label.split_once('=').filter(|(_, value)| !value.contains('='));
+        let (key, value) = pair.ok_or_else(|| format!("invalid label format: {text}"))?;
+        selector::check_label(key.trim(), value.trim())
+            .map_err(|why| format!("invalid label format: {text}: {why}"))?;
+    }
+    Ok(())
 }
 
 fn flows(o: &Options, found: &mut Vec<(&'static str, String)>) {

@@ -1,3 +1,5 @@
+mod mistakes;
+
 use std::time::Duration;
 
 use super::*;
@@ -198,111 +200,6 @@ fn help_version_and_questions_need_nothing_else() {
 }
 
 #[test]
-fn one_mistake_is_told_in_upstreams_words() {
-    let line = Line::new();
-    for (more, gist) in [
-        (&["--mode=x"][..], "mode must be set to either 'grpc' or 'http-connect' not \"x\""),
-        (&["--server-port=8090"], "server port should be set to 0 not 8090 for UDS"),
-        (&["--agent-port=49152"], "please do not try to use ephemeral port 49152 for the agent port"),
-        (&["--admin-port=1023"], "please do not try to use reserved port 1023 for the admin port"),
-        (&["--health-port=70000"], "--health-port"),
-        (
-            &["--server-ca-cert=/none"],
-            "error checking server CA cert /none, got stat /none: no such file or directory",
-        ),
-        (
-            &["--enable-contention-profiling"],
-            "if --enable-contention-profiling is set, --enable-profiling must also be set",
-        ),
-        (&["--proxy-strategies="], "ProxyStrategies cannot be empty"),
-        (&["--proxy-strategies=,"], "invalid proxy strategies: proxy strategies cannot be empty"),
-        (&["--proxy-strategies=default,x"], "invalid proxy strategies: unknown proxy strategy: x"),
-        (&["--xfr-channel-size=0"], "channel size 0 must be greater than 0"),
-        (
-            &["--tls-min-version=TLS1"],
-            "unsupported TLS version \"TLS1\", supported values are: VersionTLS10, VersionTLS11, VersionTLS12, VersionTLS13",
-        ),
-        (
-            &["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"],
-            "cipher suite TLS_RSA_WITH_RC4_128_SHA not supported, doesn't exist or considered as insecure",
-        ),
-        (&["--graceful-shutdown-timeout=-1s"], "it must be >= 0, got -1s"),
-        (
-            &["--kubeconfig=/none"],
-            "checking KubeconfigPath \"/none\", got stat /none: no such file or directory",
-        ),
-        (&["--server-id=a\nb"], "server ID \"a\\nb\" fits into no header"),
-        (&["--sevrer-id=x"], "unknown flag: --sevrer-id; did you mean --server-id?"),
-        (&["-mode=grpc"], "long flags take two dashes"),
-        (&["--server-id"], "flag needs an argument: --server-id"),
-        (&["--=x"], "bad flag syntax: --=x"),
-        (&["--lane-security=inner-tls"], "'encrypt' or 'raw'"),
-    ] {
-        let found = line.mistakes(more);
-        assert!(found.iter().any(|mistake| mistake.contains(gist)), "{gist:?} is not in {found:?}");
-        assert!(found.iter().all(|mistake| mistake.contains("-")), "{found:?}");
-    }
-}
-
-#[test]
-fn all_mistakes_are_told_at_once() {
-    let error = Line::new().parse(&["--mode=x", "--agent-port=1", "--frobnicate"]).unwrap_err();
-    assert_eq!(error.mistakes.len(), 3, "{error}");
-    let text = error.to_string();
-    assert!(text.starts_with("failed to validate server options with 3 mistakes:\n  "), "{text}");
-    for flag in ["--mode", "--agent-port", "--frobnicate"] {
-        assert!(text.contains(flag), "{text}");
-    }
-}
-
-#[test]
-fn agent_authentication_must_be_whole_and_is_never_ignored() {
-    let line = Line::new();
-    let found = line.mistakes(&["--agent-namespace=kube-system"]).join("\n");
-    for gist in [
-        "--agent-service-account cannot be empty when agent authentication is enabled",
-        "--authentication-audience cannot be empty when agent authentication is enabled",
-    ] {
-        assert!(found.contains(gist), "{found}");
-    }
-    let file = line.file.path().to_str().unwrap();
-    let found = line.mistakes(&["--agent-namespace=a", "--cluster-ca-cert", file]).join("\n");
-    assert!(
-        found.contains("--cluster-ca-cert can not be used when agent authentication is enabled"),
-        "{found}"
-    );
-}
-
-#[test]
-fn a_tcp_frontend_needs_its_certificates() {
-    let line = Line::new();
-    let file = line.file.path().to_str().unwrap();
-    let found = line.mistakes(&["--uds-name=", "--server-port=8090"]).join("\n");
-    assert!(found.contains("server ca cert must be set when in TCP mode (uds-name is empty)"), "{found}");
-    let found = line.mistakes(&["--server-key", file, "--cluster-key="]).join("\n");
-    assert!(
-        found.contains(&format!("cannot have server cert empty when server key is set to {file:?}")),
-        "{found}"
-    );
-    assert!(
-        found.contains(&format!("cannot have cluster key empty when cluster cert is set to {file:?}")),
-        "{found}"
-    );
-    assert!(found.contains("server key should not be set for UDS"), "{found}");
-    let all = [
-        "--uds-name=",
-        "--server-port=8090",
-        "--server-cert",
-        file,
-        "--server-key",
-        file,
-        "--server-ca-cert",
-        file,
-    ];
-    assert_eq!(line.options(&all).server_port, 8090);
-}
-
-#[test]
 fn deprecated_and_powerless_flags_are_taken_with_a_warning() {
     let line = Line::new();
     let warnings = line
@@ -335,7 +232,7 @@ fn one_warning_names_what_has_no_effect() {
 #[test]
 fn the_manifests_flags_are_understood() {
     use crate::ops::flags::testing::manifest_flags;
-    let text = include_str!("../../../../deploy/server/pod.yaml");
+    let text = include_str!("../../../../../deploy/server/pod.yaml");
     let args = manifest_flags(text);
     assert!(args.len() > 8, "{args:?}");
     match Options::parse(&args, |_| None) {
