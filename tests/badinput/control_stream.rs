@@ -15,14 +15,14 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::cell::{Cell, LONG, Plan};
 use crate::{Witness, dials};
 
-async fn agent(cell: &Cell) -> Client {
+pub(crate) async fn agent(cell: &Cell) -> Client {
     let stream = TcpStream::connect(cell.server.bound.agents).await.unwrap();
     let tls = cell.tls(Some(&cell.client()), ALPN_H2);
     Client::new(tls.connect("127.0.0.1", stream, LONG).await.unwrap()).await
 }
 
-const CONNECT: &str = "/AgentService/Connect";
-const PROXY: &str = "/ProxyService/Proxy";
+pub(crate) const CONNECT: &str = "/AgentService/Connect";
+pub(crate) const PROXY: &str = "/ProxyService/Proxy";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_does_not_say_who_it_is_is_refused() {

@@ -7,6 +7,8 @@ mod control_stream;
 mod exhaustion;
 mod frontends;
 mod lanes;
+mod late;
+mod metadata;
 mod panics;
 mod ports;
 mod puppet;
