@@ -6,6 +6,7 @@ use h2::server::SendResponse;
 use proxy_tests::calls::Call;
 use proxy_tests::runner::{Ground, RunningAgent, until};
 use proxy_tests::scrape::Page;
+use proxy_user::agent::options::Options;
 use proxy_user::net::cipher::TlsPolicy;
 use proxy_user::net::listener::TcpListener;
 use proxy_user::net::tls::{ALPN_H2, ServerEndpoint, ServerTls};
@@ -29,6 +30,11 @@ pub(crate) struct Puppet {
 
 impl Puppet {
     pub(crate) fn start(ours: bool) -> Puppet {
+        Puppet::with(ours, |_| {})
+    }
+
+    /// As [`Puppet::start`]; `change` has a last look at the agent's options.
+    pub(crate) fn with(ours: bool, change: impl FnOnce(&mut Options)) -> Puppet {
         let ground = Ground::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1", 0).unwrap();
         let tls = ServerTls {
@@ -42,6 +48,7 @@ impl Puppet {
         let tls = tls.watch().unwrap();
         let mut options = ground.agent_options("agent", listener.local_addr().port());
         options.lanes.mode = LanesMode::Off;
+        change(&mut options);
         let agent = RunningAgent::start(options).unwrap();
         Puppet { listener, tls, ours, agent, _ground: ground }
     }
@@ -63,8 +70,13 @@ impl Puppet {
 
     /// The agent's next control stream.
     pub(crate) async fn stream(&self) -> Call {
+        self.answer(&[("serverid", "puppet"), ("servercount", "1")]).await
+    }
+
+    /// As [`Puppet::stream`], answered with this, and with the dialect.
+    pub(crate) async fn answer(&self, metadata: &[(&'static str, &'static str)]) -> Call {
         let (request, respond) = self.call().await;
-        let mut metadata = vec![("serverid", "puppet"), ("servercount", "1")];
+        let mut metadata = metadata.to_vec();
         if self.ours {
             metadata.push(("konduit-mux", "1"));
         }

@@ -16,6 +16,7 @@ use tonic::{Extensions, Request, Status, Streaming};
 
 use super::flows::{Flows, LaneHost, target_end};
 use super::goaway::Tap;
+use super::options::Options;
 use super::phase::Life;
 use super::route::{Route, RouteError, SILENCE};
 use crate::flow::{DialError, Path};
@@ -30,7 +31,7 @@ use crate::wire::packet::{Answer, DialRequest, DialResponse, MAX_PACKET, Packet}
 use crate::wire::pb::{self, agent_service_client::AgentServiceClient};
 
 /// For the server's response headers; upstream waits for ever, which stalls the discovery of all others.
-const HELLO: Duration = Duration::from_secs(20);
+pub(super) const HELLO: Duration = Duration::from_secs(20);
 /// What a server may send before we read it. The brake towards an upstream server works through this window alone.
 const WINDOW: u32 = 1 << 20;
 
@@ -43,8 +44,8 @@ pub enum OpenError {
     Http(#[from] tonic::transport::Error),
     #[error("the server refused the control stream: {}", log::status(.0))]
     Refused(#[from] Status),
-    #[error("no answer from the server within {HELLO:?}")]
-    Silent,
+    #[error("no answer from the server within {0:?}")]
+    Silent(Duration),
     #[error("the server's answer makes no sense: {0}")]
     Metadata(#[from] MetadataError),
     #[error(
@@ -88,22 +89,22 @@ pub struct Opening {
 impl Opening {
     /// # Errors
     /// What failed first on the way.
-    pub async fn open(route: &Route, hello: &AgentHello, keepalive: Duration) -> Result<Opening, OpenError> {
+    pub async fn open(route: &Route, hello: &AgentHello, options: &Options) -> Result<Opening, OpenError> {
         let alert = Arc::new(OnceLock::new());
-        let opened = Opening::with(route, hello, keepalive, alert.clone()).await;
+        let opened = Opening::with(route, hello, options, alert.clone()).await;
         opened.map_err(|error| alert.get().copied().and_then(OpenError::of).unwrap_or(error))
     }
 
     async fn with(
         route: &Route,
         hello: &AgentHello,
-        keepalive: Duration,
+        options: &Options,
         alert: Arc<OnceLock<AlertDescription>>,
     ) -> Result<Opening, OpenError> {
         let headers = hello.write()?;
         let stream = route.connect().await?;
         // Go's floor; below it servers answer with ENHANCE_YOUR_CALM.
-        let keepalive = keepalive.max(Duration::from_secs(10));
+        let keepalive = options.keepalive_time.max(Duration::from_secs(10));
         let life = Life::new();
         let pulse = Pulse::new(SILENCE);
         let stream = Followed::new(stream, pulse.clone());
@@ -126,8 +127,9 @@ impl Opening {
         let request =
             Request::from_parts(MetadataMap::from_headers(headers), Extensions::default(), outbound);
         let mut client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_PACKET);
-        let answered = tokio::time::timeout(HELLO, client.connect(request)).await;
-        let (metadata, inbound, _) = answered.map_err(|_| OpenError::Silent)??.into_parts();
+        let answered = tokio::time::timeout(options.hello_timeout, client.connect(request)).await;
+        let answered = answered.map_err(|_| OpenError::Silent(options.hello_timeout))??;
+        let (metadata, inbound, _) = answered.into_parts();
         let hello = ServerHello::read(metadata.as_ref())?;
         Ok(Opening { hello, life, pulse, inbound, outlet })
     }

@@ -113,7 +113,7 @@ impl Servers {
         if !self.options.sync_forever && current >= known {
             return Ok(Found::Nothing);
         }
-        let opening = Opening::open(&self.route, &self.hello(), self.options.keepalive_time).await?;
+        let opening = Opening::open(&self.route, &self.hello(), &self.options).await?;
         Ok(self.adopt(opening))
     }
 

@@ -5,6 +5,7 @@ mod validate;
 
 use std::time::Duration;
 
+use crate::agent::control::HELLO;
 use crate::ops::flags::{
     EngineOptions, Invocation, LaneOptions, LogOptions, MuxOptions, OptionsError, Parsed, choice, parse,
 };
@@ -57,6 +58,8 @@ pub struct Options {
     pub server_count_source: ServerCountSource,
     pub kubeconfig: String,
     pub kube_api_content_type: String,
+    /// Not a flag: how long a server may take to answer a new control stream.
+    pub hello_timeout: Duration,
 
     /// After the first signal: exit when there was no flow and no dial for this long.
     pub drain_quiet: Duration,
@@ -105,6 +108,7 @@ impl Default for Options {
             server_count_source: ServerCountSource::Default,
             kubeconfig: String::new(),
             kube_api_content_type: "application/vnd.kubernetes.protobuf".to_owned(),
+            hello_timeout: HELLO,
             drain_quiet: Duration::from_secs(10),
             drain_timeout: None,
             lanes: LaneOptions::default(),

@@ -109,6 +109,7 @@ fn the_defaults_are_upstreams() {
         (options.sync_interval, options.sync_interval_cap),
         (Duration::from_secs(1), Duration::from_secs(10))
     );
+    assert_eq!(options.hello_timeout, Duration::from_secs(20));
     assert_eq!((options.drain_quiet, options.drain_timeout), (Duration::from_secs(10), None));
     assert_eq!(uuid::Uuid::parse_str(&options.agent_id).map(|id| id.get_version_num()), Ok(4));
     assert!(options.alpn_proto.is_empty() && !options.sync_forever && options.warnings.is_empty());
