@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test fails by it.
 
 mod alpn;
+mod bind;
 mod budget;
 mod dates;
 mod flags;
