@@ -19,3 +19,4 @@ mod search;
 mod stop;
 mod unprivileged;
 mod vanished;
+mod vanished_lanes;

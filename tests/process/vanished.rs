@@ -23,11 +23,11 @@ use crate::reload::{PREFACE, client};
 /// Both ends' patience, as upstream's: for a ping's answer, and for an acknowledgement (TCP_USER_TIMEOUT).
 const SILENCE: Duration = Duration::from_secs(20);
 /// The cut end is noticed by then, on a machine that is busy too.
-const LATEST: Duration = Duration::from_secs(32);
+pub(crate) const LATEST: Duration = Duration::from_secs(32);
 const SENTENCE: &str = "nothing came from the peer for";
 
 /// Sends four bytes ten times a second to whoever connects.
-fn clock() -> anyhow::Result<String> {
+pub(crate) fn clock() -> anyhow::Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?.to_string();
     std::thread::spawn(move || {
@@ -42,7 +42,7 @@ fn clock() -> anyhow::Result<String> {
     Ok(address)
 }
 
-fn dial(place: &Place, target: &str) -> UnixStream {
+pub(crate) fn dial(place: &Place, target: &str) -> UnixStream {
     let mut stream = UnixStream::connect(place.socket()).unwrap();
     stream.set_read_timeout(Some(2 * LATEST)).unwrap();
     stream.write_all(format!("CONNECT {target} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
@@ -50,7 +50,7 @@ fn dial(place: &Place, target: &str) -> UnixStream {
 }
 
 /// A copy of each of a process' TCP connections that has this port at either end.
-fn connections(child: &Child, port: u16) -> Vec<OwnedFd> {
+pub(crate) fn connections(child: &Child, port: u16) -> Vec<OwnedFd> {
     let pid = Pid::from_raw(child.pid() as i32).unwrap();
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     let fds = fs::read_dir(format!("/proc/{}/fd", child.pid())).unwrap().flatten();
@@ -67,7 +67,7 @@ fn connections(child: &Child, port: u16) -> Vec<OwnedFd> {
     copies.filter(has_port).collect()
 }
 
-fn page(link: &Link, port: u16, far: bool) -> anyhow::Result<Page> {
+pub(crate) fn page(link: &Link, port: u16, far: bool) -> anyhow::Result<Page> {
     let get = || Page::get(SocketAddr::from(([127, 0, 0, 1], port)));
     if far { link.far.run(get) } else { link.near.run(get) }
 }
