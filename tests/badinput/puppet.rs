@@ -19,6 +19,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::cell::LONG;
 
+/// On a busy machine a connection may be given up before its turn comes, hardly ever so many.
+const TRIES: usize = 5;
+
 pub(crate) struct Puppet {
     listener: TcpListener,
     tls: ServerEndpoint,
@@ -53,19 +56,28 @@ impl Puppet {
         Puppet { listener, tls, ours, agent, _ground: ground }
     }
 
-    /// The agent's next connection, before anything was said on it.
+    /// The agent's next connection, before anything was said on it. One that it has given up since it came is none.
     pub(crate) async fn connection(&self) -> TlsStream<TcpStream> {
-        let accepted =
-            tokio::time::timeout(LONG, self.listener.accept()).await.expect("the agent stays away");
-        self.tls.accept(accepted, LONG).await.unwrap().stream
+        for _ in 0..TRIES {
+            let accepted =
+                tokio::time::timeout(LONG, self.listener.accept()).await.expect("the agent stays away");
+            match self.tls.accept(accepted, LONG).await {
+                Ok(accepted) => return accepted.stream,
+                Err(error) => eprintln!("the next one: {error}"),
+            }
+        }
+        panic!("the agent gives every connection up")
     }
 
     /// The agent's next call, unanswered.
     pub(crate) async fn call(&self) -> (http::Request<RecvStream>, SendResponse<Bytes>) {
-        let mut connection = h2::server::handshake(self.connection().await).await.unwrap();
-        let call = connection.accept().await.unwrap().unwrap();
-        tokio::spawn(async move { while let Some(Ok(_)) = connection.accept().await {} });
-        call
+        for _ in 0..TRIES {
+            let Ok(mut connection) = h2::server::handshake(self.connection().await).await else { continue };
+            let Some(Ok(call)) = connection.accept().await else { continue };
+            tokio::spawn(async move { while let Some(Ok(_)) = connection.accept().await {} });
+            return call;
+        }
+        panic!("the agent gives every call up")
     }
 
     /// The agent's next control stream.
@@ -75,12 +87,17 @@ impl Puppet {
 
     /// As [`Puppet::stream`], answered with this, and with the dialect.
     pub(crate) async fn answer(&self, metadata: &[(&'static str, &'static str)]) -> Call {
-        let (request, respond) = self.call().await;
         let mut metadata = metadata.to_vec();
         if self.ours {
             metadata.push(("konduit-mux", "1"));
         }
-        Call::answer(request, respond, &metadata)
+        for _ in 0..TRIES {
+            let (request, respond) = self.call().await;
+            if let Ok(call) = Call::try_answer(request, respond, &metadata) {
+                return call;
+            }
+        }
+        panic!("the agent gives up every call that is answered")
     }
 
     /// The sum of the agent's series whose name ends so and that carry these labels.

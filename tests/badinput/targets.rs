@@ -68,7 +68,8 @@ async fn a_target_that_speaks_first_is_heard_after_the_200() {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                stream.write_all(b"220 welcome\r\n").await.unwrap();
+                // A dial that is given up meanwhile is no fault.
+                let _ = stream.write_all(b"220 welcome\r\n").await;
             }
         });
         for _ in 0..20 {

@@ -169,20 +169,18 @@ async fn an_answer_that_makes_no_sense_is_not_the_end_of_the_agent() {
 /// more to be found, and the flows of the one there is go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_never_answers_is_given_up_for_the_next() {
-    const PATIENCE: Duration = Duration::from_millis(300);
+    // As long as this test may be late with an answer that it does give.
+    const PATIENCE: Duration = Duration::from_secs(2);
     let puppet = Puppet::with(true, |options| options.hello_timeout = PATIENCE);
     let target = Target::echo().await.unwrap();
     let mut first = puppet.answer(&[("serverid", "first"), ("servercount", "2")]).await;
     let conn = dial(&mut first, &target.name()).await;
-    for settings in [b"".as_slice(), b"\0\0\0\x04\0\0\0\0\0"] {
-        // Ahead of the handshake, behind which the agent's patience begins.
-        let began = Instant::now();
-        let mut silent = puppet.connection().await;
-        silent.write_all(settings).await.unwrap();
-        rest(&mut silent).await;
-        assert!(began.elapsed() >= PATIENCE, "it was left after {:?}", began.elapsed());
-        ping(&mut first, conn).await;
-    }
+    // Ahead of the handshake, behind which the agent's patience begins.
+    let began = Instant::now();
+    let mut silent = puppet.connection().await;
+    rest(&mut silent).await;
+    assert!(began.elapsed() >= PATIENCE, "it was left after {:?}", began.elapsed());
+    ping(&mut first, conn).await;
     let (_request, _respond) = puppet.call().await;
     let _second = puppet.answer(&[("serverid", "second"), ("servercount", "2")]).await;
     until("both servers", || puppet.agent.servers.connected() == 2).await.unwrap();

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use bytes::Bytes;
 use proxy_tests::calls::Call;
 use proxy_tests::runner::{Ground, RunningAgent, SOON, until};
@@ -55,13 +56,21 @@ impl Upstream {
 
     /// The next control stream, answered with these headers.
     pub(crate) async fn answer(&self, headers: &[(&str, &str)]) -> (Call, CancellationToken) {
-        let socket: TcpStream = tokio::time::timeout(SOON, self.listener.accept()).await.unwrap().unwrap().0;
-        *self.arrived.lock().unwrap() = Instant::now();
-        let stream = self.tls.accept(socket).await.unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        let (request, respond): (_, h2::server::SendResponse<Bytes>) =
-            connection.accept().await.unwrap().unwrap();
-        let call = Call::answer(request, respond, headers);
+        let opened = async || {
+            let accepted = tokio::time::timeout(SOON, self.listener.accept()).await;
+            let socket: TcpStream = accepted.unwrap().unwrap().0;
+            *self.arrived.lock().unwrap() = Instant::now();
+            let stream = self.tls.accept(socket).await?;
+            let mut connection = h2::server::handshake(stream).await?;
+            let (request, respond): (_, h2::server::SendResponse<Bytes>) =
+                connection.accept().await.context("no call")??;
+            anyhow::Ok((Call::try_answer(request, respond, headers)?, connection))
+        };
+        // One that the agent has given up before its turn came is none.
+        let (call, mut connection) = match opened().await {
+            Ok(opened) => opened,
+            Err(_) => opened().await.unwrap(),
+        };
         let ending = CancellationToken::new();
         let told = ending.clone();
         tokio::spawn(async move {

@@ -59,16 +59,25 @@ impl Call {
     /// The next call on a server's connection, answered with these headers. The connection must be driven beside.
     pub fn answer(
         request: http::Request<RecvStream>,
-        mut respond: h2::server::SendResponse<Bytes>,
+        respond: h2::server::SendResponse<Bytes>,
         metadata: &[(&str, &str)],
     ) -> Call {
+        Call::try_answer(request, respond, metadata).unwrap()
+    }
+
+    /// As [`Call::answer`], to a peer that may have given the call up.
+    pub fn try_answer(
+        request: http::Request<RecvStream>,
+        mut respond: h2::server::SendResponse<Bytes>,
+        metadata: &[(&str, &str)],
+    ) -> Result<Call, h2::Error> {
         let mut response = http::Response::builder().header("content-type", "application/grpc");
         for (name, value) in metadata {
             response = response.header(*name, *value);
         }
-        let send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+        let send = respond.send_response(response.body(()).unwrap(), false)?;
         let (head, body) = request.into_parts();
-        Call { send, response: None, headers: head.headers, body: Some(body), bytes: BytesMut::new() }
+        Ok(Call { send, response: None, headers: head.headers, body: Some(body), bytes: BytesMut::new() })
     }
 
     /// As [`Call::say`], to a peer that may have ended the call; whether it has not.

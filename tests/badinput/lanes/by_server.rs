@@ -337,7 +337,7 @@ async fn accept(listener: TcpListener, ground: &Ground) -> Arc<Stage> {
                     ("konduit-lane", "1"),
                     ("konduit-lane-ticket", &ticket),
                 ];
-                let call = Call::answer(request, respond, &metadata);
+                let Ok(call) = Call::try_answer(request, respond, &metadata) else { return };
                 place.send((server, call));
             });
         }
