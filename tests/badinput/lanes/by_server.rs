@@ -15,7 +15,7 @@ use proxy_user::net::listener::TcpListener;
 use proxy_user::net::tls::{ALPN_H2, ServerTls};
 use proxy_user::ops::flags::{LaneSecurity, LanesMode};
 use proxy_user::ops::metrics;
-use proxy_user::wire::ids::DialId;
+use proxy_user::wire::ids::{ConnId, DialId};
 use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -301,6 +301,14 @@ fn record(
     }
 }
 
+/// Whether the agent has not given the call up before it was answered.
+async fn is_taken(call: &mut Call) -> bool {
+    let conn = ConnId(777_777);
+    let reason = "unrecognized connectID".to_owned();
+    call.try_say(Packet::Data { conn, data: "?".into() })
+        && puppet::hears(call, &Packet::Reset { conn, reason }).await
+}
+
 /// Plays every server that the agent finds; those without a case wait for one. The agent gives up who lets it wait for
 /// long, so a connection that ends early is no fault.
 async fn accept(listener: TcpListener, ground: &Ground) -> Arc<Stage> {
@@ -337,8 +345,10 @@ async fn accept(listener: TcpListener, ground: &Ground) -> Arc<Stage> {
                     ("konduit-lane", "1"),
                     ("konduit-lane-ticket", &ticket),
                 ];
-                let Ok(call) = Call::try_answer(request, respond, &metadata) else { return };
-                place.send((server, call));
+                let Ok(mut call) = Call::try_answer(request, respond, &metadata) else { return };
+                if is_taken(&mut call).await {
+                    place.send((server, call));
+                }
             });
         }
     });
