@@ -1,5 +1,5 @@
-//! Panics of every task in this process: tokio catches them, and a test would not notice. Those of a test's own thread
-//! are that test's end, and none of its neighbours'.
+//! Panics of the product, in whatever task of this process: tokio catches them, and a test would not notice. Those of the
+//! tests' own code are that test's end, and none of its neighbours'.
 
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, Once};
@@ -12,7 +12,10 @@ pub(crate) fn watch() {
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-            if std::thread::current().name().is_none_or(|name| name.starts_with("tokio")) {
+            // A test's own is named after it.
+            let thread = std::thread::current();
+            let tests = info.location().is_some_and(|place| place.file().starts_with("tests/"));
+            if thread.name().is_none_or(|name| name.starts_with("tokio")) && !tests {
                 PANICS.lock().unwrap().push(info.to_string());
             }
             before(info);

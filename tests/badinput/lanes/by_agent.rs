@@ -366,8 +366,7 @@ async fn what_an_agent_says_on_a_lane_harms_its_own_dial_at_most() {
     server.has_agents(1).await.unwrap();
     until("an end of all flows but the bystander's", || server.flows().len() == 1).await.unwrap();
     until("nobody to wait for a lane", || lanes.stats().waiting == 0).await.unwrap();
-    let played = std::mem::take(&mut *stage.played.lock().unwrap());
-    all_closed(played).await;
+    all_closed(&stage.played).await;
     watch.abort();
     assert!(watch.await.unwrap_err().is_cancelled(), "the bystander's flow was harmed");
     assert_eq!(panics::seen(), [""; 0]);

@@ -24,20 +24,19 @@ pub(super) struct Lane {
 /// One end of a TCP connection on this machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Socket {
-    local: SocketAddr,
+    pub(super) local: SocketAddr,
     remote: SocketAddr,
 }
 
 impl Socket {
-    /// Those of these that a process still holds.
-    pub(super) fn held(mut sockets: Vec<(String, Socket)>) -> Vec<(String, Socket)> {
+    /// Leaves those of these that a process still holds.
+    pub(super) fn retain_held(sockets: &mut Vec<(String, Socket)>) {
         let table = fs::read_to_string("/proc/net/tcp").unwrap();
         // A row without an inode belongs to no descriptor.
         let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
         let held: HashSet<_> =
             rows.filter(|row| row[9] != "0").map(|row| (row[1].to_owned(), row[2].to_owned())).collect();
         sockets.retain(|(_, socket)| held.contains(&(in_hex(socket.local), in_hex(socket.remote))));
-        sockets
     }
 }
 

@@ -7,6 +7,7 @@ mod lane;
 mod words;
 
 use std::fmt::Debug;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -55,15 +56,14 @@ fn sayings(first: bool) -> Vec<(Word, Shape)> {
 }
 
 /// Until no process holds any of these.
-async fn all_closed(mut sockets: Vec<(String, Socket)>) {
+async fn all_closed(played: &Mutex<Vec<(String, Socket)>>) {
     let began = Instant::now();
     loop {
-        sockets = Socket::held(sockets);
-        match sockets.first() {
-            None => return,
-            Some(first) => {
-                assert!(began.elapsed() < LONG, "{} lanes are left, first {first:?}", sockets.len())
-            }
+        {
+            let mut sockets = played.lock().unwrap();
+            Socket::retain_held(&mut sockets);
+            let Some(first) = sockets.first() else { return };
+            assert!(began.elapsed() < LONG, "{} lanes are left, first {first:?}", sockets.len());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
