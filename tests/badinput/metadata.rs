@@ -14,8 +14,6 @@ use crate::{Witness, panics};
 
 /// What both ports take, as upstream's: one field of so much and many of little.
 const LARGE: usize = 64 << 10;
-/// Beyond 16 MiB.
-const TOO_LARGE: usize = 17 << 20;
 
 fn many(bytes: usize) -> Vec<(String, String)> {
     (0..bytes / 64).map(|at| (format!("x-{at}"), "v".repeat(64))).collect()
@@ -43,8 +41,6 @@ async fn of_an_agent() {
         cell.server.registry().streams().iter().any(|stream| stream.identifiers.host.contains(&last));
     assert!(registered, "{last}");
 
-    too_large(agent(&cell).await, CONNECT).await;
-    cell.server_counts("ready_backends", &[("proxy_strategy", "default")], 2.0).await;
     witness.still_works().await;
     assert_eq!(panics::seen(), [""; 0]);
 }
@@ -66,7 +62,6 @@ async fn of_an_api_server() {
     let error = "backend uninitialized".to_owned();
     assert_eq!(call.hear().await, Some(Packet::CloseResponse { conn: ConnId(5), error }));
 
-    too_large(api_server(&cell).await, PROXY).await;
     neighbour.say(Packet::Data { conn, data: "still here".into() });
     assert_eq!(neighbour.hear().await, Some(Packet::Data { conn, data: "still here".into() }));
     assert_eq!(panics::seen(), [""; 0]);
@@ -74,11 +69,4 @@ async fn of_an_api_server() {
 
 async fn api_server(cell: &Cell) -> Client {
     Client::new(UnixStream::connect(cell.socket()).await.unwrap()).await
-}
-
-/// Refused by HTTP's status for it, or with its connection.
-async fn too_large(client: Client, path: &str) {
-    let value = "v".repeat(TOO_LARGE);
-    let status = client.call(path, &[("agentid", "too-large"), ("x", &value)]).await.http_status().await;
-    assert!(status.is_none_or(|status| status == 431), "{status:?}");
 }

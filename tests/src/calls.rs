@@ -123,13 +123,6 @@ impl Call {
         &self.headers
     }
 
-    /// HTTP's status of the answer; `None` when the connection ended instead.
-    pub async fn http_status(&mut self) -> Option<u16> {
-        let response = self.response.take().expect("it was answered already");
-        let response = tokio::time::timeout(SOON, response).await.expect("no answer");
-        response.ok().map(|response| response.status().as_u16())
-    }
-
     /// The next packet; `None` when there are no more.
     pub async fn hear(&mut self) -> Option<Packet> {
         self.answered().await;
