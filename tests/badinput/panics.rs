@@ -12,10 +12,7 @@ pub(crate) fn watch() {
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-            // A test's own is named after it.
-            let thread = std::thread::current();
-            let tests = info.location().is_some_and(|place| place.file().starts_with("tests/"));
-            if thread.name().is_none_or(|name| name.starts_with("tokio")) && !tests {
+            if info.location().is_none_or(|place| !place.file().starts_with("tests/")) {
                 PANICS.lock().unwrap().push(info.to_string());
             }
             before(info);
