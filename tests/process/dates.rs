@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use proxy_tests::child::Child;
 use proxy_tests::ports;
@@ -47,4 +48,27 @@ fn a_certificate_out_of_its_days_is_told_by_whoever_shows_it_and_whoever_sees_it
     ports::wait(SOON, "a word of the new certificate", again).unwrap();
     let wanted = "the peer's certificate is not valid before 2095-01-01T00:00:00Z; ";
     ports::wait(SOON, "a word of the server's certificate", || told(wanted)).unwrap();
+}
+
+#[test]
+fn a_server_tells_why_it_refuses_an_agent_and_when_its_own_certificate_expires() {
+    let place = Place::new().unwrap();
+    let own = place.ground.certs.until("own", SystemTime::now() + Duration::from_secs(20)).unwrap();
+    let [cert, key] = [("cert", &own.cert), ("key", &own.key)]
+        .map(|(flag, path)| format!("--cluster-{flag}={}", path.display()));
+    let server = place.start_server("server", &[&cert, &key]).unwrap();
+    assert_eq!(warnings(&server, &own.cert), [""; 0]);
+    let early = place.ground.certs.dated("early", 2095, 2096).unwrap();
+    let [cert, key] = [("cert", &early.cert), ("key", &early.key)]
+        .map(|(flag, path)| format!("--agent-{flag}={}", path.display()));
+    let _agent = place.spawn_agent(&[&cert, &key]).unwrap();
+    let refused = || {
+        let log = fs::read_to_string(&server.log).unwrap();
+        let why = "the peer's certificate is not valid before 2095-01-01T00:00:00Z; ";
+        log.lines()
+            .any(|line| line.starts_with('W') && line.contains("Refused an agent") && line.contains(why))
+    };
+    ports::wait(SOON, "why the agent is refused", refused).unwrap();
+    let expired = || warnings(&server, &own.cert).iter().any(|line| line.contains(" expired at "));
+    ports::wait(SOON, "the end of the server's certificate", expired).unwrap();
 }

@@ -98,10 +98,8 @@ fn a_second_signal_ends_a_server_at_once() {
     server.signal(Signal::TERM).unwrap();
     ports::wait(SOON, "the drain", || UnixStream::connect(place.socket()).is_err()).unwrap();
     server.check().unwrap();
-    let began = Instant::now();
     server.signal(Signal::TERM).unwrap();
     assert_eq!(server.wait(SOON).unwrap().code(), Some(1));
-    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 /// The next server binds the socket's name before the last one has gone, which must not take it along.
@@ -129,7 +127,7 @@ fn the_socket_is_its_successors() {
 
 /// What a static pod costs its API server when it is replaced: deploy/README.md tells the figure.
 #[test]
-fn the_gap_between_a_server_and_its_successor_is_short() {
+fn a_successor_serves_the_agents_of_before() {
     let place = Place::new().unwrap();
     let mut first = place.start_server("first", &[]).unwrap();
     let _agent = place.start_agent().unwrap();

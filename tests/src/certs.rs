@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
@@ -57,12 +58,23 @@ impl Certs {
 
     /// A certificate for this machine's server and its agents alike, valid in these years (from their first days).
     pub fn dated(&self, file: &str, from: i32, to: i32) -> anyhow::Result<Pair> {
+        self.both(file, |params| {
+            params.not_before = date_time_ymd(from, 1, 1);
+            params.not_after = date_time_ymd(to, 1, 1);
+        })
+    }
+
+    /// The same, valid until then.
+    pub fn until(&self, file: &str, to: SystemTime) -> anyhow::Result<Pair> {
+        self.both(file, |params| params.not_after = to.into())
+    }
+
+    fn both(&self, file: &str, days: impl FnOnce(&mut CertificateParams)) -> anyhow::Result<Pair> {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
         params.distinguished_name = named("konnectivity", None);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_before = date_time_ymd(from, 1, 1);
-        params.not_after = date_time_ymd(to, 1, 1);
+        days(&mut params);
         self.sign(file, params)
     }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::flow::{DialError, DialReason, FlowTable};
 use crate::net::dial::{Refused, connect};
 use crate::net::resolve::{Names, ResolveError};
-use crate::net::room::tell_no_room;
+use crate::net::room::{Of, tell_no_descriptor, tell_no_room};
 use crate::ops::metrics::AgentMetrics;
 
 /// A target that has not answered by then has failed, name resolution included.
@@ -34,7 +34,7 @@ impl Targets {
         let _under_way = self.table.busy();
         if self.table.under_way() > self.most_flows {
             self.metrics.dial_failed(false);
-            tell_no_room("flows", self.most_flows);
+            tell_no_room(Of::Flows, self.most_flows);
             let text = format!("dial {protocol} {address}: socket: too many open files");
             return Err(DialError::new(DialReason::Exhausted, text));
         }
@@ -47,9 +47,6 @@ impl Targets {
             Err(error) => {
                 let timeout = matches!(error.reason, DialReason::Timeout | DialReason::ConnectTimedOut);
                 self.metrics.dial_failed(timeout);
-                if error.reason == DialReason::Exhausted {
-                    tell_no_room("flows", self.most_flows);
-                }
             }
         }
         dialled
@@ -122,6 +119,7 @@ fn failed(protocol: &str, refused: &Refused) -> DialError {
         Some(libc::ECONNRESET) => (DialReason::Reset, "connect: connection reset by peer".to_owned()),
         Some(libc::ETIMEDOUT) => (DialReason::ConnectTimedOut, "connect: connection timed out".to_owned()),
         Some(libc::EMFILE | libc::ENFILE) => {
+            tell_no_descriptor(source);
             (DialReason::Exhausted, "socket: too many open files".to_owned())
         }
         Some(libc::EACCES | libc::EPERM) => (DialReason::Other, "connect: permission denied".to_owned()),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
-use super::room::Seldom;
+use super::room::{Seldom, remedy};
 use super::sockopt;
 use super::tls::TlsInfo;
 
@@ -198,16 +198,6 @@ pub(super) async fn wait_out(what: &(impl fmt::Display + ?Sized), error: &io::Er
     }
 }
 
-/// What is to be done when descriptors or memory ran out; `None` for another error.
-fn remedy(error: &io::Error) -> Option<&'static str> {
-    match error.raw_os_error()? {
-        libc::EMFILE => Some("raise the hard limit on open files (ulimit -Hn, LimitNOFILE= of a unit)"),
-        libc::ENFILE => Some("raise this machine's limit on open files (sysctl fs.file-max)"),
-        libc::ENOBUFS | libc::ENOMEM => Some("give this machine or container more memory"),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,20 +226,6 @@ mod tests {
         let error = TcpListener::bind(&nowhere, 0).unwrap_err();
         assert!(matches!(error, ListenError::Address { .. }), "{error}");
         assert!(error.to_string().contains(&format!("{nowhere}:0: neither an IP address nor")), "{error}");
-    }
-
-    #[test]
-    fn want_has_a_remedy_and_a_lost_connection_needs_none() {
-        let of = |errno| remedy(&io::Error::from_raw_os_error(errno));
-        for (errno, words) in [
-            (libc::EMFILE, "LimitNOFILE"),
-            (libc::ENFILE, "fs.file-max"),
-            (libc::ENOBUFS, "memory"),
-            (libc::ENOMEM, "memory"),
-        ] {
-            assert!(of(errno).is_some_and(|said| said.contains(words)), "{errno}");
-        }
-        assert_eq!(of(libc::ECONNABORTED), None);
     }
 
     #[tokio::test]

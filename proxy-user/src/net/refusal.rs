@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use k8s_openapi::jiff::Timestamp;
-use rustls::{AlertDescription, CertificateError, Error, InconsistentKeys, OtherError};
+use rustls::{
+    AlertDescription, CertificateError, Error, InconsistentKeys, InvalidMessage, OtherError, PeerIncompatible,
+};
 use rustls_pki_types::UnixTime;
 
 /// Where a certificate authority is named.
@@ -23,13 +25,21 @@ impl fmt::Display for Why<'_> {
                 "the peer showed no certificate; give it one (--agent-cert and --agent-key of an agent)",
             ),
             Some(Error::AlertReceived(alert)) => told(*alert, f),
-            Some(Error::PeerIncompatible(_)) => f.write_str(
-                "the peer has no TLS version, cipher suite or signature in common with us; see --tls-min-version and \
-                 --cipher-suites of the server, and the kind of key in its certificate",
+            Some(Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)) => f.write_str(
+                "the peer takes no signature that the key of our certificate can make; give us one with another kind \
+                 of key",
             ),
-            Some(Error::InvalidMessage(_) | Error::InappropriateMessage { .. }) => {
-                write!(f, "what the peer says is no TLS; check address and port ({})", self.0)
-            }
+            Some(Error::PeerIncompatible(_)) => write!(
+                f,
+                "the peer has too little of TLS in common with us; see --tls-min-version and --cipher-suites of the \
+                 server ({})",
+                self.0
+            ),
+            Some(Error::InvalidMessage(
+                InvalidMessage::InvalidContentType
+                | InvalidMessage::UnknownProtocolVersion
+                | InvalidMessage::MessageTooLarge,
+            )) => write!(f, "what the peer says is no TLS; check address and port ({})", self.0),
             None if self.0.kind() == io::ErrorKind::UnexpectedEof => {
                 f.write_str("the peer closed the connection instead; its log may say why")
             }
@@ -115,9 +125,25 @@ fn told(alert: AlertDescription, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         AlertDescription::NoApplicationProtocol => {
             f.write_str("the peer knows none of our application protocols (ALPN); check address and port")
         }
-        AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure => f.write_str(
-            "the peer has no TLS version or cipher suite in common with us; see --tls-min-version and --cipher-suites \
-             of the server",
+        AlertDescription::ProtocolVersion => f.write_str(
+            "the peer has no TLS version in common with us; see --tls-min-version of the server",
+        ),
+        // Go's below TLS 1.3 for the want of a client's certificate, too.
+        AlertDescription::HandshakeFailure => f.write_str(
+            "the peer found no common ground: it may want a certificate of us (--agent-cert of an agent), or other \
+             cipher suites (--cipher-suites of the server)",
+        ),
+        AlertDescription::AccessDenied
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateRequired
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::UnsupportedCertificate => write!(
+            f,
+            "the peer does not take our certificate (TLS alert {alert:?}): its CA bundle must know who signed ours, \
+             and that must be valid"
         ),
         AlertDescription::UnrecognisedName => {
             f.write_str("the peer serves nobody of that name; check --proxy-server-host of the agent")

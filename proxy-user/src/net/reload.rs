@@ -22,22 +22,24 @@ pub struct Reloading<T> {
 }
 
 impl<T: Send + Sync + 'static> Reloading<T> {
-    /// Loads once, then watches `files` until dropped. `what` names the value in log lines.
-    /// Must be called inside a tokio runtime.
+    /// Loads once, then watches `files` until dropped. `what` names the value in log lines; `look` is called at every
+    /// poll, for what changes with the time alone. Must be called inside a tokio runtime.
     pub fn start<E: std::error::Error + Send + 'static>(
         what: &'static str,
         files: Vec<PathBuf>,
         poll: Duration,
         load: impl Fn() -> Result<T, E> + Send + 'static,
+        look: impl Fn() + Send + 'static,
     ) -> Result<Reloading<T>, E> {
         let seen = fingerprint(&files);
         let current = Arc::new(RwLock::new(Arc::new(load()?)));
         let slot = current.clone();
-        let watcher = tokio::spawn(watch(what, files, poll, seen, move || {
+        let reload = move || {
             let value = Arc::new(load()?);
             *slot.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = value;
             Ok::<(), E>(())
-        }));
+        };
+        let watcher = tokio::spawn(watch(what, files, poll, seen, reload, look));
         Ok(Reloading { current, watcher: watcher.abort_handle() })
     }
 
@@ -58,12 +60,14 @@ async fn watch<E: std::error::Error>(
     poll: Duration,
     mut seen: Vec<Option<Fingerprint>>,
     reload: impl Fn() -> Result<(), E>,
+    look: impl Fn(),
 ) {
     let mut tick = tokio::time::interval(poll);
     let mut last_complaint = String::new();
     let mut due = false;
     loop {
         tick.tick().await;
+        look();
         let now = fingerprint(&files);
         due |= now != seen;
         seen = now;
@@ -136,7 +140,8 @@ mod tests {
                 other => other,
             }
         };
-        let value = Reloading::start("test", vec![file.clone()], Duration::from_millis(5), load).unwrap();
+        let value =
+            Reloading::start("test", vec![file.clone()], Duration::from_millis(5), load, || ()).unwrap();
         assert_eq!(*value.current(), "one");
 
         std::os::unix::fs::symlink("v2", at("next")).unwrap();

@@ -61,6 +61,13 @@ impl HandshakeError {
         matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
     }
 
+    /// Whether it failed over the peer's certificate, or the want of one.
+    pub fn is_about_certificate(&self) -> bool {
+        let HandshakeError::Failed(error) = self else { return false };
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        matches!(inner, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
+    }
+
     /// Whether the peer said that it knows none of our protocols: a server without lanes, no fault.
     pub fn is_no_application_protocol(&self) -> bool {
         let HandshakeError::Failed(error) = self else { return false };
@@ -142,7 +149,9 @@ impl ServerTls {
     pub fn watch(self) -> Result<ServerEndpoint, TlsError> {
         let files = [&self.cert, &self.key].into_iter().chain(&self.client_ca).cloned().collect();
         let require_alpn = self.require_alpn;
-        let config = Reloading::start("server TLS", files, POLL, move || self.load().map(Arc::new))?;
+        let cert = self.cert.clone();
+        let load = move || self.load().map(Arc::new);
+        let config = Reloading::start("server TLS", files, POLL, load, move || validity::look(&cert))?;
         Ok(ServerEndpoint { config: Arc::new(config), require_alpn })
     }
 }
@@ -244,7 +253,10 @@ impl ClientTls {
     pub fn watch(self) -> Result<ClientEndpoint, TlsError> {
         let pair = self.identity.iter().flat_map(|(cert, key)| [cert, key]);
         let files = std::iter::once(&self.ca).chain(pair).cloned().collect();
-        let config = Reloading::start("client TLS", files, POLL, move || self.load().map(Arc::new))?;
+        let cert = self.identity.as_ref().map(|(cert, _)| cert.clone());
+        let load = move || self.load().map(Arc::new);
+        let look = move || cert.iter().for_each(|cert| validity::look(cert));
+        let config = Reloading::start("client TLS", files, POLL, load, look)?;
         Ok(ClientEndpoint { config: Arc::new(config) })
     }
 }
@@ -327,7 +339,7 @@ fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let certified =
         certified.map_err(|source| TlsError::Pair { cert: cert.into(), key: key.into(), source })?;
     if let [leaf, ..] = &certified.cert[..] {
-        validity::warn(cert, leaf);
+        validity::note(cert, leaf);
     }
     Ok(certified)
 }

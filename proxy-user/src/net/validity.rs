@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
@@ -15,26 +15,54 @@ use super::room::Seldom;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Untimely {
     #[error(
-        "the certificate {path:?} expired at {at}: peers refuse it; put a new one there, which is read at once"
+        "the certificate {path:?} expired at {at}: peers refuse it; put a new one there, which is read within seconds"
     )]
     Expired { path: PathBuf, at: Timestamp },
     #[error(
         "the certificate {path:?} is not valid before {at}: until then peers refuse it; set this machine's clock if \
-         that is wrong, or put another there, which is read at once"
+         that is wrong, or put another there, which is read within seconds"
     )]
     NotYet { path: PathBuf, at: Timestamp },
 }
 
-/// Warns if peers will refuse the certificate that was just loaded. Endpoints that share a file warn once.
-pub(super) fn warn(path: &Path, leaf: &CertificateDer<'_>) {
-    static SAID: LazyLock<Mutex<HashMap<PathBuf, Seldom>>> = LazyLock::new(Mutex::default);
-    // Less than between two looks at a file.
-    const EVERY: Duration = Duration::from_secs(2);
-    let Some(error) = untimely(path, leaf, Timestamp::now()) else { return };
-    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-    let news = said.entry(path.to_owned()).or_insert_with(|| Seldom::new(EVERY));
-    if news.take(std::time::Instant::now()) {
+/// The certificates that are in force here, by their files.
+static IN_FORCE: LazyLock<Mutex<HashMap<PathBuf, InForce>>> = LazyLock::new(Mutex::default);
+
+/// How often the same certificate is warned of.
+const EVERY: Duration = Duration::from_secs(3600);
+
+struct InForce {
+    leaf: CertificateDer<'static>,
+    told: Seldom,
+}
+
+/// Takes note of a certificate that was just loaded, and looks at it. Endpoints that share a file share its warnings.
+pub(super) fn note(path: &Path, leaf: &CertificateDer<'_>) {
+    let mut in_force = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
+    if in_force.get(path).is_none_or(|known| known.leaf != *leaf) {
+        in_force.insert(path.into(), InForce::new(leaf));
+    }
+    drop(in_force);
+    look(path);
+}
+
+/// Warns if peers will refuse this file's certificate by now. To be called every few seconds.
+pub(super) fn look(path: &Path) {
+    let in_force = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
+    let news = in_force.get(path).and_then(|known| known.news(path, Timestamp::now(), Instant::now()));
+    if let Some(error) = news {
         tracing::warn!("{error}");
+    }
+}
+
+impl InForce {
+    fn new(leaf: &CertificateDer<'_>) -> InForce {
+        InForce { leaf: leaf.clone().into_owned(), told: Seldom::new(EVERY) }
+    }
+
+    /// What to tell at this time, which is asked of both clocks.
+    fn news(&self, path: &Path, now: Timestamp, at: Instant) -> Option<Untimely> {
+        untimely(path, &self.leaf, now).filter(|_| self.told.take(at))
     }
 }
 
@@ -75,5 +103,26 @@ mod tests {
             late.starts_with("the certificate \"/etc/a.crt\" expired at 2025-03-01T00:00:00Z: "),
             "{late}"
         );
+    }
+
+    #[test]
+    fn one_that_expires_while_it_is_in_force_is_told_and_told_again_after_an_hour() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2025, 1, 1);
+        let in_force = InForce::new(params.self_signed(&key).unwrap().der());
+        let start = Instant::now();
+        let told = [
+            ("2024-12-31T23:59:55Z", 0),
+            ("2025-01-01T00:00:05Z", 10),
+            ("2025-01-01T00:00:10Z", 15),
+            ("2025-01-01T01:00:05Z", 3610),
+        ]
+        .map(|(now, second)| {
+            let at = start + Duration::from_secs(second);
+            in_force.news(Path::new("a.crt"), now.parse().unwrap(), at).is_some()
+        });
+        assert_eq!(told, [false, true, false, true]);
     }
 }

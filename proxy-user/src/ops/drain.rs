@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-/// How long after the begin of the drain somebody who was accepted before it may still say what is wanted.
+/// How long somebody who was accepted before the drain may still take to say what is wanted.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,10 +74,11 @@ impl DrainWatch {
         let _ = self.stage.wait_for(|stage| *stage >= Stage::Draining).await;
     }
 
-    /// Returns a second after the drain began: nobody waits longer for who has not spoken yet.
+    /// Returns a second from now, once the drain began, or when work is cut off: nobody waits longer for who has not
+    /// spoken yet.
     pub async fn last_words(&mut self) {
         self.draining().await;
-        tokio::time::sleep(LAST_WORDS).await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.cut()).await;
     }
 
     /// Returns when work is to be cut off, or the trigger is gone. Cancel safe.

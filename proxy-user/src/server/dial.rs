@@ -8,7 +8,7 @@ use super::agents::registry::Registry;
 use super::options::Strategy;
 use super::pick::{pick, pick_again};
 use crate::flow::{DialError, DialReason, Ending, FlowTable, OpenFlow, Path};
-use crate::net::room::tell_no_room;
+use crate::net::room::{Of, tell_no_room};
 use crate::ops::log::short;
 use crate::ops::metrics::{DialFailure, GaugeGuard, ServerMetrics};
 use crate::splice::{End, Splicer};
@@ -77,7 +77,7 @@ impl Dialer {
         };
         let _under_way = self.flows.busy();
         let result = if self.flows.under_way() > self.most_flows {
-            tell_no_room("flows", self.most_flows);
+            tell_no_room(Of::Flows, self.most_flows);
             Err(exhausted())
         } else if dial.target.len() > LONGEST_TARGET || dial.protocol.len() > LONGEST_PROTOCOL {
             let text = format!("dial: the address is longer than {LONGEST_TARGET} bytes");
@@ -172,7 +172,7 @@ impl Drop for Waiting<'_> {
             tracing::debug!(
                 target_address = &*short(self.target),
                 ?after,
-                "The client left before its dial was answered"
+                "The dial was given up before it was answered"
             );
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -24,8 +24,9 @@ use crate::lane::record::RecordExact;
 use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::pulse::{Followed, Pulse};
+use crate::net::room::Seldom;
 use crate::net::sockopt;
-use crate::net::tls::{Identity, ServerEndpoint};
+use crate::net::tls::{HandshakeError, Identity, ServerEndpoint};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::ServerMetrics;
 use crate::server::start;
@@ -155,15 +156,22 @@ async fn accept(
                 Ok(accepted) => sort(accepted, lanes, control, metrics).await,
                 Err(error) => {
                     metrics.konduit.refused("agents", "tls");
-                    match error.is_peer_gone() {
-                        true => {
-                            tracing::trace!(from = %remote, "Left the agents' port without a TLS handshake")
-                        }
-                        false => tracing::debug!(from = %remote, %error, "No TLS on the agents' port"),
-                    }
+                    tell(&remote, &error);
                 }
             }
         }));
+    }
+}
+
+/// Agents come back each second, so what is wrong with their certificates is told once in a while.
+fn tell(remote: &Remote, error: &HandshakeError) {
+    static SAID: Seldom = Seldom::new(Duration::from_secs(10));
+    if error.is_peer_gone() {
+        tracing::trace!(from = %remote, "Left the agents' port without a TLS handshake");
+    } else if !error.is_about_certificate() {
+        tracing::debug!(from = %remote, %error, "No TLS handshake on the agents' port");
+    } else if SAID.take(Instant::now()) {
+        tracing::warn!(from = %remote, %error, "Refused an agent");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::stranger::Strangers;
-use crate::net::room::tell_no_room;
+use crate::net::room::{Of, tell_no_room};
 
 /// Connections without room that may be told so at a time; the others are closed at once.
 const REFUSALS: usize = 32;
@@ -55,7 +55,7 @@ impl Places {
     /// Passes on what came of looking for a place, and tells when there was none.
     pub(super) fn told(&self, found: Option<Place>) -> Option<Place> {
         if found.as_ref().is_none_or(Place::is_refused) {
-            tell_no_room("connections of API servers", self.most);
+            tell_no_room(Of::Connections, self.most);
         }
         found
     }
