@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use proxy_tests::konduit::{Frontend, Konduit, Lanes, Settings, binaries};
+use proxy_tests::ports;
+use proxy_tests::scrape::Page;
 
 use crate::ground::{SOON, echo, open, ping};
 
@@ -62,6 +64,15 @@ impl Door {
         // It may be refused before all of it was taken.
         let _ = stream.write_all(words);
         rest(&mut *stream)
+    }
+
+    /// Its name among the metrics.
+    fn name(&self, pair: &Konduit) -> &'static str {
+        match self {
+            Door::Socket(_) => "operator",
+            Door::Port(address) if [pair.server_admin, pair.agent_admin].contains(address) => "admin",
+            Door::Port(_) => "health",
+        }
     }
 
     fn answers(&self) {
@@ -133,6 +144,17 @@ fn what_is_no_request_is_told_so_and_closed() {
         assert_eq!(door.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), "", "{door:?}");
         door.answers();
         ping(&mut flow).unwrap();
+    }
+    // Six things were said at each, and no door counts for another.
+    for door in Door::all(&pair) {
+        for (pages, program) in [(pair.server_pages, "server"), (pair.agent_pages, "agent")] {
+            let refused = [("port", door.name(&pair)), ("reason", "request")];
+            let counted = || {
+                Page::get(pages)
+                    .is_ok_and(|page| page.sum("konduit_refused_connections_total", &refused) == 6.0)
+            };
+            ports::wait(SOON, &format!("six at the {program}'s {refused:?}"), counted).unwrap();
+        }
     }
     both_live(&mut pair);
 }

@@ -34,7 +34,7 @@ pub fn operate(
     }
     patient.announce(&options.warnings, &metrics.konduit);
 
-    let mut listeners = Listeners::new();
+    let mut listeners = Listeners::new(&metrics.konduit);
     let health = Health::agent(has_server, metrics.registry().clone());
     listeners.health(&options.health_server_host, options.health_server_port, health);
     let health_port = listeners.health.map_or(options.health_server_port, |address| address.port());

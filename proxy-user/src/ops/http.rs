@@ -107,8 +107,9 @@ pub trait Pages: Send + Sync + 'static {
     fn answer(&self, ask: Ask) -> impl Future<Output = Page> + Send;
 }
 
-/// Serves connections from `accept` until dropped, which ends every connection.
-pub async fn serve<P, S, A, F>(accept: A, pages: Arc<P>)
+/// Serves connections from `accept` until dropped, which ends every connection. Each that says what is no request of
+/// HTTP/1 is closed and `refused`.
+pub async fn serve<P, S, A, F>(accept: A, pages: Arc<P>, refused: impl Fn() + Clone + Send + Sync + 'static)
 where
     P: Pages,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -128,9 +129,10 @@ where
         {
             oldest.abort();
         }
-        let pages = pages.clone();
-        oldest_first
-            .push_back(connections.spawn(async move { connection(stream, pages, HEAD_TIMEOUT).await }));
+        let (pages, refused) = (pages.clone(), refused.clone());
+        oldest_first.push_back(
+            connections.spawn(async move { connection(stream, pages, HEAD_TIMEOUT, refused).await }),
+        );
     }
 }
 
@@ -138,6 +140,7 @@ async fn connection<P: Pages>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     pages: Arc<P>,
     head_timeout: Duration,
+    refused: impl Fn(),
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let (head, _) = request.into_parts();
@@ -153,6 +156,10 @@ async fn connection<P: Pages>(
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
+        // Who leaves, or says nothing more, is no fault: probers do.
+        if error.is_parse() {
+            refused();
+        }
         tracing::trace!(%error, "An HTTP connection ended early");
     }
 }
@@ -176,7 +183,9 @@ mod tests {
     async fn who_does_not_ask_is_closed_in_time() {
         for said in ["", "GET /healthz HT", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
             let (mut client, server) = tokio::io::duplex(1024);
-            let serving = tokio::spawn(connection(server, Arc::new(Yes), Duration::from_millis(100)));
+            let serving = tokio::spawn(connection(server, Arc::new(Yes), Duration::from_millis(100), || {
+                panic!("refused")
+            }));
             client.write_all(said.as_bytes()).await.unwrap();
             let mut answer = String::new();
             let read = client.read_to_string(&mut answer);

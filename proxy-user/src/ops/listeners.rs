@@ -7,23 +7,27 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::http::{Pages, serve};
+use super::metrics::KonduitMetrics;
 use super::operator::{Desk, OperatorSocket};
 use super::settings::{self, Live};
 use crate::net::listener::TcpListener;
 
 /// Serves until dropped. What cannot be bound is told in the log and left out, as upstream does it: flows matter
 /// more than their metrics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Listeners {
     pub health: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub operator: Option<PathBuf>,
+    metrics: KonduitMetrics,
     tasks: JoinSet<()>,
 }
 
 impl Listeners {
-    pub fn new() -> Listeners {
-        Listeners::default()
+    /// What is no request, at whichever door, is counted in `metrics`.
+    pub fn new(metrics: &KonduitMetrics) -> Listeners {
+        let metrics = metrics.clone();
+        Listeners { health: None, admin: None, operator: None, metrics, tasks: JoinSet::new() }
     }
 
     /// Must be called inside a tokio runtime, as the others.
@@ -39,9 +43,9 @@ impl Listeners {
         match TcpListener::bind(host, port) {
             Ok(listener) => {
                 let local = listener.local_addr();
-                let listener = Arc::new(listener);
+                let refused = self.refused(name);
                 self.tasks.spawn(async move {
-                    serve(|| async { listener.accept().await.stream }, Arc::new(pages)).await;
+                    serve(|| async { listener.accept().await.stream }, Arc::new(pages), refused).await;
                 });
                 Some(local)
             }
@@ -52,6 +56,11 @@ impl Listeners {
         }
     }
 
+    fn refused(&self, name: &'static str) -> impl Fn() + Clone + Send + Sync + 'static {
+        let metrics = self.metrics.clone();
+        move || metrics.refused(name, "request")
+    }
+
     /// Nothing for an empty `path`.
     pub fn operator(&mut self, path: &str, desk: Desk) {
         if path.is_empty() {
@@ -60,7 +69,7 @@ impl Listeners {
         match OperatorSocket::bind(path.as_ref()) {
             Ok(socket) => {
                 self.operator = Some(path.into());
-                self.tasks.spawn(socket.serve(desk));
+                self.tasks.spawn(socket.serve(desk, self.refused("operator")));
             }
             Err(error) => {
                 tracing::warn!(%error, "There is no operator socket; flows, doctor and set will not answer")
@@ -90,13 +99,19 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::flow::FlowTable;
     use crate::ops::health::Health;
+    use crate::ops::metrics::ServerMetrics;
+
+    fn listeners() -> Listeners {
+        Listeners::new(&ServerMetrics::new(&FlowTable::new()).unwrap().konduit)
+    }
 
     #[tokio::test]
     async fn a_port_in_use_is_left_out_and_the_other_serves() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let mut listeners = Listeners::new();
+        let mut listeners = listeners();
         listeners.admin("127.0.0.1", port, Health::agent(|| true, Registry::new()));
         listeners.health("127.0.0.1", 0, Health::agent(|| true, Registry::new()));
         assert_eq!(listeners.admin, None);
@@ -108,7 +123,7 @@ mod tests {
     /// A liveness probe that times out restarts the process, and with it goes every flow.
     #[tokio::test]
     async fn connections_that_say_nothing_keep_no_prober_out() {
-        let mut listeners = Listeners::new();
+        let mut listeners = listeners();
         listeners.health("127.0.0.1", 0, Health::agent(|| true, Registry::new()));
         let health = listeners.health.unwrap();
         let mut silent = Vec::new();

@@ -39,7 +39,7 @@ pub fn operate(
     patient.announce(&options.warnings, &metrics.konduit);
 
     let registry = metrics.registry().clone();
-    let mut listeners = Listeners::new();
+    let mut listeners = Listeners::new(&metrics.konduit);
     listeners.admin(
         &options.admin_bind_address,
         options.admin_port,

@@ -78,10 +78,10 @@ impl OperatorSocket {
         Ok(OperatorSocket(UdsListener::bind_with_mode(path, true, MODE)?))
     }
 
-    /// Answers until dropped.
-    pub async fn serve(self, desk: Desk) {
+    /// Answers until dropped; what is no request is `refused`.
+    pub async fn serve(self, desk: Desk, refused: impl Fn() + Clone + Send + Sync + 'static) {
         let accept = || async { self.0.accept().await.stream };
-        serve(accept, Arc::new(desk)).await;
+        serve(accept, Arc::new(desk), refused).await;
     }
 }
 
