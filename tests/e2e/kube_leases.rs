@@ -65,6 +65,21 @@ fn a_server_publishes_its_lease_collects_the_expired_and_takes_its_own_away() ->
     Ok(())
 }
 
+/// Every 15 s, as upstream; it lasts 30.
+#[test]
+fn a_lease_is_renewed_before_it_expires() -> anyhow::Result<()> {
+    let field = Field::new()?;
+    let _server = publisher(&field, &[])?;
+    let renewed = || Some(lease(&field, OURS)?["spec"]["renewTime"].as_str()?.to_owned());
+    ports::wait(SOON, "the lease", || renewed().is_some())?;
+    let (began, first) = (Instant::now(), renewed());
+    // One format and one zone: text sorts as time does.
+    ports::wait(SOON, "its renewal", || renewed() > first)?;
+    assert!(began.elapsed() >= Duration::from_secs(10), "after {:?} already", began.elapsed());
+    assert!(field.api.asked("PUT /apis/coordination.k8s.io/v1/namespaces/kube-system/leases/") >= 1);
+    Ok(())
+}
+
 #[test]
 fn a_lease_is_taken_over_renewed_against_conflicts_and_made_again() -> anyhow::Result<()> {
     let field = Field::new()?;

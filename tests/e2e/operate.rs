@@ -137,6 +137,30 @@ fn pages_and_metrics_are_upstreams() -> anyhow::Result<()> {
 }
 
 #[test]
+fn an_agents_admin_port_sends_scrapers_to_its_health_port_and_a_servers_answers() -> anyhow::Result<()> {
+    let ground = start(&[])?;
+    let (admin, health) = (ground.pair.agent_admin, ground.pair.agent_pages);
+    for query in ["", "?x=1"] {
+        let answer = raw(admin, &format!("/metrics{query}"))?;
+        assert!(answer.starts_with("HTTP/1.1 301 Moved Permanently\r\n"), "{answer}");
+        let locations: Vec<_> = answer
+            .lines()
+            .filter_map(|line| {
+                line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("location"))
+            })
+            .collect();
+        let [(_, location)] = locations[..] else { panic!("{answer}") };
+        // As upstream: the host that was asked, no scheme.
+        assert_eq!(location, format!("//127.0.0.1:{}/metrics{query}", health.port()));
+    }
+    assert!(Page::get(health)?.has("agent_open_server_connections", &[]));
+    for address in [ground.pair.server_admin, ground.pair.server_pages] {
+        assert!(Page::get(address)?.has("server_ready_backends", &[]), "{address}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_operator_sees_flows_and_lowers_settings() -> anyhow::Result<()> {
     let ground = start(&[])?;
     let target = echo()?;
