@@ -251,12 +251,16 @@ impl ClientTls {
 
     /// Loads now and again whenever a file changes. Must be called inside a tokio runtime.
     pub fn watch(self) -> Result<ClientEndpoint, TlsError> {
+        self.watch_every(POLL)
+    }
+
+    fn watch_every(self, poll: Duration) -> Result<ClientEndpoint, TlsError> {
         let pair = self.identity.iter().flat_map(|(cert, key)| [cert, key]);
         let files = std::iter::once(&self.ca).chain(pair).cloned().collect();
         let cert = self.identity.as_ref().map(|(cert, _)| cert.clone());
         let load = move || self.load().map(Arc::new);
         let look = move || cert.iter().for_each(|cert| validity::look(cert));
-        let config = Reloading::start("client TLS", files, POLL, load, look)?;
+        let config = Reloading::start("client TLS", files, poll, load, look)?;
         Ok(ClientEndpoint { config: Arc::new(config) })
     }
 }

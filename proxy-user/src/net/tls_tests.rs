@@ -180,6 +180,30 @@ fn reads(error: CertificateError) -> String {
     HandshakeError::Failed(error).to_string()
 }
 
+/// The client holds a ticket of a server that only its former CA vouches for.
+#[tokio::test]
+async fn nothing_resumes_that_a_former_ca_verified() {
+    let (former, next) = (Authority::new(), Authority::new());
+    let server = former.server(None, &[ALPN_H2]);
+    let tls = ClientTls { ca: former.ca(), identity: None, alpn: alpn_list(&[], &[ALPN_H2]) };
+    let client = tls.watch_every(Duration::from_millis(5)).unwrap();
+    for resumed in [false, true] {
+        let (heard, shaken) = meet(&client, &server, "localhost").await;
+        assert_eq!(heard.unwrap(), 8);
+        assert_eq!(shaken.unwrap().tls.unwrap().resumed, resumed);
+    }
+    fs::rename(next.ca(), former.ca()).unwrap();
+    let began = std::time::Instant::now();
+    let why = loop {
+        match meet(&client, &server, "localhost").await.0 {
+            Err(error) => break refusal(error),
+            Ok(_) => assert!(began.elapsed() < SOON, "the former CA's server is still taken"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(matches!(why, CertificateError::UnknownIssuer | CertificateError::BadSignature), "{why:?}");
+}
+
 /// Each certificate as a server's and as a client's, its peer having it in its bundle.
 async fn both_sides(
     dir: &Path,
