@@ -83,6 +83,13 @@ async fn a_new_authority_takes_over_and_no_flow_notices() {
     let target = Target::echo().await.unwrap();
     let mut flow = server.open(&target.name()).await.unwrap();
     ping(&mut flow).await;
+    // One more, as packets on the agent's stream.
+    let lanes = server.lanes.as_ref().unwrap();
+    lanes.allow(false);
+    let mut packets = server.open(&target.name()).await.unwrap();
+    ping(&mut packets).await;
+    assert_eq!(server.flows().live().last().map(|flow| flow.path), Some(FlowPath::Mux));
+    lanes.allow(true);
     let old = client(&old_keys, &old_keys, ALPN_H2).unwrap();
     assert!(!visit(&old, port, PREFACE).await.unwrap());
     assert!(visit(&old, port, PREFACE).await.unwrap(), "sessions resume while nothing changes");
@@ -111,6 +118,15 @@ async fn a_new_authority_takes_over_and_no_flow_notices() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     drop(kept);
+    until("only the packets to be left on the first stream", || {
+        let live = server.flows().live();
+        live.iter().filter(|flow| flow.path == FlowPath::Mux).count() == 1
+    })
+    .await
+    .unwrap();
+    ping(&mut packets).await;
+    assert_eq!(server.registry().streams().len(), 2, "the first stream ended under a flow");
+    drop(packets);
     until("the first stream to end", || server.registry().streams().len() == 1).await.unwrap();
     // The agent reads its files anew as well: it comes back after its stream is gone.
     let after = agent("after", LanesMode::Auto);
