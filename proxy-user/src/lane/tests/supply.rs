@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::world::{SOON, Server, World, echoes, target, until};
+use crate::lane::carrier::jitter;
 use crate::lane::counters::{LANDED, MUX, REFUSED};
 use crate::lane::demand::{FORGET, HALF_LIFE};
 use crate::lane::*;
@@ -201,6 +202,32 @@ async fn what_a_burst_left_over_is_given_up_as_it_fades() {
     let stats = world.server.lanes.stats();
     assert_eq!((stats.surplus, stats.found_dead, stats.asked), (19, 0, 25), "{stats:?}");
     until(|| world.agent.stats().idle == 6).await;
+}
+
+#[tokio::test]
+async fn idle_lanes_are_replaced_at_their_age() {
+    let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
+    config.age = Duration::from_secs(200);
+    let world = World::with(config.clone(), AgentLaneConfig::new(Security::Raw, 4096)).await;
+    let stream = world.stream();
+    drop(stream.on_lane("echo:1").await);
+    until(|| world.server.lanes.stats().idle == 2).await;
+    let sweep = |later| stream.lanes.pool.clone().sweep(Instant::now() + later);
+    sweep(config.age / 2);
+    // They were quiet for long and answer a ping first.
+    until(|| world.server.lanes.stats().idle == 2).await;
+    let before = world.server.lanes.stats();
+    assert_eq!(before.retired, 0, "{before:?}");
+    sweep(config.age);
+    until(|| world.server.lanes.stats().idle == 2).await;
+    let after = world.server.lanes.stats();
+    assert_eq!((after.retired, after.surplus, after.found_dead), (2, 0, 0), "{after:?}");
+    assert_eq!(after.asked, before.asked + 2, "{after:?}");
+    // What came together does not go together.
+    let ages: Vec<_> = (0..100).map(|_| jitter(config.age)).collect();
+    assert!(ages.iter().all(|age| (config.age * 3 / 4..=config.age).contains(age)), "{ages:?}");
+    let (Some(first), Some(last)) = (ages.iter().min(), ages.iter().max()) else { panic!() };
+    assert!(*last - *first > config.age / 10, "{first:?} to {last:?}");
 }
 
 /// What all control streams together may hold is shared by their dials, and none waits for another's lanes to go.
