@@ -216,6 +216,9 @@ async fn garbage_on_the_grpc_socket_ends_its_own_connection() {
         let _ = stream.write_all(&garbage).await;
         crate::rest(&mut stream).await;
     }
+    // Only the first is not even HTTP/2.
+    let refused = [("port", "frontend"), ("reason", "preface")];
+    cell.server_counts("konduit_refused_connections_total", &refused, 1.0).await;
     let target = Target::echo().await.unwrap();
     let (mut call, conn) = dial(&client, &target.name()).await;
     let conn = conn.unwrap();

@@ -9,17 +9,23 @@ use tokio::net::UnixStream;
 use crate::cell::{Cell, Plan};
 use crate::{Witness, dials, rest};
 
+const REFUSED: &str = "konduit_refused_connections_total";
+const HEAD: [(&str, &str); 2] = [("port", "frontend"), ("reason", "head")];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_connect_is_told_so() {
     let cell = Cell::start(Plan::default()).await.unwrap();
     let mut witness = Witness::new(&cell).await;
     let endless = format!("CONNECT a:1 HTTP/1.1\r\n{}", "X: y\r\n".repeat(20_000));
-    for (request, status) in [
+    for (before, (request, status)) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 Method Not Allowed\r\n"),
         ("\u{0}\u{1}\u{2}\r\n\r\n", "HTTP/1.1 400 Bad Request\r\n"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 "),
         (endless.as_str(), "HTTP/1.1 431 Request Header Fields Too Large\r\n"),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let mut stream = UnixStream::connect(cell.socket()).await.unwrap();
         let _ = stream.write_all(request.as_bytes()).await;
         let answer = rest(&mut stream).await;
@@ -28,6 +34,7 @@ async fn what_is_no_connect_is_told_so() {
             "{:?} was answered with {answer:?}",
             &request[..20.min(request.len())]
         );
+        cell.server_counts(REFUSED, &HEAD, before as f64 + 1.0).await;
         witness.still_works().await;
     }
     dials(&cell).await;
@@ -58,8 +65,7 @@ async fn half_a_head_is_given_up_in_time() {
     stream.write_all(b"CONNECT 127.0.0.1:1 HT").await.unwrap();
     // As upstream, which ends it without a word.
     assert_eq!(rest(&mut stream).await, "");
-    let refused = [("port", "frontend"), ("reason", "head")];
-    cell.server_counts("konduit_refused_connections_total", &refused, 1.0).await;
+    cell.server_counts(REFUSED, &HEAD, 1.0).await;
     cell.server_counts("http_connections", &[], 1.0).await;
     witness.still_works().await;
 }

@@ -2,6 +2,7 @@
 
 use proxy_tests::certs::Certs;
 use proxy_tests::konduit::Frontend;
+use proxy_tests::runner::until;
 use proxy_user::lane::ALPN_LANE;
 use proxy_user::net::tls::{ALPN_H2, ALPN_HTTP1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -122,7 +123,12 @@ async fn an_agent_does_not_speak_to_a_server_it_cannot_verify() {
     let plan = Plan::default();
     let mut cell = Cell::server(plan).unwrap();
     cell.start_agent(plan, |options| options.ca_cert = stranger.ca().display().to_string()).unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    // It tries again and again, and never gets further.
+    until("three handshakes that the agent broke off", || {
+        cell.server_count(REFUSED, &[("port", "agents"), ("reason", "tls")]) >= 3.0
+    })
+    .await
+    .unwrap();
     assert_eq!(cell.server_count("ready_backends", &[]), 0.0);
     cell.start_agent(plan, |_| {}).unwrap();
     cell.server.has_agents(1).await.unwrap();
