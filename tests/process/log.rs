@@ -100,6 +100,74 @@ fn a_log_file_has_every_line_and_stderr_the_errors_and_a_second_start_goes_on_wi
     assert!(!place.ground.path("konduit.log.old").exists());
 }
 
+/// What one server of these flags leaves: its log file, if any, and its stderr. It logs one error that ends nothing.
+fn leaves(flags: &[&str]) -> (Option<String>, String) {
+    let place = Place::new().unwrap();
+    let [taken] = ports::free().unwrap();
+    let _taken = TcpListener::bind(("127.0.0.1", taken)).unwrap();
+    let logs = place.ground.path("logs");
+    std::fs::create_dir(&logs).unwrap();
+    let more = [format!("--log-dir={}", logs.display()), format!("--admin-port={taken}")];
+    let server =
+        place.start_server("server", &[&more.each_ref().map(String::as_str), flags].concat()).unwrap();
+    let stderr = server.log.clone();
+    // What waits is written at its end.
+    drop(server);
+    let files: Vec<_> = std::fs::read_dir(&logs).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(files.is_empty() || files == ["proxy-server.log"], "{files:?}");
+    let file = std::fs::read_to_string(logs.join("proxy-server.log")).ok();
+    (file, std::fs::read_to_string(stderr).unwrap())
+}
+
+const LEFT_OUT: &str = "This listener is left out";
+const HEADER: &str = "Log of proxy-server";
+
+#[test]
+fn klogs_flags_say_where_lines_go_and_what_stands_before_them() {
+    let begins = |text: &str, letter| text.lines().any(|line| line.starts_with(letter));
+    let error = |text: &str| text.lines().find(|line| line.contains(LEFT_OUT)).unwrap().to_owned();
+
+    // To stderr, where --log-dir is nothing.
+    let (file, stderr) = leaves(&[]);
+    assert!(file.is_none() && begins(&stderr, 'I') && begins(&stderr, 'E'), "{stderr}");
+    assert!(error(&stderr).contains(" listeners.rs:"), "{stderr}");
+    let (_, stderr) = leaves(&["--legacy-stderr-threshold-behavior=false"]);
+    assert!(!begins(&stderr, 'I') && begins(&stderr, 'E'), "{stderr}");
+    let (_, stderr) = leaves(&["--legacy-stderr-threshold-behavior=false", "--stderrthreshold=INFO"]);
+    assert!(begins(&stderr, 'I'), "{stderr}");
+    let (_, stderr) = leaves(&["--add-dir-header"]);
+    assert!(error(&stderr).contains(" ops/listeners.rs:"), "{stderr}");
+    let (_, stderr) = leaves(&["--skip-headers"]);
+    assert!(error(&stderr).starts_with(LEFT_OUT), "{stderr}");
+
+    let (file, stderr) = leaves(&["--logtostderr=false"]);
+    let file = file.unwrap();
+    assert!(file.starts_with(HEADER) && begins(&file, 'I') && begins(&file, 'E'), "{file}");
+    assert_eq!(stderr, error(&stderr) + "\n");
+    let (file, stderr) = leaves(&["--logtostderr=false", "--alsologtostderr", "--skip-log-headers"]);
+    let file = file.unwrap();
+    assert!(file.starts_with('I') && !file.contains(HEADER), "{file}");
+    assert_eq!(file, stderr);
+}
+
+/// Its words, not the server's: whoever set a wrong `--ca-cert` looks here.
+#[test]
+fn an_agent_says_that_it_does_not_know_its_servers_authority() {
+    let place = Place::new().unwrap();
+    let _server = place.start_server("server", &[]).unwrap();
+    let elsewhere = place.ground.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let stranger = Certs::new(&elsewhere, "elsewhere").unwrap();
+    let agent = place.spawn_agent(&[&format!("--ca-cert={}", stranger.ca().display())]).unwrap();
+    let told = || {
+        let log = std::fs::read_to_string(&agent.log).unwrap();
+        log.lines().find(|line| line.contains("Cannot connect to a server")).map(str::to_owned)
+    };
+    ports::wait(SOON, "the agent's words", || told().is_some()).unwrap();
+    let told = told().unwrap();
+    assert!(told.starts_with('W') && told.contains("invalid peer certificate: UnknownIssuer"), "{told}");
+}
+
 #[test]
 fn a_dial_that_its_client_gave_up_is_told_and_no_target_fills_the_log() {
     let place = Place::new().unwrap();
