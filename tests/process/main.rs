@@ -5,6 +5,7 @@ mod alpn;
 mod bind;
 mod budget;
 mod dates;
+mod descriptors;
 mod flags;
 mod garbage;
 mod ground;
