@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use proxy_tests::child::Child;
+use proxy_tests::konduit::binaries;
 use proxy_tests::ports;
 
 use crate::ground::{Place, SOON};
@@ -53,6 +54,8 @@ fn a_certificate_out_of_its_days_is_told_by_whoever_shows_it_and_whoever_sees_it
 #[test]
 fn a_server_tells_why_it_refuses_an_agent_and_when_its_own_certificate_expires() {
     let place = Place::new().unwrap();
+    // Before the days begin to count.
+    binaries().unwrap();
     let own = place.ground.certs.until("own", SystemTime::now() + Duration::from_secs(20)).unwrap();
     let [cert, key] = [("cert", &own.cert), ("key", &own.key)]
         .map(|(flag, path)| format!("--cluster-{flag}={}", path.display()));
