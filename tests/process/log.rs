@@ -197,7 +197,7 @@ fn a_dial_that_its_client_gave_up_is_told_and_no_target_fills_the_log() {
     drop(client);
     let told = || !lines("The dial was given up before it was answered").is_empty();
     ports::wait(SOON, "a word of the dial", told).unwrap();
-    let [left] = &lines("The client left")[..] else { panic!("{}", server.last_words()) };
+    let [left] = &lines("The dial was given up")[..] else { panic!("{}", server.last_words()) };
     assert!(left.contains(&format!("target_address=\"{}\" after=", target.address)), "{left}");
 }
 

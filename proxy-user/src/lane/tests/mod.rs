@@ -12,7 +12,7 @@ use crate::flow::{DialReason, Path};
 use crate::net::connect::Connector;
 use crate::net::tls::ClientTls;
 use open::Route as _;
-use world::{Files, SOON, Server, World, echoes, until};
+use world::{Files, Server, World, echoes, patient, until};
 
 #[tokio::test]
 async fn the_first_flow_comes_on_a_new_lane_the_next_ones_on_warm_lanes() {
@@ -62,7 +62,7 @@ async fn a_failed_dial_tells_why_and_gives_the_lane_back() {
 async fn a_slow_target_is_waited_for_and_the_lane_is_not_given_up() {
     let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
     config.ack = Duration::from_millis(1200);
-    let world = World::with(config, AgentLaneConfig::new(Security::Raw, 4096)).await;
+    let world = World::with(config, patient(Security::Raw)).await;
     let stream = world.stream();
     for _ in 0..2 {
         let (mut io, _) = stream.on_lane("slow:1").await;
@@ -86,9 +86,7 @@ async fn an_abandoned_dial_reaches_the_agent_and_spares_the_target_every_byte() 
 
 #[tokio::test]
 async fn a_hundred_dials_at_once_all_find_a_lane() {
-    let mut patient = AgentLaneConfig::new(Security::Raw, 4096);
-    patient.wait = SOON;
-    let world = World::with(ServerLaneConfig::new("server-a", Security::Raw, 4096), patient).await;
+    let world = World::new(Security::Raw, Security::Raw).await;
     let stream = Arc::new(world.stream());
     for round in 0..3u8 {
         let mut dials = tokio::task::JoinSet::new();

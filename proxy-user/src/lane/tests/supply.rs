@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::world::{SOON, Server, World, echoes, target, until};
+use super::world::{SOON, Server, World, echoes, patient, target, until};
 use crate::lane::carrier::jitter;
 use crate::lane::counters::{LANDED, MUX, REFUSED};
 use crate::lane::demand::{FORGET, HALF_LIFE};
@@ -53,13 +53,14 @@ async fn a_lane_that_is_refused_while_it_waits_for_its_target_is_heeded() {
 
 #[tokio::test]
 async fn a_server_without_lanes_gets_every_dial_on_the_mux_and_no_further_lanes() {
-    let world = World::new(Security::Raw, Security::Raw).await;
+    let world = World::impatient().await;
     let plain = ServerLaneConfig::new("server-b", Security::Raw, 4096);
     let upstream = Server::start(&world.files, plain, &[b"http/1.1"]).await;
     *world.route.address.lock().unwrap() = upstream.address;
     let stream = world.stream();
     for _ in 0..3 {
         assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux", _))));
+        until(|| world.agent.stats().failed >= 1).await;
     }
     let stats = world.agent.stats();
     // The first dial and the lanes asked for beside it; nothing after the first refusal.
@@ -68,7 +69,7 @@ async fn a_server_without_lanes_gets_every_dial_on_the_mux_and_no_further_lanes(
 
 #[tokio::test]
 async fn lanes_that_cannot_be_opened_leave_the_mux_and_come_back() {
-    let world = World::new(Security::Raw, Security::Raw).await;
+    let world = World::impatient().await;
     world.route.closed.store(true, Ordering::Relaxed);
     let stream = world.stream();
     assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux", _))));
@@ -88,15 +89,16 @@ async fn lanes_that_cannot_be_opened_leave_the_mux_and_come_back() {
 
 #[tokio::test]
 async fn lanes_that_land_on_another_server_starve_this_one_and_say_so() {
-    let world = World::new(Security::Raw, Security::Raw).await;
+    let world = World::impatient().await;
     // The agent believes that it talks to server-x; the address answers as server-a.
     let stream = world.stream_of("server-x", "agent");
-    for _ in 0..6 {
+    let landed = (LANDED, "server-x,server-a".to_owned());
+    let missed = || world.agent.stats().labelled.get(&landed).copied().unwrap_or(0);
+    for dial in 1..=6u64 {
         assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux", _))));
+        until(|| missed() >= dial.min(4)).await;
     }
-    let stats = world.agent.stats();
-    let missed = stats.labelled[&(LANDED, "server-x,server-a".to_owned())];
-    assert!((4..=6).contains(&missed), "{stats:?}");
+    assert!(missed() <= 6, "{:?}", world.agent.stats());
     assert_eq!(world.server.lanes.stats().kept, 0);
 }
 
@@ -104,7 +106,7 @@ async fn lanes_that_land_on_another_server_starve_this_one_and_say_so() {
 async fn idle_lanes_are_pinged_and_dead_ones_found() {
     let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
     config.ping = Duration::from_millis(80);
-    let world = World::with(config, AgentLaneConfig::new(Security::Raw, 4096)).await;
+    let world = World::with(config, patient(Security::Raw)).await;
     let stream = world.stream();
     drop(stream.on_lane("echo:1").await);
     until(|| world.server.lanes.stats().idle == 2).await;
@@ -118,9 +120,7 @@ async fn idle_lanes_are_pinged_and_dead_ones_found() {
 
 #[tokio::test]
 async fn dials_that_come_faster_than_lanes_are_worth_go_to_the_mux_at_once() {
-    let mut patient = AgentLaneConfig::new(Security::Raw, 4096);
-    patient.wait = SOON;
-    let world = World::with(ServerLaneConfig::new("server-a", Security::Raw, 4096), patient).await;
+    let world = World::new(Security::Raw, Security::Raw).await;
     world.server.lanes.pace(true);
     let stream = Arc::new(world.stream());
     let mut dials = tokio::task::JoinSet::new();
@@ -266,7 +266,7 @@ async fn lanes_in_all_are_shared_in_proportion_to_use() {
 async fn no_more_lanes_are_kept_than_there_may_be_in_all() {
     let mut config = ServerLaneConfig::new("server-a", Security::Raw, 4096);
     config.total = 1;
-    let world = World::with(config, AgentLaneConfig::new(Security::Raw, 4096)).await;
+    let world = World::with(config, patient(Security::Raw)).await;
     let stream = world.stream();
     for round in 0..4 {
         let (mut io, _) = stream.on_lane("echo:1").await;

@@ -208,6 +208,13 @@ pub(super) enum Packet {
     Dial(u64, String, mpsc::Sender<Result<&'static str, DialError>>),
 }
 
+/// An agent that no lane comes too late for: a busy machine opens one in seconds.
+pub(super) fn patient(security: Security) -> AgentLaneConfig {
+    let mut config = AgentLaneConfig::new(security, 4096);
+    config.wait = SOON;
+    config
+}
+
 /// A server, an agent and their control stream.
 pub(super) struct World {
     pub(super) files: Files,
@@ -225,7 +232,13 @@ pub(super) struct Stream {
 
 impl World {
     pub(super) async fn new(server: Security, agent: Security) -> World {
-        World::with(ServerLaneConfig::new("server-a", server, 4096), AgentLaneConfig::new(agent, 4096)).await
+        World::with(ServerLaneConfig::new("server-a", server, 4096), patient(agent)).await
+    }
+
+    /// Both raw, with an agent that takes the mux as soon as an agent does by default: for lanes that never come.
+    pub(super) async fn impatient() -> World {
+        let server = ServerLaneConfig::new("server-a", Security::Raw, 4096);
+        World::with(server, AgentLaneConfig::new(Security::Raw, 4096)).await
     }
 
     pub(super) async fn with(server: ServerLaneConfig, agent: AgentLaneConfig) -> World {
