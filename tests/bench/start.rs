@@ -92,8 +92,10 @@ impl Starter<'_> {
         };
         let engine =
             words.next().filter(|word| EngineChoice::ALL.iter().any(|choice| choice.name() == *word));
-        // A packet of a handshake that is lost comes again after a fifth of a second or more.
-        let patience = self.link.map(|_| "--lane-wait=10s".to_owned());
+        // A packet of a handshake that is lost comes again after a fifth of a second or more, and where one path was
+        // asked for, a machine that is busy must not send a flow by another.
+        let patient = self.link.is_some() || lanes.path().is_some();
+        let patience = patient.then(|| "--lane-wait=10s".to_owned());
         let settings = Settings {
             binaries: self.find_binaries()?,
             lanes,
