@@ -9,6 +9,7 @@ use proxy_tests::memory::pipe_bytes;
 use proxy_user::splice::{End, EndIo, EngineChoice, SpliceConfig, Watched};
 
 use crate::bench::{Bench, Flow, Kind, Outer};
+use crate::integrity::TURN;
 
 const FLOWS: usize = 64;
 const BUDGET: u64 = 8 << 20;
@@ -43,6 +44,7 @@ impl Stalled {
 
 #[test]
 fn stalled_flows_share_the_budget() {
+    let _turn = TURN.lock().unwrap_or_else(|poison| poison.into_inner());
     let bench = Bench::with(SpliceConfig { buffer_budget: Some(BUDGET), ..SpliceConfig::default() });
     for (engine, client) in [
         (EngineChoice::Auto, Kind::Tcp),

@@ -36,7 +36,6 @@ fn a_client_that_closed_a_unix_socket_is_not_waited_for_for_ever() {
                 drop(flow.client);
                 if !stalled {
                     assert_eq!(flow.target.read(&mut [0]).unwrap(), 0, "its end is no abort");
-                    assert!(since.elapsed() < ORPHAN_AFTER);
                 }
                 let ending = bench.ending(flow.ending);
                 assert_eq!(ending.down, Finish::Aborted, "{engine} {right:?} {stalled}");

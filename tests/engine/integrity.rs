@@ -136,8 +136,8 @@ fn seconds() -> Duration {
     Duration::from_secs(text.parse().unwrap_or(1))
 }
 
-/// One run at a time: they count descriptors.
-static TURN: Mutex<()> = Mutex::new(());
+/// One run at a time: they count descriptors, and another test what pipes hold.
+pub(crate) static TURN: Mutex<()> = Mutex::new(());
 
 fn run(engine: EngineChoice, left: Kind, right: Kind) {
     let must_map = engine == EngineChoice::Sockmap;
