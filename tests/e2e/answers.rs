@@ -176,7 +176,8 @@ async fn what_the_agent_says_of_the_target() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_never_answers_is_kept() {
     for mode in MODES {
-        let world = World::new(mode, SHORT);
+        // Enough for the dial to leave a busy machine.
+        let world = World::new(mode, Some(Duration::from_secs(2)));
         let (_client, mut call) = world.agent(WIDE).await;
         let asked = world.ask();
         dial_of(&mut call).await;

@@ -63,7 +63,6 @@ fn moved(flows: &FlowTable, direction: Direction, engine: Engine) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forced_engines_move_what_they_can_from_the_first_byte() {
-    use Direction::{Down, Up};
     use EngineChoice::{Auto, Copy, Sockmap, Splice};
     if !(ABILITIES.sockmap_tcp.is_proven() && ABILITIES.sockmap_unix.is_proven()) {
         let _ = writeln!(std::io::stderr(), "\n!!! SKIPPED: sockmap is not proven on this machine\n");
@@ -73,26 +72,42 @@ async fn forced_engines_move_what_they_can_from_the_first_byte() {
         for (server, agent) in
             [(Sockmap, Auto), (Auto, Sockmap), (Sockmap, Sockmap), (Splice, Splice), (Copy, Copy)]
         {
-            let cell = forced(server, agent).await.unwrap();
-            flow(&cell, &target).await.unwrap_or_else(|error| panic!("{server}, {agent}: {error}"));
-            let (at_server, at_agent) = (cell.server.flows(), &cell.agent.flows);
-            match server {
-                // A Unix source enters the map before its first byte or never: all of it, or nothing.
-                Sockmap => {
-                    assert_eq!(moved(at_server, Up, Engine::Sockmap), BYTES + 1, "{agent}");
-                    assert_eq!(moved(at_server, Down, Engine::Sockmap), 0, "{agent}");
-                }
-                Splice => assert_eq!(moved(at_server, Up, Engine::Splice), BYTES + 1),
-                Copy => assert_eq!(moved(at_server, Up, Engine::Copy), BYTES + 1),
-                Auto => assert_eq!(moved(at_server, Up, Engine::Sockmap), 0),
-            }
-            let most = |engine| assert!(moved(at_agent, Up, engine) > BYTES / 2, "{server}: {engine:?}");
-            match agent {
-                Sockmap => most(Engine::Sockmap),
-                Splice => most(Engine::Splice),
-                Copy => most(Engine::Copy),
-                Auto => {}
+            let mut tries = 1;
+            while let Err(error) = moves(server, agent, &target).await {
+                // A forced engine waits a second for a lane to be clear, which a busy machine may miss.
+                assert!(tries < 3, "{server}, {agent}: {error}");
+                tries += 1;
             }
         }
     }
+}
+
+/// An error where other engines than these moved the bytes of a flow.
+async fn moves(server: EngineChoice, agent: EngineChoice, target: &Target) -> anyhow::Result<()> {
+    use Direction::{Down, Up};
+    use EngineChoice::{Auto, Copy, Sockmap, Splice};
+    let cell = forced(server, agent).await.unwrap();
+    flow(&cell, target).await.unwrap_or_else(|error| panic!("{server}, {agent}: {error}"));
+    let (at_server, at_agent) = (cell.server.flows(), &cell.agent.flows);
+    let is = |direction, engine, bytes| {
+        let seen = moved(at_server, direction, engine);
+        anyhow::ensure!(seen == bytes, "{engine:?} moved {seen} bytes {direction:?} at the server");
+        Ok(())
+    };
+    match server {
+        // A Unix source enters the map before its first byte or never: all of it, or nothing.
+        Sockmap => is(Up, Engine::Sockmap, BYTES + 1).and(is(Down, Engine::Sockmap, 0))?,
+        Splice => is(Up, Engine::Splice, BYTES + 1)?,
+        Copy => is(Up, Engine::Copy, BYTES + 1)?,
+        Auto => is(Up, Engine::Sockmap, 0)?,
+    }
+    let engine = match agent {
+        Sockmap => Engine::Sockmap,
+        Splice => Engine::Splice,
+        Copy => Engine::Copy,
+        Auto => return Ok(()),
+    };
+    let seen = moved(at_agent, Up, engine);
+    anyhow::ensure!(seen > BYTES / 2, "{engine:?} moved {seen} bytes up at the agent");
+    Ok(())
 }

@@ -61,7 +61,8 @@ fn a_server_publishes_its_lease_collects_the_expired_and_takes_its_own_away() ->
     assert!(field.metric("lease_list_total") >= 1.0);
     server.signal(Signal::TERM)?;
     assert_eq!(server.wait(SOON)?.code(), Some(0));
-    assert!(lease(&field, OURS).is_none());
+    // A busy API server may get to it after the one who asked has left.
+    ports::wait(SOON, "its own lease to go", || lease(&field, OURS).is_none())?;
     Ok(())
 }
 
@@ -195,5 +196,5 @@ fn a_server_that_starts_is_counted_and_one_that_stops_is_not() -> anyhow::Result
     counts(pages, 2.0)?;
     server.signal(Signal::TERM)?;
     server.wait(SOON)?;
-    counts(pages, 1.0)
+    Ok(ports::wait(2 * SOON, "one server to be known", || known(pages) == 1.0)?)
 }

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 /// Longer than programs take to start on a busy machine, shorter than any request may take.
-const SLOW: Duration = Duration::from_secs(8);
+const SLOW: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_slow_review_of_a_token_is_waited_for() -> anyhow::Result<()> {

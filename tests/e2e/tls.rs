@@ -236,6 +236,7 @@ async fn certificates_that_are_their_own_authority_serve_on_every_port() {
     })
     .unwrap();
     let _agent = RunningAgent::start(agent::options::Options {
+        lanes: LaneOptions { wait: SOON, ..LaneOptions::default() },
         ca_cert: text(&own.cert),
         agent_cert: text(&agents.cert),
         agent_key: text(&agents.key),
