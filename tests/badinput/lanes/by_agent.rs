@@ -85,6 +85,9 @@ struct Stage {
     played: Mutex<Vec<(String, Socket)>>,
 }
 
+/// A busy machine let the server wait for the word after a dial until it took the lane for dead.
+struct Late;
+
 /// An agent of a case's own.
 struct Agent {
     stage: Arc<Stage>,
@@ -133,7 +136,8 @@ impl Agent {
         loop {
             match self.call.hear().await.expect("the control stream ended") {
                 Packet::DialRequest(request) => return request,
-                Packet::WantLanes { .. } => {}
+                // The client of a dial that came too late to a lane has left.
+                Packet::WantLanes { .. } | Packet::CloseDial { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -142,6 +146,16 @@ impl Agent {
     fn refuse(&mut self, request: &DialRequest) {
         let outcome = Err(DialError::new(DialReason::Refused, SAID));
         self.call.say(Packet::DialResponse(DialResponse { dial: request.dial, outcome }));
+    }
+
+    /// What comes of a dial on a lane, unless the server has given the lane up meanwhile and asks anew.
+    async fn in_time<T>(&mut self, outcome: impl Future<Output = T>) -> Result<T, Late> {
+        let request = tokio::select! {
+            outcome = outcome => return Ok(outcome),
+            request = self.asked() => request,
+        };
+        self.refuse(&request);
+        Err(Late)
     }
 
     /// A lane before its first word.
@@ -187,34 +201,34 @@ impl Agent {
     }
 
     /// Brings a lane to the moment; with the client whose dial or flow is on it.
-    async fn at(&mut self, moment: Moment) -> (Lane, Option<UnixStream>) {
+    async fn at(&mut self, moment: Moment) -> Result<(Lane, Option<UnixStream>), Late> {
         match moment {
-            Moment::Hello => (self.silent_lane().await, None),
-            Moment::Warm => (self.warm().await, None),
+            Moment::Hello => Ok((self.silent_lane().await, None)),
+            Moment::Warm => Ok((self.warm().await, None)),
             Moment::Dialled | Moment::Acknowledged | Moment::Flow | Moment::Again | Moment::Ended => {
                 let mut lane = self.warm().await;
                 let mut client = self.dialled(&mut lane).await;
                 let word = match moment {
-                    Moment::Dialled => return (lane, Some(client)),
+                    Moment::Dialled => return Ok((lane, Some(client))),
                     Moment::Acknowledged => Word::Dialing,
                     Moment::Again => Word::Bad,
                     _ => Word::Good,
                 };
                 lane.say(&word.bytes(&self.about)).await;
                 match moment {
-                    Moment::Acknowledged => return (lane, Some(client)),
-                    Moment::Again => refused(client).await,
+                    Moment::Acknowledged => return Ok((lane, Some(client))),
+                    Moment::Again => self.in_time(refused(client)).await?,
                     _ => {
-                        opened(&mut client).await;
+                        self.in_time(opened(&mut client)).await?;
                         if moment == Moment::Flow {
-                            return (lane, Some(client));
+                            return Ok((lane, Some(client)));
                         }
                         drop(client);
                         assert_eq!(lane.flow(1).await, (Vec::new(), true));
                         lane.say(&[0, 0]).await;
                     }
                 }
-                (lane, None)
+                Ok((lane, None))
             }
             Moment::Claimed | Moment::Joined => {
                 let mut client = self.client().await;
@@ -229,14 +243,24 @@ impl Agent {
                     assert_eq!(lane.hear().await, Some(Heard::Joined(dial)));
                     opened(&mut client).await;
                 }
-                (lane, Some(client))
+                Ok((lane, Some(client)))
             }
         }
     }
 
+    /// With another lane where a machine was too busy for one; a server that always gives up is none of its doing.
     async fn play(mut self) {
+        for _ in 0..3 {
+            if self.play_once().await.is_ok() {
+                return;
+            }
+        }
+        panic!("the server never waits for what follows a dial");
+    }
+
+    async fn play_once(&mut self) -> Result<(), Late> {
         let Case { moment, word, shape, raw, .. } = self.case;
-        let (mut lane, client) = self.at(moment).await;
+        let (mut lane, client) = self.at(moment).await?;
         let said = word.bytes(&self.about);
         lane.say_as(&said, shape).await;
         match (moment, client) {
@@ -260,26 +284,28 @@ impl Agent {
             (Moment::Flow | Moment::Joined, Some(client)) => {
                 carried(client, &Carried::of(&shaped(&said, shape), shape, raw), shape).await;
             }
-            (_, Some(client)) => self.pending(&mut lane, client).await,
+            (_, Some(client)) => self.pending(&mut lane, client).await?,
         }
+        Ok(())
     }
 
     /// A dial waits for its answer on the lane.
-    async fn pending(&mut self, lane: &mut Lane, mut client: UnixStream) {
+    async fn pending(&mut self, lane: &mut Lane, mut client: UnixStream) -> Result<(), Late> {
         let Case { moment, word, shape, .. } = self.case;
         match (word, shape) {
             (Word::Dialing, Shape::Whole) if moment == Moment::Dialled => {
                 lane.say(&Word::Bad.bytes(&self.about)).await;
-                return refused(client).await;
+                return self.in_time(refused(client)).await;
             }
             (Word::Good, Shape::Whole | Shape::Glued) => {
                 if moment == Moment::Claimed {
                     assert_eq!(lane.hear().await, Some(Heard::Joined(self.about.dial)));
                 }
-                opened(&mut client).await;
-                return carried(client, &Carried::of(&shaped(&[], shape), shape, true), shape).await;
+                self.in_time(opened(&mut client)).await?;
+                carried(client, &Carried::of(&shaped(&[], shape), shape, true), shape).await;
+                return Ok(());
             }
-            (Word::Bad, Shape::Whole | Shape::Glued) => return refused(client).await,
+            (Word::Bad, Shape::Whole | Shape::Glued) => return self.in_time(refused(client)).await,
             // Waited for, as long as a client does.
             (_, Shape::Half) if moment == Moment::Acknowledged => drop(client),
             _ => {
@@ -292,6 +318,7 @@ impl Agent {
             }
         }
         lane.ends().await;
+        Ok(())
     }
 }
 
