@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use proxy_tests::dark::Dark;
 use proxy_tests::konduit::Frontend;
+use proxy_tests::runner::SOON;
 use proxy_tests::targets::Target;
 use tokio::task::JoinSet;
 
@@ -201,7 +202,7 @@ async fn agent_killed(pairing: Pairing) -> anyhow::Result<()> {
     // Upstream's server leaves dials by gRPC without an answer.
     if (pairing.server, pairing.frontend) != (Side::Upstream, Frontend::Grpc) {
         for dial in waits {
-            let told = tokio::time::timeout(Duration::from_secs(3), dial.answered()).await?;
+            let told = tokio::time::timeout(SOON, dial.answered()).await?;
             assert!(told.is_err(), "a dial without an agent succeeded");
         }
     } else if answered_before {

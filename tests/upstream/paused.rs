@@ -200,14 +200,26 @@ fn pairings(server: Side, agent: Side) -> [Pairing; 2] {
     })
 }
 
+/// A busy machine may be late once; a neighbour that is held up is late each time.
+async fn in_time<F: Future<Output = anyhow::Result<Duration>>>(trip: impl Fn() -> F) -> anyhow::Result<()> {
+    let mut trips = Vec::new();
+    while trips.len() < 3 {
+        let took = trip().await?;
+        if took < NEIGHBOUR {
+            return Ok(());
+        }
+        trips.push(took);
+    }
+    anyhow::bail!("round trips of {trips:?} beside a slow reader")
+}
+
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_client_of_upstreams_agent_gets_every_byte_and_holds_nobody_up() {
     let _alone = ALONE.lock().await;
     for pairing in pairings(Side::Ours, Side::Upstream) {
-        let trip = slow_client(pairing).await.unwrap();
-        assert!(trip < NEIGHBOUR, "a round trip of {trip:?} beside a slow client of {pairing:?}");
+        in_time(|| slow_client(pairing)).await.unwrap_or_else(|error| panic!("{pairing:?}: {error}"));
     }
 }
 
@@ -215,8 +227,7 @@ async fn a_slow_client_of_upstreams_agent_gets_every_byte_and_holds_nobody_up() 
 async fn a_slow_target_of_upstreams_server_gets_every_byte_and_holds_nobody_up() {
     let _alone = ALONE.lock().await;
     for pairing in pairings(Side::Upstream, Side::Ours) {
-        let trip = slow_target(pairing).await.unwrap();
-        assert!(trip < NEIGHBOUR, "a round trip of {trip:?} beside a slow target of {pairing:?}");
+        in_time(|| slow_target(pairing)).await.unwrap_or_else(|error| panic!("{pairing:?}: {error}"));
     }
 }
 
