@@ -43,6 +43,10 @@ impl Fleet {
         let balancer = Balancer::start(manner, &ports).await?;
         let mut options = ground.agent_options("agent", balancer.port);
         (options.lanes.mode, options.lanes.security) = (LanesMode::Always, LaneSecurity::Raw);
+        if let Manner::SourceHash = manner {
+            // Every lane gets where it is wanted: one that a busy machine opens slowly is waited for.
+            options.lanes.wait = Duration::from_secs(4);
+        }
         if let Manner::Only(name) = manner {
             options.alpn_proto = vec![name.to_owned()];
         }

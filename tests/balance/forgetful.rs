@@ -13,7 +13,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// What a dial on a forgotten lane may take beyond a usual one: the acknowledgement that does not come.
 const LOSS: Duration = Duration::from_secs(1);
 /// A busy machine's own delays.
-const DELAYS: Duration = Duration::from_millis(250);
+const DELAYS: Duration = Duration::from_secs(2);
 /// Lanes that may be tried without a flow on them.
 const VAIN: u64 = 20;
 
@@ -25,6 +25,7 @@ async fn what_was_forgotten_costs_a_dial_a_second_at_most() {
     let target = Target::echo().await.unwrap();
     fleet.found(1).await.unwrap();
     let stream = || fleet.servers[0].registry().streams().first().map(|agent| agent.number);
+    let lost = || fleet.servers[0].lanes.as_ref().unwrap().stats().lost_in_dial;
     let first = stream();
     let (mut cost, mut usual) = (Vec::new(), Vec::new());
     for _ in 0..2 {
@@ -32,7 +33,9 @@ async fn what_was_forgotten_costs_a_dial_a_second_at_most() {
             usual.push(dial(fleet.servers[0].socket(), &target).await.unwrap());
         }
         tokio::time::sleep(IDLE + Duration::from_millis(500)).await;
+        let before = lost();
         cost.push(dial(fleet.servers[0].socket(), &target).await.unwrap());
+        assert!(lost() - before <= 1, "more than one dead lane was tried");
     }
     assert!(fleet.balancer.forgotten_lanes() > 0, "nothing was forgotten");
     assert_eq!((fleet.balancer.forgotten_streams(), stream()), (0, first), "control streams");

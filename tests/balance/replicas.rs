@@ -12,7 +12,7 @@ use crate::fleet::{Fleet, dial, dial_for, ended, server, upstreams};
 /// Dials go on all this time, at about 60 a second.
 const BUSY: Duration = Duration::from_secs(6);
 /// No dial took longer, whatever became of its lane. A busy machine's own delays are in it.
-const LONGEST: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(5);
 /// Lanes that may be tried in vain in the first half of that time, and in the second.
 const VAIN: [u64; 2] = [60, 20];
 
