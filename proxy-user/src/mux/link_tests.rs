@@ -387,7 +387,7 @@ async fn a_stalled_reader_on_one_stream_pauses_no_other_stream() {
     }
     flood.await.unwrap();
     trips.sort();
-    assert!(trips[trips.len() * 9 / 10] < Duration::from_millis(50), "{:?}", trips[trips.len() * 9 / 10]);
+    assert!(trips[trips.len() * 9 / 10] < Duration::from_millis(250), "{:?}", trips[trips.len() * 9 / 10]);
 }
 
 /// Bytes were thrown away, so the end is an abort, although the peer had closed cleanly behind them.

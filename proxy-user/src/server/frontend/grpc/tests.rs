@@ -432,15 +432,26 @@ async fn a_close_request_ends_a_target_that_goes_on_sending() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (mut call, conn) = server.dial(&listener.local_addr().unwrap().to_string()).await;
         let (mut target, _) = listener.accept().await.unwrap();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counting = sent.clone();
         let sending = tokio::spawn(async move {
             let mut seen = [0; 4];
             target.read_exact(&mut seen).await.unwrap();
-            while target.write_all(&[7; 10_000]).await.is_ok() {}
+            while target.write_all(&[7; 10_000]).await.is_ok() {
+                counting.fetch_add(10_000, Ordering::SeqCst);
+            }
             seen
         });
         call.say(Packet::Data { conn, data: "last".into() });
-        // It does not read for a while: the window is full and the target stands.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // It does not read: the window is full and the target stands.
+        let stands = async {
+            let mut before = 0;
+            while before < 1 << 20 || sent.load(Ordering::SeqCst) != before {
+                before = sent.load(Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(SOON, stands).await.expect("the target never stands");
         call.say(Packet::CloseRequest { conn });
         let mut bytes = 0;
         loop {
