@@ -12,7 +12,7 @@ import (
 
 // A client that attached talks with the running process.
 func TestAttach(t *testing.T) {
-	inEveryCell(t, 20*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
+	inEveryCell(t, 60*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
 		eachTransport(t, func(t *testing.T, env string) {
 			cmd := c.Kubectl(ctx, "attach", "-i", "web", "-c", "web")
 			cmd.Env = append(cmd.Env, env)

@@ -27,7 +27,7 @@ func eachTransport(t *testing.T, f func(t *testing.T, env string)) {
 
 // Output, error output and the exit code come back apart.
 func TestExec(t *testing.T) {
-	inEveryCell(t, 20*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
+	inEveryCell(t, 60*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
 		eachTransport(t, func(t *testing.T, env string) {
 			var out, errs bytes.Buffer
 			cmd := c.Kubectl(ctx, "exec", "web", "-c", "web", "--", "sh", "-c", "echo to-out; echo to-err >&2; exit 7")

@@ -37,7 +37,7 @@ func TestExecTTY(t *testing.T) {
 
 // A container with a terminal of its own.
 func TestAttachTTY(t *testing.T) {
-	inEveryCell(t, 20*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
+	inEveryCell(t, 60*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
 		eachTransport(t, func(t *testing.T, env string) {
 			cmd := c.Kubectl(ctx, "attach", "-it", "web", "-c", "term")
 			cmd.Env = append(cmd.Env, env)

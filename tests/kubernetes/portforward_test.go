@@ -43,7 +43,7 @@ func TestPortForward(t *testing.T) {
 
 // HTTP through a forwarded port, found by the service's name.
 func TestPortForwardService(t *testing.T) {
-	inEveryCell(t, 20*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
+	inEveryCell(t, 60*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
 		local := forward(ctx, t, c, tunnels["websocket"], 80, "service/web")
 		client := c.Site().Client()
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+local+"/hello?from=service", nil)

@@ -33,7 +33,7 @@ impl Haproxy {
         let far = hop(directory, "haproxy-1", first, second, splicing)?;
         let mut both = Haproxy { front: first, hops: [far, near] };
         for (child, address) in both.hops.iter_mut().zip([first, second]) {
-            if let Err(error) = ports::wait_tcp(address, Duration::from_secs(5)) {
+            if let Err(error) = ports::wait_tcp(address, Duration::from_secs(60)) {
                 child.check()?;
                 return Err(error.into());
             }

@@ -62,7 +62,7 @@ impl Relay {
         let far_hop = link::on_far_side(link, || hop("hop-2", second, target, page_2))?;
         let mut hops = [near_hop, far_hop];
         for (child, address) in hops.iter_mut().zip([page_1, page_2]) {
-            if let Err(error) = ports::wait_tcp(address, Duration::from_secs(15)) {
+            if let Err(error) = ports::wait_tcp(address, Duration::from_secs(60)) {
                 child.check()?;
                 return Err(error.into());
             }

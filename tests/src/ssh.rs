@@ -49,7 +49,7 @@ impl Ssh {
             server.arg("-o").arg(option);
         }
         let server = Child::start("sshd", directory, &mut server)?;
-        ports::wait_tcp(listen, Duration::from_secs(5)).with_context(|| server.last_words())?;
+        ports::wait_tcp(listen, Duration::from_secs(60)).with_context(|| server.last_words())?;
         let mut client = Command::new("ssh");
         client.args(["-N", "-F", "/dev/null", "-i"]).arg(&user);
         client.args(["-p", &listen.port().to_string(), "-L", &format!("{front}:{target}")]);
@@ -62,7 +62,7 @@ impl Ssh {
             client.arg("-o").arg(option);
         }
         let client = Child::start("ssh", directory, client.arg(listen.ip().to_string()))?;
-        ports::wait_tcp(front, Duration::from_secs(10))
+        ports::wait_tcp(front, Duration::from_secs(60))
             .with_context(|| format!("ssh: {}\nsshd: {}", client.last_words(), server.last_words()))?;
         Ok(Ssh { front, client, server })
     }
