@@ -66,3 +66,30 @@ fn an_abort_behind_a_stalled_reader_ends_the_flow_after_a_second() {
         drop(flow.client);
     }
 }
+
+/// The kernel, sending redirected bytes to a target, may be the one that hears of its reset; the error is told once.
+#[test]
+fn a_reset_that_the_kernel_hears_first_is_no_clean_end() {
+    let bench = Bench::new(EngineChoice::Sockmap);
+    let (began, mut judged) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(6) {
+        let mut flow = bench.flow(Kind::Tcp, Kind::Tcp);
+        flow.client.write_all(b"x").unwrap();
+        flow.target.read_exact(&mut [0]).unwrap();
+        let target = flow.target;
+        let resetting = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_micros(100 + 10 * (judged % 20)));
+            target.reset();
+        });
+        let sent = (0..200).try_for_each(|_| flow.client.write_all(&[0; 512]));
+        resetting.join().unwrap();
+        let end = flow.client.read(&mut [0]);
+        // A client that was told of it by a write is told of nothing more.
+        if sent.is_ok() {
+            judged += 1;
+            assert!(end.is_err(), "after {judged} flows: {end:?}");
+        }
+    }
+    assert!(judged > 20, "{judged} flows");
+    eprintln!("{judged} flows");
+}

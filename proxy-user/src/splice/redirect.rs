@@ -137,7 +137,7 @@ impl Track {
             return Ok(None);
         }
         match peeked {
-            Ok(0) => self.step(Event::Eof)?,
+            Ok(0) => self.step(link.source_end())?,
             // The kick of the peek gave them to the verdict; the end comes behind them.
             Ok(_) if self.direction.source_may_end() => return Ok(Some(turn.now + LAG_LOOK)),
             Ok(_) => self.step(Event::NoEnd)?,

@@ -10,7 +10,7 @@ use super::budget::Grant;
 use super::control::Control;
 use super::direction::{Act, Direction, Event, Mover};
 use super::gather::Gather;
-use super::kernel::sock::readable;
+use super::kernel::sock::{readable, tcp_info};
 use super::pipe::{Pipe, Pool};
 use super::policy::{COPY_QUANTUM, GREETING_WAIT, LEAVE_EVERY, SPLICE_QUANTUM};
 use super::rate::Rate;
@@ -59,6 +59,20 @@ pub(super) struct Link<'a> {
     pub(super) grant: Grant,
     pub(super) meter: &'a Meter,
     pub(super) control: &'a Arc<Control>,
+    /// The other direction is in the kernel's map and has not ended: the kernel may be sending to `from`.
+    pub(super) kernel_sends: bool,
+}
+
+impl Link<'_> {
+    /// What it means that the source has no more. A socket tells an error once, and a reset that the kernel met while it
+    /// was sending is told to nobody; but only a reset closes a connection that we have not ended ourselves.
+    pub(super) fn source_end(&self) -> Event {
+        let closed = || tcp_info(self.from).is_ok_and(|info| info.is_closed());
+        match self.kernel_sends && !self.from.is_unix() && closed() {
+            true => Event::SourceBroke(Finish::Aborted),
+            false => Event::Eof,
+        }
+    }
 }
 
 /// The destination takes no byte any more.
@@ -210,7 +224,7 @@ impl Track {
     ) -> Result<Option<Instant>, Lost> {
         let room = (*quantum).min(turn.scratch.len()).min(link.grant.in_hand());
         let bytes = match link.from.recv(&mut turn.scratch[..room]) {
-            Ok(0) => return self.ended(Event::Eof, turn.now),
+            Ok(0) => return self.ended(link.source_end(), turn.now),
             Ok(bytes) => bytes,
             Err(Errno::AGAIN) => return self.step(Event::Empty).map(|()| None),
             Err(error) => return self.ended(Event::SourceBroke(finish_of(error)), turn.now),
@@ -288,7 +302,7 @@ impl Track {
         // The pipe is empty here, so EAGAIN speaks of the source.
         let most = (*quantum).min(link.grant.in_hand());
         match splice(link.from, &pipe.write, most) {
-            Ok(0) => self.step(Event::Eof),
+            Ok(0) => self.step(link.source_end()),
             Ok(bytes) => {
                 *quantum -= bytes;
                 self.taken += bytes as u64;

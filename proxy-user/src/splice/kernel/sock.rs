@@ -12,7 +12,7 @@ use crate::net::sockopt;
 /// The part of `struct tcp_info` that the engine uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpInfo {
-    /// `TCP_ESTABLISHED` is 1.
+    /// `TCP_ESTABLISHED` is 1, `TCP_CLOSE` 7.
     pub state: u8,
     /// Bytes acknowledged by the peer since the connection began; FIN and SYN may count as one each.
     pub bytes_acked: u64,
@@ -32,6 +32,11 @@ pub struct TcpInfo {
 impl TcpInfo {
     pub fn is_established(&self) -> bool {
         self.state == 1
+    }
+
+    /// No connection is left. A peer that only ended its direction leaves `TCP_CLOSE_WAIT`.
+    pub fn is_closed(&self) -> bool {
+        self.state == 7
     }
 }
 
