@@ -89,6 +89,20 @@ fn a_client_that_never_speaks_does_not_hold_a_server() {
     }
 }
 
+/// Frozen, or gone without a word: it does not answer the ping that comes with a GOAWAY.
+#[test]
+fn a_grpc_client_that_answers_no_ping_does_not_hold_a_server() {
+    let place = Place::new().unwrap();
+    let flags = ["--mode=grpc", "--graceful-shutdown-timeout=10m", "--lanes=off"];
+    let mut server = place.start_server("server", &flags).unwrap();
+    let mut frozen = UnixStream::connect(place.socket()).unwrap();
+    // The preface and empty SETTINGS (RFC 9113, 3.4).
+    frozen.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    frozen.read_exact(&mut [0; 9]).unwrap();
+    server.signal(Signal::TERM).unwrap();
+    assert_eq!(server.wait(3 * SOON).unwrap().code(), Some(0));
+}
+
 #[test]
 fn a_second_signal_ends_a_server_at_once() {
     let place = Place::new().unwrap();

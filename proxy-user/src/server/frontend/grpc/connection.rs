@@ -17,6 +17,8 @@ use crate::wire::authority::BLOCK_LIMIT;
 const HANDSHAKE: Duration = Duration::from_secs(120);
 /// How long a keepalive ping may go unanswered and, over TCP, any byte unacknowledged; as upstream.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
+/// How often a client is asked for a sign of life while the server drains: only the GOAWAY's answer ends a connection.
+const DRAINING_KEEPALIVE: Duration = Duration::from_secs(5);
 /// What a client may send on one stream before the target took it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Never the brake: a stalled stream would starve its neighbours.
@@ -67,7 +69,7 @@ pub(super) async fn serve<B: Backend>(
     };
     let mut connection = shaken.inspect_err(|_| backend.metrics().konduit.refused("frontend", "preface"))?;
     let ping_pong = connection.ping_pong();
-    let watch = watch(ping_pong, keepalive);
+    let watch = watch(ping_pong, keepalive, drain.clone());
     tokio::pin!(watch);
     let mut cut = drain.clone();
     let mut draining = false;
@@ -89,10 +91,17 @@ pub(super) async fn serve<B: Backend>(
 }
 
 /// Resolves when a ping found nobody.
-async fn watch(ping_pong: Option<PingPong>, keepalive: Duration) -> ConnectionError {
+async fn watch(
+    ping_pong: Option<PingPong>,
+    mut keepalive: Duration,
+    mut drain: DrainWatch,
+) -> ConnectionError {
     let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(keepalive).await;
+        tokio::select! {
+            () = tokio::time::sleep(keepalive) => {}
+            () = drain.draining(), if !drain.is_draining() => keepalive = keepalive.min(DRAINING_KEEPALIVE),
+        }
         match tokio::time::timeout(SILENCE, ping_pong.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return ConnectionError::Http(error),

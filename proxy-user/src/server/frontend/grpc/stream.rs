@@ -45,12 +45,17 @@ pub(super) async fn serve<B: Backend>(
     mut drain: DrainWatch,
 ) {
     tokio::select! {
-        () = answer(request, respond, &*backend) => {}
+        () = answer(request, respond, &*backend, drain.clone()) => {}
         () = drain.cut() => {}
     }
 }
 
-async fn answer<B: Backend>(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, backend: &B) {
+async fn answer<B: Backend>(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    backend: &B,
+    drain: DrainWatch,
+) {
     if let Err(refusal) = route(&request) {
         // Fails when the client is gone already.
         let _ = respond.send_response(refusal, true);
@@ -64,7 +69,7 @@ async fn answer<B: Backend>(request: Request<RecvStream>, mut respond: SendRespo
     let receiver = Receiver::new(request.into_body(), metrics.clone());
     let sender = Sender::new(stream, metrics.clone());
     let call = Call { receiver, sender, dialled: false };
-    call.run(backend).await;
+    call.run(backend, drain).await;
 }
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -112,9 +117,14 @@ struct Call {
 }
 
 impl Call {
-    async fn run<B: Backend>(mut self, backend: &B) {
+    async fn run<B: Backend>(mut self, backend: &B, mut drain: DrainWatch) {
         loop {
-            let request = match self.receiver.item().await {
+            let item = tokio::select! {
+                item = self.receiver.item() => item,
+                // Nobody waits for who has no flow and asks for none.
+                () = drain.last_words() => break,
+            };
+            let request = match item {
                 Ok(Item::Packet(Packet::DialRequest(request))) => request,
                 Ok(item) => match self.without_flow(item) {
                     true => continue,
@@ -126,6 +136,7 @@ impl Call {
                 Outcome::Opened(opened) => {
                     let conn = ConnId(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
                     self.answer(request.dial, Ok(Answer::Here(conn)));
+                    drop(drain);
                     let flow = PacketFlow::new(conn, self.receiver, self.sender);
                     return backend.join(End::stream(flow), opened).await;
                 }

@@ -524,6 +524,21 @@ async fn a_drain_waits_for_flows_and_a_cut_does_not() {
     drop(call);
 }
 
+/// Who has no flow and asks for none holds nobody up.
+#[tokio::test]
+async fn a_drain_waits_for_no_call_without_a_flow() {
+    let mut server = server().await;
+    let mut silent = server.call().await;
+    let mut failed = server.call().await;
+    failed.say(dial("no address", 7));
+    let Packet::DialResponse(DialResponse { outcome: Err(_), .. }) = failed.hear().await else { panic!() };
+    server.drain.start();
+    tokio::time::timeout(SOON, server.drain.drained()).await.expect("a call without a flow holds the server");
+    for call in [&mut silent, &mut failed] {
+        assert_eq!(call.status().await.0, "0");
+    }
+}
+
 /// A client that cancels dials by the thousand on a reusable tunnel does not lose its flows with them, and may have
 /// more of them at once than gRPC libraries have as their limit.
 #[tokio::test]
