@@ -97,6 +97,9 @@ async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
         assert!(head.starts_with("HTTP/1.1 503 "), "{lanes:?}: {head:?} after {took:?}");
         assert!(took < LONG, "{lanes:?}: {took:?}");
         echoes(&mut old).await;
+        let closed = [("port", "frontend"), ("reason", "room")];
+        let closed = Page::get(pair.server_pages).unwrap().sum("konduit_refused_connections_total", &closed);
+        assert!(closed > 0.0, "{lanes:?}: connections that are closed without a word are counted");
         drop(silent);
         let began = Instant::now();
         let mut served = loop {

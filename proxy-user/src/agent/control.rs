@@ -23,6 +23,7 @@ use crate::flow::{DialError, Path};
 use crate::lane::{AgentLanes, AgentStream, Answered, Ticket};
 use crate::mux::{Link, LinkEnd, Outlet};
 use crate::net::pulse::{Followed, Pulse};
+use crate::net::refusal::is_about_certificate;
 use crate::ops::log;
 use crate::splice::End;
 use crate::wire::ids::{DialId, ServerId};
@@ -58,21 +59,7 @@ pub enum OpenError {
 impl OpenError {
     /// The connection ended with this alert.
     fn of(alert: AlertDescription) -> Option<OpenError> {
-        use AlertDescription::{
-            AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
-            CertificateUnknown, UnknownCA, UnsupportedCertificate,
-        };
-        match alert {
-            AccessDenied
-            | BadCertificate
-            | CertificateExpired
-            | CertificateRequired
-            | CertificateRevoked
-            | CertificateUnknown
-            | UnknownCA
-            | UnsupportedCertificate => Some(OpenError::Certificate(alert)),
-            _ => None,
-        }
+        is_about_certificate(alert).then_some(OpenError::Certificate(alert))
     }
 }
 

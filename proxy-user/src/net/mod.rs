@@ -8,7 +8,7 @@ pub mod listener;
 mod lookup;
 pub mod pem;
 pub mod pulse;
-mod refusal;
+pub(crate) mod refusal;
 pub mod reload;
 pub mod resolve;
 pub(crate) mod room;

@@ -119,6 +119,25 @@ pub(super) fn of_pair(error: &Error) -> String {
     }
 }
 
+/// Whether a peer says by this that it does not take our certificate, or wants one.
+pub(crate) fn is_about_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+        CertificateUnknown, UnknownCA, UnsupportedCertificate,
+    };
+    matches!(
+        alert,
+        AccessDenied
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRequired
+            | CertificateRevoked
+            | CertificateUnknown
+            | UnknownCA
+            | UnsupportedCertificate
+    )
+}
+
 /// What the peer said before it ended the handshake.
 fn told(alert: AlertDescription, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match alert {
@@ -133,17 +152,10 @@ fn told(alert: AlertDescription, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             "the peer found no common ground: it may want a certificate of us (--agent-cert of an agent), or other \
              cipher suites (--cipher-suites of the server)",
         ),
-        AlertDescription::AccessDenied
-        | AlertDescription::BadCertificate
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateRequired
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnknownCA
-        | AlertDescription::UnsupportedCertificate => write!(
+        alert if is_about_certificate(alert) => write!(
             f,
-            "the peer does not take our certificate (TLS alert {alert:?}): its CA bundle must know who signed ours, \
-             and that must be valid"
+            "the peer does not take our certificate (TLS alert {alert:?}): ours must be valid today, and its CA bundle \
+             must have who signed ours"
         ),
         AlertDescription::UnrecognisedName => {
             f.write_str("the peer serves nobody of that name; check --proxy-server-host of the agent")

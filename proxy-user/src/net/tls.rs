@@ -19,7 +19,7 @@ use super::bundle;
 use super::cipher::TlsPolicy;
 use super::listener::Accepted;
 use super::pem::{self, PemError};
-use super::refusal::{self, Why};
+use super::refusal::{self, Why, is_about_certificate};
 use super::reload::{POLL, Reloading};
 use super::sessions::Sessions;
 use super::validity;
@@ -61,11 +61,15 @@ impl HandshakeError {
         matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
     }
 
-    /// Whether it failed over the peer's certificate, or the want of one.
+    /// Whether it failed over the peer's certificate or the want of one, or the peer will not have ours.
     pub fn is_about_certificate(&self) -> bool {
         let HandshakeError::Failed(error) = self else { return false };
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        matches!(inner, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
+        match inner {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => true,
+            Some(rustls::Error::AlertReceived(alert)) => is_about_certificate(*alert),
+            _ => false,
+        }
     }
 
     /// Whether the peer said that it knows none of our protocols: a server without lanes, no fault.
@@ -204,6 +208,7 @@ impl ServerEndpoint {
             .await
             .map_err(|_| HandshakeError::Timeout(timeout))??;
         let connection = stream.get_ref().1;
+        validity::check_resumed(connection).map_err(io::Error::other)?;
         let info = TlsInfo {
             alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
             identity: connection.peer_certificates().and_then(|chain| Identity::of(chain.first()?)),
@@ -318,9 +323,11 @@ impl ClientEndpoint {
                 Err((error, io)) => Err(tell(error, io).await),
             }
         };
-        Ok(tokio::time::timeout(timeout, Box::pin(handshake))
+        let stream = tokio::time::timeout(timeout, Box::pin(handshake))
             .await
-            .map_err(|_| HandshakeError::Timeout(timeout))??)
+            .map_err(|_| HandshakeError::Timeout(timeout))??;
+        validity::check_resumed(stream.get_ref().1).map_err(io::Error::other)?;
+        Ok(stream)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::CertificateError;
@@ -32,11 +33,16 @@ impl Authority {
     }
 
     fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+        self.issue_until(name, SystemTime::now() + Duration::from_secs(86_400))
+    }
+
+    fn issue_until(&self, name: &str, end: SystemTime) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = end.into();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let at = |ending: &str| self.dir.path().join(format!("{name}.{ending}"));
         fs::write(at("crt"), cert.pem()).unwrap();
@@ -178,6 +184,34 @@ async fn a_ca_that_is_in_the_bundle_is_itself_and_resumes_under_no_other() {
 fn reads(error: CertificateError) -> String {
     let error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error));
     HandshakeError::Failed(error).to_string()
+}
+
+/// Nobody verifies a certificate again when its session resumes.
+#[tokio::test]
+async fn nothing_resumes_beyond_its_certificates_days() {
+    let authority = Authority::new();
+    let end = SystemTime::now() + Duration::from_secs(8);
+    let short = authority.issue_until("short", end);
+    let ca = authority.ca();
+    let client_expires =
+        (authority.client(Some(short.clone()), &[ALPN_H2]), authority.server(Some(&ca), &[ALPN_H2]));
+    let server_expires = (authority.client(None, &[ALPN_H2]), server(short, None, &[ALPN_H2]));
+    for (client, server) in [&client_expires, &server_expires] {
+        for resumed in [false, true] {
+            let shaken = meet(client, server, "localhost").await.1.unwrap();
+            assert_eq!(shaken.tls.unwrap().resumed, resumed);
+        }
+    }
+    // Certificates know whole seconds.
+    let over = end + Duration::from_secs(1);
+    tokio::time::sleep(over.duration_since(SystemTime::now()).unwrap_or_default()).await;
+    let (client, server) = &client_expires;
+    let at_server = meet(client, server, "localhost").await.1.map(|_| ()).unwrap_err();
+    let (client, server) = &server_expires;
+    let at_client = meet(client, server, "localhost").await.0.unwrap_err();
+    for error in [at_server, at_client] {
+        assert!(matches!(refusal(error), CertificateError::ExpiredContext { .. }));
+    }
 }
 
 /// The client holds a ticket of a server that only its former CA vouches for.

@@ -34,7 +34,7 @@ pub async fn end_server(
         if grace.is_zero() {
             trigger.cut();
         } else if !trigger.drain(grace).await {
-            tracing::warn!(?grace, "Flows were still running at the deadline and are cut");
+            tracing::warn!(?grace, "Not everybody had left by the deadline; what is left is cut");
         }
         phase.reach(Phase::Stopping);
         let _ = tokio::time::timeout(CUT, trigger.drained()).await;

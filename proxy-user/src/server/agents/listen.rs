@@ -163,15 +163,19 @@ async fn accept(
     }
 }
 
-/// Agents come back each second, so what is wrong with their certificates is told once in a while.
+/// Agents come back each second, by the thousand: told once in a while.
 fn tell(remote: &Remote, error: &HandshakeError) {
-    static SAID: Seldom = Seldom::new(Duration::from_secs(10));
+    const EVERY: Duration = Duration::from_secs(10);
+    static OF_CERTIFICATES: Seldom = Seldom::new(EVERY);
+    static OF_ELSE: Seldom = Seldom::new(EVERY);
     if error.is_peer_gone() {
         tracing::trace!(from = %remote, "Left the agents' port without a TLS handshake");
-    } else if !error.is_about_certificate() {
+    } else if error.is_about_certificate() {
+        if OF_CERTIFICATES.take(Instant::now()) {
+            tracing::warn!(from = %remote, %error, "No TLS handshake with an agent");
+        }
+    } else if OF_ELSE.take(Instant::now()) {
         tracing::debug!(from = %remote, %error, "No TLS handshake on the agents' port");
-    } else if SAID.take(Instant::now()) {
-        tracing::warn!(from = %remote, %error, "Refused an agent");
     }
 }
 

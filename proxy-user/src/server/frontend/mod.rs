@@ -8,14 +8,15 @@ mod tls;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::places::Places;
 use super::dial::Dialer;
 use super::options::{Mode, Options};
 use super::{BoundFrontend, StartError, start};
-use crate::net::listener::TcpListener;
-use crate::net::tls::{ALPN_H2, ALPN_HTTP1, ServerEndpoint, ServerTls, alpn_enforced};
+use crate::net::listener::{Remote, TcpListener};
+use crate::net::room::Seldom;
+use crate::net::tls::{ALPN_H2, ALPN_HTTP1, HandshakeError, ServerEndpoint, ServerTls, alpn_enforced};
 use crate::net::uds::UdsListener;
 use crate::ops::drain::DrainWatch;
 
@@ -76,7 +77,10 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let Some(place) = places.take() else { continue };
+                let Some(place) = places.take() else {
+                    dialer.metrics.konduit.refused("frontend", "room");
+                    continue;
+                };
                 let flow =
                     connect::serve(accepted.stream, dialer.clone(), head_timeout, place, drain.clone());
                 until_cut(drain.clone(), flow);
@@ -86,7 +90,10 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let Some(stranger) = places.admit() else { continue };
+                let Some(stranger) = places.admit() else {
+                    dialer.metrics.konduit.refused("frontend", "room");
+                    continue;
+                };
                 let (tls, dialer, begun) = (tls.clone(), dialer.clone(), drain.clone());
                 until_cut(drain.clone(), async move {
                     let remote = accepted.remote;
@@ -97,10 +104,7 @@ impl Frontend {
                         None => dialer.metrics.konduit.refused("frontend", "tls"),
                         Some((_, Err(error))) => {
                             dialer.metrics.konduit.refused("frontend", "tls");
-                            match error.is_peer_gone() {
-                                true => tracing::trace!(%remote, "Left the frontend without a TLS handshake"),
-                                false => tracing::info!(%remote, %error, "Refused a frontend connection"),
-                            }
+                            tell(&remote, &error);
                         }
                     }
                 });
@@ -112,6 +116,16 @@ impl Frontend {
                 grpc::serve_tls(listener, tls, keepalive, dialer, places, drain).await;
             }
         }
+    }
+}
+
+/// Why there was no handshake with a client, once in a while: it may come back at once.
+fn tell(remote: &Remote, error: &HandshakeError) {
+    static SAID: Seldom = Seldom::new(Duration::from_secs(10));
+    if error.is_peer_gone() {
+        tracing::trace!(%remote, "Left the frontend without a TLS handshake");
+    } else if SAID.take(Instant::now()) {
+        tracing::warn!(%remote, %error, "Refused a frontend connection");
     }
 }
 

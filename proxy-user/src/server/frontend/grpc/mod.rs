@@ -46,7 +46,10 @@ pub(super) async fn serve_unix<B: Backend>(
             () = drain.draining() => return,
         };
         // HTTP/2 has no words for a connection that is one too many: it is closed.
-        let Some(place) = places.take().filter(|place| !place.is_refused()) else { continue };
+        let Some(place) = places.take().filter(|place| !place.is_refused()) else {
+            backend.metrics().konduit.refused("frontend", "room");
+            continue;
+        };
         let (backend, drain) = (backend.clone(), drain.clone());
         tokio::spawn(async move {
             let _place = place;
@@ -69,7 +72,10 @@ pub(super) async fn serve_tls<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
-        let Some(stranger) = places.admit().filter(|stranger| !stranger.is_refused()) else { continue };
+        let Some(stranger) = places.admit().filter(|stranger| !stranger.is_refused()) else {
+            backend.metrics().konduit.refused("frontend", "room");
+            continue;
+        };
         let (tls, backend, drain) = (tls.clone(), backend.clone(), drain.clone());
         tokio::spawn(async move {
             let remote = accepted.remote;
@@ -82,10 +88,7 @@ pub(super) async fn serve_tls<B: Backend>(
                 None => backend.metrics().konduit.refused("frontend", "tls"),
                 Some((_, Err(error))) => {
                     backend.metrics().konduit.refused("frontend", "tls");
-                    match error.is_peer_gone() {
-                        true => tracing::trace!(%remote, "Left the frontend without a TLS handshake"),
-                        false => tracing::warn!(%remote, %error, "Refused a frontend connection"),
-                    }
+                    super::tell(&remote, &error);
                 }
             }
         });
