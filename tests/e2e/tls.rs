@@ -246,7 +246,7 @@ async fn certificates_that_are_their_own_authority_serve_on_every_port() {
     server.has_agents(1).await.unwrap();
     let target = Target::echo().await.unwrap();
     let BoundFrontend::Tcp(frontend) = server.bound.frontend else { panic!("no TCP frontend") };
-    let call = async |caller: &Pair| -> anyhow::Result<[u8; 39]> {
+    let call = async |caller: &Pair| {
         let identity = Some((caller.cert.clone(), caller.key.clone()));
         let tls = ClientTls { ca: own.cert.clone(), identity, alpn: vec![ALPN_HTTP1.to_vec()] }.watch()?;
         let mut stream = tls.connect("localhost", TcpStream::connect(frontend).await?, SOON).await?;
@@ -257,9 +257,10 @@ async fn certificates_that_are_their_own_authority_serve_on_every_port() {
         let mut back = [0; 4];
         tokio::time::timeout(SOON, stream.read_exact(&mut back)).await??;
         anyhow::ensure!(&back == b"echo");
-        Ok(head)
+        Ok((head, stream))
     };
-    assert_eq!(&call(&callers).await.unwrap(), b"HTTP/1.1 200 Connection Established\r\n\r\n");
+    let (head, _open) = call(&callers).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 Connection Established\r\n\r\n");
     assert_eq!(server.flows().live().first().map(|flow| flow.path), Some(FlowPath::LaneEncrypt));
     assert!(call(&agents).await.is_err(), "one that is its own authority, but another's");
 }
