@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 /// connections, and below 49152: a proxy-server refuses higher ones.
 pub fn free<const N: usize>() -> Result<[u16; N]> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 11_000).unwrap_or(0);
+    // Programs that run at the same time have neighbouring numbers, and take hundreds of ports.
+    let start = (u64::from(std::process::id()) * 4001 % 11_000) as u16;
     let mut held = Vec::with_capacity(N);
     for _ in 0..11_000 {
         if held.len() == N {
