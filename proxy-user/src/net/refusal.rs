@@ -13,13 +13,17 @@ use rustls_pki_types::UnixTime;
 const BUNDLE: &str =
     "the CA bundle here (--ca-cert of an agent, --cluster-ca-cert or --server-ca-cert of a server)";
 
+/// What TLS itself says of a failed handshake.
+pub(super) fn cause(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 /// A failed handshake's error, to be shown.
 pub(super) struct Why<'a>(pub(super) &'a io::Error);
 
 impl fmt::Display for Why<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = self.0.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-        match inner {
+        match cause(self.0) {
             Some(Error::InvalidCertificate(error)) => certificate(error, f),
             Some(Error::NoCertificatesPresented) => f.write_str(
                 "the peer showed no certificate; give it one (--agent-cert and --agent-key of an agent)",

@@ -9,7 +9,7 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{Acceptor, ClientHello, VerifierBuilderError};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, HandshakeKind, ServerConfig, server};
+use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig, server};
 use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
@@ -64,8 +64,7 @@ impl HandshakeError {
     /// Whether it failed over the peer's certificate or the want of one, or the peer will not have ours.
     pub fn is_about_certificate(&self) -> bool {
         let HandshakeError::Failed(error) = self else { return false };
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match inner {
+        match refusal::cause(error) {
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => true,
             Some(rustls::Error::AlertReceived(alert)) => is_about_certificate(*alert),
             _ => false,
@@ -75,9 +74,8 @@ impl HandshakeError {
     /// Whether the peer said that it knows none of our protocols: a server without lanes, no fault.
     pub fn is_no_application_protocol(&self) -> bool {
         let HandshakeError::Failed(error) = self else { return false };
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let alert = rustls::AlertDescription::NoApplicationProtocol;
-        matches!(inner, Some(rustls::Error::AlertReceived(received)) if *received == alert)
+        matches!(refusal::cause(error), Some(rustls::Error::AlertReceived(received)) if *received == alert)
     }
 }
 
@@ -97,13 +95,22 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(certificate: &[u8]) -> Option<Identity> {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        Some(Identity {
-            subject: parsed.subject().as_raw().to_vec(),
-            issuer: parsed.issuer().as_raw().to_vec(),
-        })
+    fn of(certificate: &X509Certificate<'_>) -> Identity {
+        Identity {
+            subject: certificate.subject().as_raw().to_vec(),
+            issuer: certificate.issuer().as_raw().to_vec(),
+        }
     }
+}
+
+/// The peer's own certificate.
+fn leaf(connection: &CommonState) -> Option<X509Certificate<'_>> {
+    let (_, leaf) = X509Certificate::from_der(connection.peer_certificates()?.first()?).ok()?;
+    Some(leaf)
+}
+
+fn is_resumed(connection: &CommonState) -> bool {
+    connection.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
 /// The files and rules of one listening endpoint.
@@ -208,12 +215,17 @@ impl ServerEndpoint {
             .await
             .map_err(|_| HandshakeError::Timeout(timeout))??;
         let connection = stream.get_ref().1;
-        validity::check_resumed(connection).map_err(io::Error::other)?;
+        let leaf = leaf(connection);
         let info = TlsInfo {
             alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
-            identity: connection.peer_certificates().and_then(|chain| Identity::of(chain.first()?)),
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            identity: leaf.as_ref().map(Identity::of),
+            resumed: is_resumed(connection),
         };
+        if info.resumed
+            && let Some(leaf) = &leaf
+        {
+            validity::check_resumed(leaf).map_err(io::Error::other)?;
+        }
         if self.require_alpn && info.alpn.is_none() {
             return Err(HandshakeError::NoAlpn);
         }
@@ -326,7 +338,12 @@ impl ClientEndpoint {
         let stream = tokio::time::timeout(timeout, Box::pin(handshake))
             .await
             .map_err(|_| HandshakeError::Timeout(timeout))??;
-        validity::check_resumed(stream.get_ref().1).map_err(io::Error::other)?;
+        let connection = stream.get_ref().1;
+        if is_resumed(connection)
+            && let Some(leaf) = leaf(connection)
+        {
+            validity::check_resumed(&leaf).map_err(io::Error::other)?;
+        }
         Ok(stream)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
-use rustls::{CertificateError, CommonState, HandshakeKind};
+use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -69,12 +69,7 @@ impl InForce {
 
 /// Of a peer that resumes a session, whose certificate nobody verifies again: refused from the end of its days on, as
 /// Go's crypto/tls does (`handshake_server_tls13.go`, `checkForResumption`).
-pub(super) fn check_resumed(connection: &CommonState) -> Result<(), rustls::Error> {
-    if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
-        return Ok(());
-    }
-    let leaf = connection.peer_certificates().and_then(<[_]>::first);
-    let Some((_, leaf)) = leaf.and_then(|leaf| X509Certificate::from_der(leaf).ok()) else { return Ok(()) };
+pub(super) fn check_resumed(leaf: &X509Certificate<'_>) -> Result<(), rustls::Error> {
     let time = UnixTime::now();
     let not_after = Duration::from_secs(u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0));
     let not_after = UnixTime::since_unix_epoch(not_after);

@@ -136,7 +136,6 @@ impl Call {
                 Outcome::Opened(opened) => {
                     let conn = ConnId(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
                     self.answer(request.dial, Ok(Answer::Here(conn)));
-                    drop(drain);
                     let flow = PacketFlow::new(conn, self.receiver, self.sender);
                     return backend.join(End::stream(flow), opened).await;
                 }
