@@ -10,15 +10,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::places::Places;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use self::places::{Place, Places};
+use self::stranger::Stranger;
 use super::dial::Dialer;
 use super::options::{Mode, Options};
 use super::{BoundFrontend, StartError, start};
-use crate::net::listener::{Remote, TcpListener};
+use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::room::Seldom;
 use crate::net::tls::{ALPN_H2, ALPN_HTTP1, HandshakeError, ServerEndpoint, ServerTls, alpn_enforced};
 use crate::net::uds::UdsListener;
 use crate::ops::drain::DrainWatch;
+use crate::ops::metrics::ServerMetrics;
 
 /// TLS on an accepted connection, as upstream.
 const TLS_HANDSHAKE: Duration = Duration::from_secs(120);
@@ -96,16 +101,9 @@ impl Frontend {
                 };
                 let (tls, dialer, begun) = (tls.clone(), dialer.clone(), drain.clone());
                 until_cut(drain.clone(), async move {
-                    let remote = accepted.remote;
-                    match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE), begun.clone()).await {
-                        Some((place, Ok(accepted))) => {
-                            connect::serve(accepted.stream, dialer, head_timeout, place, begun).await
-                        }
-                        None => dialer.metrics.konduit.refused("frontend", "tls"),
-                        Some((_, Err(error))) => {
-                            dialer.metrics.konduit.refused("frontend", "tls");
-                            tell(&remote, &error);
-                        }
+                    let shaken = shake(stranger, &tls, accepted, begun.clone(), &dialer.metrics).await;
+                    if let Some((place, accepted)) = shaken {
+                        connect::serve(accepted.stream, dialer, head_timeout, place, begun).await;
                     }
                 });
             },
@@ -117,6 +115,26 @@ impl Frontend {
             }
         }
     }
+}
+
+/// A client's place for good and its connection in TLS; what comes to nothing is counted and told.
+async fn shake(
+    stranger: Stranger,
+    tls: &ServerEndpoint,
+    accepted: Accepted<TcpStream>,
+    drain: DrainWatch,
+    metrics: &ServerMetrics,
+) -> Option<(Place, Accepted<TlsStream<TcpStream>>)> {
+    let remote = accepted.remote;
+    let shaken = stranger.shake(tls.accept(accepted, TLS_HANDSHAKE), drain).await;
+    if let Some((place, Ok(accepted))) = shaken {
+        return Some((place, accepted));
+    }
+    metrics.konduit.refused("frontend", "tls");
+    if let Some((_, Err(error))) = shaken {
+        tell(&remote, &error);
+    }
+    None
 }
 
 /// Why there was no handshake with a client, once in a while: it may come back at once.

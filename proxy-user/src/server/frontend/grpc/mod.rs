@@ -29,9 +29,6 @@ mod receive;
 mod send;
 mod stream;
 
-/// From accept to the end of the TLS handshake, as upstream.
-const TLS_HANDSHAKE: Duration = Duration::from_secs(120);
-
 /// Serves API servers on a Unix socket until drained.
 pub(super) async fn serve_unix<B: Backend>(
     listener: UdsListener,
@@ -78,18 +75,11 @@ pub(super) async fn serve_tls<B: Backend>(
         };
         let (tls, backend, drain) = (tls.clone(), backend.clone(), drain.clone());
         tokio::spawn(async move {
-            let remote = accepted.remote;
-            match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE), drain.clone()).await {
-                Some((_place, Ok(accepted))) => {
-                    // A socket that is gone already says so when read.
-                    let _ = sockopt::set_user_timeout(accepted.stream.get_ref().0, connection::SILENCE);
-                    serve(accepted, keepalive, backend, drain).await;
-                }
-                None => backend.metrics().konduit.refused("frontend", "tls"),
-                Some((_, Err(error))) => {
-                    backend.metrics().konduit.refused("frontend", "tls");
-                    super::tell(&remote, &error);
-                }
+            let shaken = super::shake(stranger, &tls, accepted, drain.clone(), backend.metrics()).await;
+            if let Some((_place, accepted)) = shaken {
+                // A socket that is gone already says so when read.
+                let _ = sockopt::set_user_timeout(accepted.stream.get_ref().0, connection::SILENCE);
+                serve(accepted, keepalive, backend, drain).await;
             }
         });
     }
