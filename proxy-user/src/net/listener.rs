@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
-use super::room::{Seldom, remedy};
+use super::room::remedy;
+use super::seldom::Seldom;
 use super::sockopt;
 use super::tls::TlsInfo;
 

@@ -12,6 +12,7 @@ pub(crate) mod refusal;
 pub mod reload;
 pub mod resolve;
 pub(crate) mod room;
+pub(crate) mod seldom;
 mod sessions;
 pub mod sockopt;
 pub mod tls;

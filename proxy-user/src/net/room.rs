@@ -1,30 +1,9 @@
 //! Want of descriptors, told once in a while however often it is met.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often something may be told.
-pub(crate) struct Seldom {
-    every: Duration,
-    last: Mutex<Option<Instant>>,
-}
-
-impl Seldom {
-    pub(crate) const fn new(every: Duration) -> Seldom {
-        Seldom { every, last: Mutex::new(None) }
-    }
-
-    /// Whether it may be told now; then it counts.
-    pub(crate) fn take(&self, now: Instant) -> bool {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| now.saturating_duration_since(last) >= self.every);
-        if due {
-            *last = Some(now);
-        }
-        due
-    }
-}
+use super::seldom::Seldom;
 
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -76,13 +55,6 @@ pub(crate) fn remedy(error: &io::Error) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn told_once_in_a_while() {
-        let (seldom, start) = (Seldom::new(Duration::from_secs(10)), Instant::now());
-        let told = [0, 1, 9, 10, 11, 20].map(|second| seldom.take(start + Duration::from_secs(second)));
-        assert_eq!(told, [true, false, false, true, false, true]);
-    }
 
     #[test]
     fn want_has_a_remedy_and_a_lost_connection_needs_none() {

@@ -10,7 +10,7 @@ use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::room::Seldom;
+use super::seldom::Seldom;
 
 /// What is wrong with a certificate now.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -24,7 +24,7 @@ use crate::lane::record::RecordExact;
 use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::pulse::{Followed, Pulse};
-use crate::net::room::Seldom;
+use crate::net::seldom::Seldom;
 use crate::net::sockopt;
 use crate::net::tls::{HandshakeError, Identity, ServerEndpoint};
 use crate::ops::drain::DrainWatch;

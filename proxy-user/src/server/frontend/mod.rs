@@ -19,7 +19,7 @@ use super::dial::Dialer;
 use super::options::{Mode, Options};
 use super::{BoundFrontend, StartError, start};
 use crate::net::listener::{Accepted, Remote, TcpListener};
-use crate::net::room::Seldom;
+use crate::net::seldom::Seldom;
 use crate::net::tls::{ALPN_H2, ALPN_HTTP1, HandshakeError, ServerEndpoint, ServerTls, alpn_enforced};
 use crate::net::uds::UdsListener;
 use crate::ops::drain::DrainWatch;
