@@ -74,7 +74,7 @@ impl Frontend {
 
     /// Accepts until the drain begins; what was accepted runs on.
     pub(super) async fn serve(self, dialer: Dialer, keepalive: Duration, mut drain: DrainWatch) {
-        let places = Places::new(dialer.most_flows);
+        let places = Places::new(dialer.most_flows, self.mode, dialer.metrics.clone());
         let (head_timeout, dialer) = (self.head_timeout, Arc::new(dialer));
         match (self.mode, self.listener) {
             (Mode::HttpConnect, Listener::Uds(listener)) => loop {
@@ -82,10 +82,7 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let Some(place) = places.take() else {
-                    dialer.metrics.konduit.refused("frontend", "room");
-                    continue;
-                };
+                let Some(place) = places.take() else { continue };
                 let flow =
                     connect::serve(accepted.stream, dialer.clone(), head_timeout, place, drain.clone());
                 until_cut(drain.clone(), flow);
@@ -95,10 +92,7 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let Some(stranger) = places.admit() else {
-                    dialer.metrics.konduit.refused("frontend", "room");
-                    continue;
-                };
+                let Some(stranger) = places.admit() else { continue };
                 let (tls, dialer, begun) = (tls.clone(), dialer.clone(), drain.clone());
                 until_cut(drain.clone(), async move {
                     let shaken = shake(stranger, &tls, accepted, begun.clone(), &dialer.metrics).await;

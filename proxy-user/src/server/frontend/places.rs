@@ -6,6 +6,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::stranger::Strangers;
 use crate::net::room::{Of, tell_no_room};
+use crate::ops::metrics::ServerMetrics;
+use crate::server::options::Mode;
 
 /// Connections without room that may be told so at a time; the others are closed at once.
 const REFUSALS: usize = 32;
@@ -17,6 +19,7 @@ pub(super) struct Places {
     free: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     strangers: Arc<Mutex<Strangers>>,
+    metrics: ServerMetrics,
 }
 
 /// A connection's place, given back when dropped.
@@ -28,17 +31,23 @@ pub(super) enum Place {
 }
 
 impl Places {
-    pub(super) fn new(most: u64) -> Places {
+    pub(super) fn new(most: u64, mode: Mode, metrics: ServerMetrics) -> Places {
         let permits = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let refusals = match mode {
+            Mode::HttpConnect => REFUSALS,
+            // HTTP/2 has no words for a connection that is one too many: it is closed.
+            Mode::Grpc => 0,
+        };
         Places {
             most,
             free: Arc::new(Semaphore::new(permits)),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            refusals: Arc::new(Semaphore::new(refusals)),
             strangers: Arc::default(),
+            metrics,
         }
     }
 
-    /// `None`: nothing can be done for the connection.
+    /// `None`: nothing can be done for the connection, which is to be closed.
     pub(super) fn take(&self) -> Option<Place> {
         self.told(self.find())
     }
@@ -52,10 +61,13 @@ impl Places {
         Some(Place::Refused { _permit })
     }
 
-    /// Passes on what came of looking for a place, and tells when there was none.
+    /// Passes on what came of looking for a place; tells when there was none, and counts who does not hear it.
     pub(super) fn told(&self, found: Option<Place>) -> Option<Place> {
         if found.as_ref().is_none_or(Place::is_refused) {
             tell_no_room(Of::Connections, self.most);
+        }
+        if found.is_none() {
+            self.metrics.konduit.refused("frontend", "room");
         }
         found
     }
@@ -74,16 +86,44 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::FlowTable;
+
+    /// Places for two, and how often a connection was closed for want of one.
+    fn two(mode: Mode) -> (Places, impl Fn() -> u64) {
+        let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
+        let registry = metrics.registry().clone();
+        let closed = move || {
+            let families = registry.gather();
+            let name = "konduit_refused_connections_total";
+            let family = families.iter().find(|family| family.name() == name);
+            family.map_or(0, |family| family.get_metric()[0].get_counter().get_value() as u64)
+        };
+        (Places::new(2, mode, metrics), closed)
+    }
 
     #[test]
     fn who_finds_no_room_is_told_and_room_comes_back() {
-        let places = Places::new(2);
+        let (places, closed) = two(Mode::HttpConnect);
         let kept = [places.take().unwrap(), places.take().unwrap()];
         assert!(kept.iter().all(|place| !place.is_refused()));
         let refused: Vec<Place> = (0..REFUSALS).map(|_| places.take().unwrap()).collect();
         assert!(refused.iter().all(Place::is_refused));
+        assert_eq!(closed(), 0);
         assert!(places.take().is_none());
+        assert_eq!(closed(), 1);
         drop(kept);
         assert!(!places.take().unwrap().is_refused());
+    }
+
+    #[test]
+    fn whom_nobody_can_tell_is_closed_and_counted() {
+        let (places, closed) = two(Mode::Grpc);
+        let kept = [places.take().unwrap(), places.take().unwrap()];
+        assert!(places.take().is_none());
+        assert_eq!(closed(), 1);
+        // A stranger gives its place up to another, and nobody is without one.
+        drop(kept);
+        let _strangers = [(); 3].map(|()| places.admit().unwrap());
+        assert_eq!(closed(), 1);
     }
 }

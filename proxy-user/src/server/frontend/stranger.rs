@@ -25,7 +25,6 @@ struct Held {
 /// that is meant takes milliseconds.
 pub(super) struct Stranger {
     number: u64,
-    refused: bool,
     places: Places,
     lost: oneshot::Receiver<Infallible>,
 }
@@ -54,18 +53,13 @@ impl Places {
             refused => strangers.give_up().or(refused),
         };
         let place = self.told(place)?;
-        let refused = place.is_refused();
         let (number, lost) = strangers.add(place);
         drop(strangers);
-        Some(Stranger { number, refused, places: self.clone(), lost })
+        Some(Stranger { number, places: self.clone(), lost })
     }
 }
 
 impl Stranger {
-    pub(super) fn is_refused(&self) -> bool {
-        self.refused
-    }
-
     /// The place, for good, and what came of the handshake; `None` when the place went to another before, or the server
     /// left.
     pub(super) async fn shake<T>(
@@ -95,12 +89,25 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::flow::FlowTable;
     use crate::ops::drain;
+    use crate::ops::metrics::ServerMetrics;
+    use crate::server::options::Mode;
+
+    fn places(most: u64) -> Places {
+        Places::new(most, Mode::HttpConnect, ServerMetrics::new(&FlowTable::new()).unwrap())
+    }
+
+    impl Stranger {
+        fn is_refused(&self) -> bool {
+            self.places.strangers().held[&self.number].place.is_refused()
+        }
+    }
 
     #[tokio::test]
     async fn the_oldest_silent_stranger_makes_room_and_nobody_known_does() {
         let (_trigger, drain) = drain::channel();
-        let places = Places::new(2);
+        let places = places(2);
         let oldest = tokio::spawn(places.admit().unwrap().shake(pending::<()>(), drain.clone()));
         let (known, ()) = places.admit().unwrap().shake(ready(()), drain.clone()).await.unwrap();
         let newer = places.admit().unwrap();
@@ -120,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn a_stranger_that_leaves_gives_its_place_back() {
         let (_trigger, drain) = drain::channel();
-        let places = Places::new(1);
+        let places = places(1);
         for _ in 0..3 {
             let stranger = places.admit().unwrap();
             assert!(!stranger.is_refused());
@@ -137,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_leaves_waits_a_moment_for_strangers() {
         let (trigger, drain) = drain::channel();
-        let places = Places::new(2);
+        let places = places(2);
         trigger.start();
         let silent = places.admit().unwrap().shake(pending::<()>(), drain.clone());
         let slow = places.admit().unwrap().shake(tokio::time::sleep(Duration::from_millis(20)), drain);

@@ -6,12 +6,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::super::places::Places;
+use super::stream::Backend;
 use super::{serve_tls, tests};
 use crate::lane::testing::Pki;
 use crate::net::cipher::TlsPolicy;
 use crate::net::listener::TcpListener;
 use crate::net::tls::{ALPN_H2, ClientTls, ServerTls};
 use crate::ops::drain;
+use crate::server::options::Mode;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -35,7 +37,9 @@ async fn the_oldest_unfinished_handshake_makes_room() {
     let address = listener.local_addr();
     let (_trigger, watch) = drain::channel();
     let keepalive = Duration::from_secs(3600);
-    tokio::spawn(serve_tls(listener, tls.watch().unwrap(), keepalive, tests::local(), Places::new(3), watch));
+    let backend = tests::local();
+    let places = Places::new(3, Mode::Grpc, backend.metrics().clone());
+    tokio::spawn(serve_tls(listener, tls.watch().unwrap(), keepalive, backend, places, watch));
 
     let mut known = Vec::new();
     for _ in 0..3 {

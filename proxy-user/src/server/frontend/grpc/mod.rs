@@ -42,11 +42,7 @@ pub(super) async fn serve_unix<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
-        // HTTP/2 has no words for a connection that is one too many: it is closed.
-        let Some(place) = places.take().filter(|place| !place.is_refused()) else {
-            backend.metrics().konduit.refused("frontend", "room");
-            continue;
-        };
+        let Some(place) = places.take() else { continue };
         let (backend, drain) = (backend.clone(), drain.clone());
         tokio::spawn(async move {
             let _place = place;
@@ -69,10 +65,7 @@ pub(super) async fn serve_tls<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
-        let Some(stranger) = places.admit().filter(|stranger| !stranger.is_refused()) else {
-            backend.metrics().konduit.refused("frontend", "room");
-            continue;
-        };
+        let Some(stranger) = places.admit() else { continue };
         let (tls, backend, drain) = (tls.clone(), backend.clone(), drain.clone());
         tokio::spawn(async move {
             let shaken = super::shake(stranger, &tls, accepted, drain.clone(), backend.metrics()).await;
