@@ -34,7 +34,15 @@ const EVERY: Duration = Duration::from_secs(3600);
 
 struct InForce {
     leaf: CertificateDer<'static>,
+    days: Days,
     told: Seldom,
+}
+
+/// When a certificate is valid; `None`: a bound that is beyond all calendars, or cannot be read.
+#[derive(Default)]
+struct Days {
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
 }
 
 /// Takes note of a certificate that was just loaded, and looks at it. Endpoints that share a file share its warnings.
@@ -58,12 +66,29 @@ pub(super) fn look(path: &Path) {
 
 impl InForce {
     fn new(leaf: &CertificateDer<'_>) -> InForce {
-        InForce { leaf: leaf.clone().into_owned(), told: Seldom::new(EVERY) }
+        InForce { leaf: leaf.clone().into_owned(), days: Days::of(leaf), told: Seldom::new(EVERY) }
     }
 
     /// What to tell at this time, which is asked of both clocks.
     fn news(&self, path: &Path, now: Timestamp, at: Instant) -> Option<Untimely> {
-        untimely(path, &self.leaf, now).filter(|_| self.told.take(at))
+        self.days.untimely(path, now).filter(|_| self.told.take(at))
+    }
+}
+
+impl Days {
+    fn of(leaf: &CertificateDer<'_>) -> Days {
+        let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return Days::default() };
+        let [from, to] = [parsed.validity().not_before, parsed.validity().not_after]
+            .map(|at| Timestamp::from_second(at.timestamp()).ok());
+        Days { from, to }
+    }
+
+    fn untimely(&self, path: &Path, now: Timestamp) -> Option<Untimely> {
+        match (self.from, self.to) {
+            (Some(at), _) if now < at => Some(Untimely::NotYet { path: path.into(), at }),
+            (_, Some(at)) if now > at => Some(Untimely::Expired { path: path.into(), at }),
+            _ => None,
+        }
     }
 }
 
@@ -79,17 +104,6 @@ pub(super) fn check_resumed(leaf: &X509Certificate<'_>) -> Result<(), rustls::Er
     Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }))
 }
 
-fn untimely(path: &Path, leaf: &CertificateDer<'_>, now: Timestamp) -> Option<Untimely> {
-    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
-    let [from, to] = [parsed.validity().not_before, parsed.validity().not_after];
-    let [from, to] = [from, to].map(|at| Timestamp::from_second(at.timestamp()));
-    match (from, to) {
-        (Ok(at), _) if now < at => Some(Untimely::NotYet { path: path.into(), at }),
-        (_, Ok(at)) if now > at => Some(Untimely::Expired { path: path.into(), at }),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,10 +114,10 @@ mod tests {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.not_before = rcgen::date_time_ymd(2024, 2, 29);
         params.not_after = rcgen::date_time_ymd(2025, 3, 1);
-        let certificate = params.self_signed(&key).unwrap();
+        let days = Days::of(params.self_signed(&key).unwrap().der());
         let on = |day: &str| {
             let now = day.parse().unwrap();
-            untimely(Path::new("/etc/a.crt"), certificate.der(), now).map(|error| error.to_string())
+            days.untimely(Path::new("/etc/a.crt"), now).map(|error| error.to_string())
         };
         let early = on("2024-02-28T23:59:59Z").unwrap();
         assert!(
