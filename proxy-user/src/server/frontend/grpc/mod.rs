@@ -23,8 +23,10 @@ use crate::wire::packet::DialRequest;
 
 mod adapter;
 mod connection;
+mod encode;
 mod flow;
 mod message;
+mod parse;
 mod receive;
 mod send;
 mod stream;
@@ -107,7 +109,5 @@ impl Backend for Dialer {
     }
 }
 
-#[cfg(test)]
-mod crowd_tests;
 #[cfg(test)]
 mod tests;

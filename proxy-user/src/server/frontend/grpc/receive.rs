@@ -5,7 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use h2::RecvStream;
 
-use super::message::{Code, Item, MessageError, Parser};
+use super::message::{Code, Item, MessageError};
+use super::parse::Parser;
 use crate::ops::metrics::{Segment, ServerMetrics};
 
 /// Upstream's packet type of errors of receiving.

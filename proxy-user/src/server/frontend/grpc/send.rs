@@ -8,7 +8,8 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::message::{self, Code, DATA_OVERHEAD, MessageError};
+use super::encode::{DATA_OVERHEAD, encode, encode_data};
+use super::message::{Code, MessageError};
 use crate::flow::{DialError, DialReason};
 use crate::ops::metrics::{DialFailure, Segment, ServerMetrics};
 use crate::wire::ids::{ConnId, DialId};
@@ -43,7 +44,7 @@ impl Sender {
         let kind = packet.kind();
         let answers = matches!(&packet, Packet::DialResponse(response) if response.outcome.is_ok());
         self.metrics.packet(Segment::ToClient, kind);
-        if self.stream.send_data(message::encode(packet), false).is_err() {
+        if self.stream.send_data(encode(packet), false).is_err() {
             self.metrics.stream_error(Segment::ToClient, Code::Canceled.name(), kind);
             if answers {
                 self.metrics.dial_failed(DialFailure::SendResponse);
@@ -90,7 +91,7 @@ impl Sender {
             }
         };
         let length = wanted.min(room);
-        let message = message::encode_data(conn, &bytes[..length]);
+        let message = encode_data(conn, &bytes[..length]);
         self.waiting = None;
         self.metrics.packet(Segment::ToClient, "DATA");
         self.metrics.frontend_write(since.elapsed());

@@ -5,17 +5,16 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::places::Places;
-use super::stream::Backend;
-use super::{serve_tls, tests};
+use super::super::serve_tls;
+use super::super::stream::Backend;
+use super::{SOON, local};
 use crate::lane::testing::Pki;
 use crate::net::cipher::TlsPolicy;
 use crate::net::listener::TcpListener;
 use crate::net::tls::{ALPN_H2, ClientTls, ServerTls};
 use crate::ops::drain;
+use crate::server::frontend::places::Places;
 use crate::server::options::Mode;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// Whoever leaves a handshake unfinished keeps nobody out; whoever finished one keeps its place.
 #[tokio::test]
@@ -37,7 +36,7 @@ async fn the_oldest_unfinished_handshake_makes_room() {
     let address = listener.local_addr();
     let (_trigger, watch) = drain::channel();
     let keepalive = Duration::from_secs(3600);
-    let backend = tests::local();
+    let backend = local();
     let places = Places::new(3, Mode::Grpc, backend.metrics().clone());
     tokio::spawn(serve_tls(listener, tls.watch().unwrap(), keepalive, backend, places, watch));
 
