@@ -318,7 +318,7 @@ impl Drop for Outlet {
 }
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
+#[path = "link_tests/mod.rs"]
 mod tests;
 #[cfg(test)]
 #[path = "unsent_tests.rs"]
