@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::ops::flags::testing::{
-    KLOG, OURS, Row, every_default_is_the_contracts, every_flag_takes_its_values, mistakes, names, options,
-    words,
+    KLOG, Row, every_default_is_the_contracts, every_flag_takes_its_values, mistakes, options, the_flags_are,
+    the_manifest_is_understood, words,
 };
 use crate::ops::flags::{ByteSize, Severity};
 
@@ -67,13 +67,7 @@ impl Line {
 
 #[test]
 fn every_flag_of_the_contract_exists_and_no_other() {
-    let flags = table::program().flags;
-    let mut known: Vec<&str> = flags.iter().map(|flag| flag.name).collect();
-    let ours = OURS.into_iter().chain(["drain-quiet", "drain-timeout"]);
-    let mut wanted: Vec<&str> = names(&UPSTREAM).chain(names(&KLOG)).chain(ours).collect();
-    known.sort_unstable();
-    wanted.sort_unstable();
-    assert_eq!(known, wanted);
+    the_flags_are(&table::program().flags, &UPSTREAM, &["drain-quiet", "drain-timeout"]);
 }
 
 #[test]
@@ -271,14 +265,6 @@ fn what_is_hidden_is_not_in_the_help() {
 
 #[test]
 fn the_manifests_flags_are_understood() {
-    use crate::ops::flags::testing::manifest_flags;
     let text = include_str!("../../../../deploy/agent/daemonset.yaml");
-    let args = manifest_flags(text);
-    assert!(args.len() > 8, "{args:?}");
-    match Options::parse(&args, |_| None) {
-        Ok(Invocation::Run(_)) => {}
-        // The files are those of a pod.
-        Err(error) => assert!(error.mistakes.iter().all(|text| text.contains("no such file")), "{error}"),
-        other => panic!("{other:?}"),
-    }
+    the_manifest_is_understood(text, |flags| Options::parse(flags, |_| None));
 }

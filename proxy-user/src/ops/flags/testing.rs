@@ -27,7 +27,7 @@ pub(crate) const KLOG: [Row; 15] = [
 ];
 
 /// Ours, which both have.
-pub(crate) const OURS: [&str; 12] = [
+const OURS: [&str; 12] = [
     "lanes",
     "lane-security",
     "lane-wait",
@@ -41,10 +41,6 @@ pub(crate) const OURS: [&str; 12] = [
     "operator-socket",
     "live-settings",
 ];
-
-pub(crate) fn names(rows: &[Row]) -> impl Iterator<Item = &'static str> {
-    rows.iter().map(|(name, _)| *name)
-}
 
 /// The defaults that a `--help` shows.
 fn shown_defaults(help: &str) -> HashMap<&str, String> {
@@ -105,10 +101,29 @@ pub(crate) fn mistakes<O: std::fmt::Debug>(read: Result<Invocation<O>, OptionsEr
     }
 }
 
-/// The flags in a manifest's list of arguments.
-pub(crate) fn manifest_flags(yaml: &str) -> Vec<String> {
+/// The flags in a manifest's list of arguments have no mistake but files that are missing here.
+pub(crate) fn the_manifest_is_understood<O: std::fmt::Debug>(
+    yaml: &str,
+    parse: impl Fn(&[String]) -> Result<Invocation<O>, OptionsError>,
+) {
     let items = yaml.lines().filter_map(|line| line.trim().strip_prefix("- "));
-    items.filter(|item| item.starts_with("--")).map(str::to_owned).collect()
+    let flags: Vec<String> = items.filter(|item| item.starts_with("--")).map(str::to_owned).collect();
+    assert!(flags.len() > 8, "{flags:?}");
+    match parse(&flags) {
+        Ok(Invocation::Run(_)) => {}
+        Err(error) => assert!(error.mistakes.iter().all(|text| text.contains("no such file")), "{error}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The table has these flags, klog's and ours, and no other.
+pub(crate) fn the_flags_are<O>(flags: &[Flag<O>], upstream: &[Row], own: &[&str]) {
+    let mut known: Vec<&str> = flags.iter().map(|flag| flag.name).collect();
+    let names = [upstream, &KLOG].into_iter().flatten().map(|(name, _)| *name);
+    let mut wanted: Vec<&str> = names.chain(OURS).chain(own.iter().copied()).collect();
+    known.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(known, wanted);
 }
 
 /// For every flag: (a good value, as it is shown; a wrong value if there is one).
