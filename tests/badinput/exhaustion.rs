@@ -9,14 +9,12 @@ use proxy_tests::calls::Client;
 use proxy_tests::konduit::{Frontend, Konduit, Lanes, Settings, binaries};
 use proxy_tests::scrape::Page;
 use proxy_tests::targets::Target;
-use proxy_user::wire::ids::DialId;
-use proxy_user::wire::packet::{DialRequest, Packet};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::cell::LONG;
-use crate::{connect, open};
+use crate::{connect, control_stream, open};
 
 /// The binaries, behind a shell that lowers the limit of these.
 fn with_few_files(directory: &TempDir, poor: &[&str]) -> PathBuf {
@@ -144,19 +142,10 @@ async fn who_has_no_room_for_more_flows_says_so() {
         let target = Target::echo().await.unwrap();
         let client = Client::new(UnixStream::connect(&pair.socket).await.unwrap()).await;
         let (mut flows, mut refused) = (Vec::new(), 0);
-        for number in 1..=40 {
-            let mut call = client.call("/ProxyService/Proxy", &[]).await;
-            let (protocol, address) = ("tcp".into(), target.name());
-            call.say(Packet::DialRequest(DialRequest {
-                dial: DialId(number),
-                protocol,
-                address,
-                lane_dial: 0,
-            }));
-            match call.hear().await {
-                Some(Packet::DialResponse(response)) if response.outcome.is_ok() => flows.push(call),
-                Some(Packet::DialResponse(_)) => refused += 1,
-                other => panic!("{poor}: {other:?}"),
+        for _ in 0..40 {
+            match control_stream::dial(&client, &target.name()).await {
+                (call, Ok(_)) => flows.push(call),
+                (_, Err(_)) => refused += 1,
             }
         }
         assert!(flows.len() >= 15 && refused >= 10, "{poor}: {} flows, {refused} refused", flows.len());
