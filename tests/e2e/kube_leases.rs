@@ -149,6 +149,22 @@ fn an_agent_counts_the_valid_leases_that_its_selector_selects() -> anyhow::Resul
     Ok(())
 }
 
+/// As upstream: no namespace is all of them.
+#[test]
+fn an_agent_without_a_namespace_counts_the_leases_of_all() -> anyhow::Result<()> {
+    let field = Field::new()?;
+    for namespace in ["kube-system", "tenant-a", "tenant-b"] {
+        field.api.lease_in(namespace, "same-name", &labels(), Duration::ZERO);
+    }
+    let _server = field.server(&field.kubeconfig_of_nobody()?, &[])?;
+    let (_agent, pages) = counter(&field, &["--lease-namespace="])?;
+    counts(pages, 3.0)?;
+    field.api.lease_in("tenant-c", "another", &labels(), Duration::ZERO);
+    counts(pages, 4.0)?;
+    field.api.drop_lease("same-name");
+    counts(pages, 3.0)
+}
+
 #[test]
 fn the_larger_count_wins_where_that_is_asked_for() -> anyhow::Result<()> {
     let field = Field::new()?;

@@ -27,9 +27,12 @@ pub(super) struct LeaseCounter {
     seen: Mutex<Seen>,
 }
 
+/// Namespace and name.
+type Key = (Option<String>, Option<String>);
+
 struct Seen {
     /// When each stops to count.
-    leases: HashMap<String, Option<Timestamp>>,
+    leases: HashMap<Key, Option<Timestamp>>,
     /// The last news of the API server: without any, every lease would expire though its server lives.
     heard: Timestamp,
 }
@@ -40,10 +43,12 @@ impl Seen {
     }
 
     fn put(&mut self, lease: &Lease) {
-        if let Some(name) = lease.metadata.name.clone() {
-            self.leases.insert(name, expiry(lease));
-        }
+        self.leases.insert(key(lease), expiry(lease));
     }
+}
+
+fn key(lease: &Lease) -> Key {
+    (lease.metadata.namespace.clone(), lease.metadata.name.clone())
 }
 
 impl LeaseCounter {
@@ -115,9 +120,7 @@ impl LeaseCounter {
             match event {
                 WatchEvent::Added(lease) | WatchEvent::Modified(lease) => self.seen().put(&lease),
                 WatchEvent::Deleted(lease) => {
-                    if let Some(name) = lease.metadata.name {
-                        self.seen().leases.remove(&name);
-                    }
+                    self.seen().leases.remove(&key(&lease));
                 }
                 WatchEvent::Bookmark(_) => {}
                 // Most likely 410: the version is too old, and all are listed anew.
@@ -146,7 +149,8 @@ mod tests {
         let now = Timestamp::now();
         let later = now + SignedDuration::from_secs(60);
         let at = |seconds| Some(now + SignedDuration::from_secs(seconds));
-        let leases = [("a", at(30)), ("b", at(90)), ("c", None)].map(|(name, at)| (name.to_owned(), at));
+        let leases = [("a", at(30)), ("b", at(90)), ("c", None)];
+        let leases = leases.map(|(name, at)| ((None, Some(name.to_owned())), at));
         let mut seen = Seen { leases: leases.into(), heard: now };
         assert_eq!(seen.count(), 2, "a lease without an expiry does not count");
         seen.heard = later;

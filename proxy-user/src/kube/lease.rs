@@ -16,10 +16,11 @@ use super::{Kube, KubeError};
 /// Far below a lease's 30 s, far above what a busy API server takes.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The leases of one namespace.
+/// The leases of one namespace, or of all, which can only be listed and watched.
 #[derive(Clone)]
 pub struct Leases {
     kube: Kube,
+    /// Empty: all.
     namespace: String,
 }
 
@@ -83,7 +84,10 @@ impl Leases {
     }
 
     fn api(&self, client: kube_client::Client) -> Api<Lease> {
-        Api::namespaced(client, &self.namespace)
+        match self.namespace.as_str() {
+            "" => Api::all(client),
+            namespace => Api::namespaced(client, namespace),
+        }
     }
 }
 

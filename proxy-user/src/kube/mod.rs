@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod error;
 pub mod lease;
+pub mod names;
 pub mod nodes;
 mod proxy;
 pub mod selector;

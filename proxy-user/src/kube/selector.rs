@@ -1,5 +1,7 @@
 //! The grammar of label selectors, as Kubernetes reads them: equality, sets, existence, comparison.
 
+use super::names::is_subdomain;
+
 /// Says what is wrong with a selector. The API server applies it; this finds mistakes at start.
 ///
 /// # Errors
@@ -73,13 +75,7 @@ fn word(text: &str) -> (&str, &str) {
 /// A label's name, with or without a DNS prefix.
 fn key(key: &str) -> Result<(), String> {
     let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    let label = |label: &str| {
-        let ends = [label.bytes().next(), label.bytes().last()];
-        ends.iter().all(|end| end.is_some_and(|end| end.is_ascii_lowercase() || end.is_ascii_digit()))
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    let dns = prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(label));
-    match dns && !name.is_empty() && is_name(name) {
+    match prefix.is_none_or(is_subdomain) && !name.is_empty() && is_name(name) {
         true => Ok(()),
         false => Err(format!("{key:?} is no label key")),
     }

@@ -24,6 +24,11 @@ const TRIES: u32 = 5;
 /// An API server that does not answer must not hold up the end of this one; the lease expires by itself.
 const DELETION: Duration = Duration::from_millis(1500);
 
+/// What upstream names a server's lease.
+pub(super) fn name(server_id: &str) -> String {
+    format!("konnectivity-proxy-server-{server_id}")
+}
+
 /// Keeps one server's lease until the server drains.
 pub struct LeaseController {
     leases: Leases,
@@ -39,7 +44,7 @@ impl LeaseController {
         let pairs = options.lease_label.split(',').filter_map(|pair| pair.split_once('='));
         LeaseController {
             leases: Leases::new(kube, &options.lease_namespace),
-            name: format!("konnectivity-proxy-server-{}", options.server_id),
+            name: name(&options.server_id),
             holder: options.server_id.clone(),
             labels: pairs.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned())).collect(),
             metrics: metrics.clone(),

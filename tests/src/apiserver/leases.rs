@@ -47,7 +47,7 @@ impl Leases {
         lock(&self.store).leases.values().cloned().collect()
     }
 
-    pub(super) fn put(&self, name: &str, labels: &Value, ago: Duration) {
+    pub(super) fn put(&self, namespace: &str, name: &str, labels: &Value, ago: Duration) {
         let renewed = k8s_time(ago);
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -55,7 +55,7 @@ impl Leases {
             "spec": { "holderIdentity": name, "leaseDurationSeconds": 300, "renewTime": renewed },
         });
         let mut store = lock(&self.store);
-        let key = ("kube-system".to_owned(), name.to_owned());
+        let key = (namespace.to_owned(), name.to_owned());
         let kind = if store.leases.contains_key(&key) { "MODIFIED" } else { "ADDED" };
         store.change(kind, key, lease);
         self.changed.send_replace(store.version);
@@ -78,12 +78,12 @@ impl Leases {
         self.changed.subscribe()
     }
 
-    /// What happened in `namespace` after `version` to leases that `selector` selects.
+    /// What happened in `namespace`, or in all if that is empty, after `version` to leases that `selector` selects.
     pub(super) fn since(&self, namespace: &str, version: u64, selector: &str) -> (u64, Vec<Value>) {
         let store = lock(&self.store);
         let fits = |(at, event): &&(u64, Value)| {
             *at > version
-                && event["object"]["metadata"]["namespace"] == json!(namespace)
+                && (namespace.is_empty() || event["object"]["metadata"]["namespace"] == json!(namespace))
                 && selects(selector, &event["object"])
         };
         (store.version, store.events.iter().filter(fits).map(|(_, event)| event.clone()).collect())
@@ -91,7 +91,8 @@ impl Leases {
 
     pub(super) fn list(&self, namespace: &str, selector: &str) -> (u16, Value) {
         let store = lock(&self.store);
-        let fits = store.leases.iter().filter(|(key, lease)| key.0 == namespace && selects(selector, lease));
+        let of = |key: &(String, String)| namespace.is_empty() || key.0 == namespace;
+        let fits = store.leases.iter().filter(|(key, lease)| of(key) && selects(selector, lease));
         let items: Vec<&Value> = fits.map(|(_, lease)| lease).collect();
         let list = json!({
             "kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1",

@@ -122,7 +122,12 @@ impl ApiServer {
 
     /// Puts a lease there that was renewed `ago` and lasts 300 s, in `kube-system`.
     pub fn lease(&self, name: &str, labels: &Value, ago: Duration) {
-        self.state.leases.put(name, labels, ago);
+        self.lease_in("kube-system", name, labels, ago);
+    }
+
+    /// The same in another namespace.
+    pub fn lease_in(&self, namespace: &str, name: &str, labels: &Value, ago: Duration) {
+        self.state.leases.put(namespace, name, labels, ago);
     }
 
     pub fn drop_lease(&self, name: &str) {

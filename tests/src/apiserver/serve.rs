@@ -97,26 +97,33 @@ async fn answer(
     let selector = query("labelSelector");
     let from = query("resourceVersion").parse().unwrap_or(0);
     let limit = Duration::from_secs(query("timeoutSeconds").parse().unwrap_or(60));
+    let leases = |namespace: &str| {
+        // As API servers without streaming lists; client-go then lists first.
+        if !query("sendInitialEvents").is_empty() {
+            return reply(failure(422, "Invalid", "sendInitialEvents is forbidden"));
+        }
+        if query("watch").is_empty() {
+            return reply(state.leases.list(namespace, &selector));
+        }
+        let namespace = namespace.to_owned();
+        let since = move |version| state.leases.since(&namespace, version, &selector);
+        watch(state, from, limit, state.leases.changes(), since)
+    };
     Some(match path[..] {
         ["apis", "authentication.k8s.io", "v1", "tokenreviews"] if method == "POST" => {
             reply(lock(&state.tokens).review(object))
         }
-        ["apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases"] => match method {
-            "POST" => {
-                let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-                reply(state.leases.one("POST", (namespace.into(), name), object))
+        ["apis", "coordination.k8s.io", "v1", "leases"] if method == "GET" => leases(""),
+        // No namespace has an empty name.
+        ["apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases"] if !namespace.is_empty() => {
+            match method {
+                "POST" => {
+                    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                    reply(state.leases.one("POST", (namespace.into(), name), object))
+                }
+                _ => leases(namespace),
             }
-            // As API servers without streaming lists; client-go then lists first.
-            _ if !query("sendInitialEvents").is_empty() => {
-                reply(failure(422, "Invalid", "sendInitialEvents is forbidden"))
-            }
-            _ if !query("watch").is_empty() => {
-                let namespace = namespace.to_owned();
-                let since = move |version| state.leases.since(&namespace, version, &selector);
-                watch(state, from, limit, state.leases.changes(), since)
-            }
-            _ => reply(state.leases.list(namespace, &selector)),
-        },
+        }
         ["api", "v1", "nodes"] if query("watch").is_empty() => {
             reply(state.nodes.list(query("limit").parse().unwrap_or(0), &query("continue")))
         }

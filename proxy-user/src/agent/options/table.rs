@@ -94,7 +94,7 @@ fn upstream() -> Vec<Flag<Options>> {
             "What dials this agent is for, URL encoded: host=…&ipv4=…&ipv6=…&cidr=…&default-route=true."
         ),
         flag!(COUNT, "count-server-leases", count_server_leases, "Count servers by their leases."),
-        flag!(COUNT, "lease-namespace", lease_namespace, "Namespace of the leases."),
+        flag!(COUNT, "lease-namespace", lease_namespace, "Namespace of the leases; empty means all."),
         flag!(COUNT, "lease-label-selector", lease_label_selector, "Which leases count."),
         label,
         flag!(

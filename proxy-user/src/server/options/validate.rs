@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Options;
-use crate::kube::selector;
+use crate::kube::{names, selector};
 use crate::net::cipher::TlsPolicy;
 use crate::ops::flags::checks::{exists, mistake, pair};
+use crate::server::lease;
 use crate::wire::metadata::is_carried;
 
 /// The mistakes of reading, then those of meaning; adds to the warnings.
@@ -123,14 +124,35 @@ fn agents(o: &Options, found: &mut Vec<(&'static str, String)>) {
             }
         }
     }
-    if o.enable_lease_controller
-        && let Err(gist) = labels(&o.lease_label)
-    {
-        found.push(("lease-label", gist));
+    if o.enable_lease_controller {
+        leases(o, found);
     }
 }
 
 /// What the API server would refuse with every lease is told at start.
+fn leases(o: &Options, found: &mut Vec<(&'static str, String)>) {
+    if let Err(gist) = labels(&o.lease_label) {
+        found.push(("lease-label", gist));
+    }
+    if !names::is_label(&o.lease_namespace) {
+        let gist = format!(
+            "no namespace is named {:?}, so there could be no lease: set --lease-namespace to one that exists, or \
+             leave --enable-lease-controller out",
+            o.lease_namespace
+        );
+        found.push(("lease-namespace", gist));
+    }
+    let name = lease::name(&o.server_id);
+    if !names::is_subdomain(&name) {
+        let gist = format!(
+            "no lease can be named {name:?}: let --server-id end with a letter or digit and have only lower-case \
+             letters, digits, '-' and single dots, {} at the most, or leave --enable-lease-controller out",
+            names::MAX_NAME - lease::name("").len()
+        );
+        found.push(("server-id", gist));
+    }
+}
+
 fn labels(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("empty string provided".to_owned());

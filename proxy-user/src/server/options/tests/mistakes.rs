@@ -55,6 +55,16 @@ fn one_mistake_is_told_in_upstreams_words() {
             &["--enable-lease-controller", "--lease-label=a=-b"],
             "invalid label format: a=-b: \"-b\" is no label value",
         ),
+        (
+            &["--enable-lease-controller", "--lease-namespace="],
+            "no namespace is named \"\", so there could be no lease: set --lease-namespace to one",
+        ),
+        (&["--enable-lease-controller", "--lease-namespace=A_b"], "no namespace is named \"A_b\""),
+        (
+            &["--enable-lease-controller", "--server-id=Master_1"],
+            "no lease can be named \"konnectivity-proxy-server-Master_1\": let --server-id end with",
+        ),
+        (&["--enable-lease-controller", "--server-id="], "'-' and single dots, 227 at the most"),
         (&["--lane-ping=0"], "lane ping must be greater than 0"),
         (&["--proxy-strategies="], "ProxyStrategies cannot be empty"),
         (&["--proxy-strategies=,"], "invalid proxy strategies: proxy strategies cannot be empty"),
@@ -85,6 +95,16 @@ fn one_mistake_is_told_in_upstreams_words() {
         assert!(found.iter().any(|mistake| mistake.contains(gist)), "{gist:?} is not in {found:?}");
         assert!(found.iter().all(|mistake| mistake.contains("-")), "{found:?}");
     }
+}
+
+/// As upstream: without a lease to publish, any id and namespace will do.
+#[test]
+fn what_only_leases_forbid_is_taken_without_them() {
+    let options = Line::new().options(&["--server-id=Master_1", "--lease-namespace="]);
+    assert_eq!((options.server_id.as_str(), options.lease_namespace.as_str()), ("Master_1", ""));
+    let good =
+        ["--enable-lease-controller", "--server-id=master-1.example", "--lease-namespace=kube-node-lease"];
+    assert!(Line::new().options(&good).enable_lease_controller);
 }
 
 #[test]
