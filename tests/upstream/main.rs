@@ -10,3 +10,4 @@ mod flow;
 mod go;
 mod pair;
 mod paused;
+mod words;

@@ -102,6 +102,10 @@ impl FlowStream for MuxStream {
         self.with(|flow| flow.step(Event::Abort));
     }
 
+    fn last_words(&self) -> String {
+        self.with(|flow| flow.last_words.to_string()).unwrap_or_default()
+    }
+
     fn bound(&mut self, room: Room) {
         self.with(|flow| flow.bound(room));
     }

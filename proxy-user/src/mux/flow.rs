@@ -20,6 +20,9 @@ const SMALL: usize = 4096;
 /// Small payloads behind so many others are put together: each by itself takes a hundred bytes more.
 const KEPT_APART: usize = 16;
 
+/// What is kept of a peer's last words, in bytes. They wait where no window bounds them.
+const LONGEST_WORDS: usize = 4096;
+
 pub(super) enum Out {
     Data(Bytes),
     Close(Closing),
@@ -45,6 +48,8 @@ pub(super) struct Flow {
     said_so: bool,
     /// The link has this flow in one of its queues already.
     pub(super) scheduled: bool,
+    /// What the peer said when it ended the flow.
+    pub(super) last_words: Box<str>,
     /// A `MuxStream` exists.
     pub(super) held: bool,
     pub(super) reader: Option<Waker>,
@@ -76,6 +81,7 @@ impl Flow {
             owed: 0,
             said_so: false,
             scheduled: false,
+            last_words: Box::default(),
             held: true,
             reader: None,
             writer: None,
@@ -280,6 +286,14 @@ impl Flow {
     }
 
     // Ends.
+
+    /// What the peer did, and what it said about it. The first words count, and none of a flow that is over.
+    pub(super) fn told(&mut self, event: Event, words: &str) {
+        if self.last_words.is_empty() && !self.state.is_over() {
+            self.last_words = words[..words.floor_char_boundary(LONGEST_WORDS)].into();
+        }
+        self.step(event);
+    }
 
     pub(super) fn step(&mut self, event: Event) {
         let step = self.state.step(event);

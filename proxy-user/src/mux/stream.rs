@@ -170,7 +170,7 @@ enum Delivered {
 
 impl Inner {
     fn deliver(&self, packet: Packet) -> Delivered {
-        let (conn, event) = match packet {
+        let (conn, event, words) = match packet {
             Packet::Data { conn, data } => return self.data(conn, data),
             Packet::Window { conn, bytes } => {
                 let mut book = self.book();
@@ -180,18 +180,18 @@ impl Inner {
                 }
                 return Delivered::Done;
             }
-            Packet::Fin { conn } => (conn, Event::PeerFin),
-            Packet::Reset { conn, .. } => (conn, Event::PeerReset),
-            Packet::CloseRequest { conn } => (conn, Event::PeerCloseRequest),
+            Packet::Fin { conn } => (conn, Event::PeerFin, ""),
+            Packet::Reset { conn, ref reason } => (conn, Event::PeerReset, reason.as_str()),
+            Packet::CloseRequest { conn } => (conn, Event::PeerCloseRequest, ""),
             Packet::CloseResponse { conn, ref error } => {
-                (conn, Event::PeerCloseResponse { failed: !error.is_empty() })
+                (conn, Event::PeerCloseResponse { failed: !error.is_empty() }, error.as_str())
             }
             other => return Delivered::Unclaimed(other),
         };
         let mut book = self.book();
         match book.flows.get_mut(&conn) {
             Some(flow) => {
-                flow.step(event);
+                flow.told(event, words);
                 book.settle(conn);
                 Delivered::Done
             }

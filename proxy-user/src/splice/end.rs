@@ -44,6 +44,16 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Bytes already accepted may be lost. Dropping without a shutdown does the same.
     fn abort(&mut self);
 
+    /// As [`FlowStream::abort`]; `words` are the other end's [`FlowStream::last_words`], for a peer that takes any.
+    fn abort_with(&mut self, _words: &str) {
+        self.abort();
+    }
+
+    /// Why the peer aborted, as it said itself; empty if it said nothing.
+    fn last_words(&self) -> String {
+        String::new()
+    }
+
     /// Ready once the peer takes no more bytes, whatever is written. An upstream peer's close ends both directions:
     /// when every byte read from this stream was handed over, the other direction is to be ended with it.
     fn poll_unwritable(&mut self, _cx: &mut Context<'_>) -> Poll<()> {

@@ -124,7 +124,10 @@ struct Running(Option<Copy>);
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(copy) = self.0.as_mut().filter(|copy| !copy.clean) {
-            copy.ends.iter_mut().for_each(TokioEnd::abort);
+            let [left, right] = &mut copy.ends;
+            let (of_left, of_right) = (left.last_words(), right.last_words());
+            left.abort_with(&of_right);
+            right.abort_with(&of_left);
         }
     }
 }

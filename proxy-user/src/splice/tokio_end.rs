@@ -128,12 +128,20 @@ impl TokioEnd {
         }
     }
 
-    pub(super) fn abort(&mut self) {
+    /// Sockets take no words.
+    pub(super) fn abort_with(&mut self, words: &str) {
         match self {
             // Fails on a dead socket only, which sends nothing anyway.
             TokioEnd::Tcp(socket) => drop(SockRef::from(&*socket).set_linger(Some(Duration::ZERO))),
             TokioEnd::Unix(_) => {}
-            TokioEnd::Stream(stream) => stream.abort(),
+            TokioEnd::Stream(stream) => stream.abort_with(words),
+        }
+    }
+
+    pub(super) fn last_words(&self) -> String {
+        match self {
+            TokioEnd::Tcp(_) | TokioEnd::Unix(_) => String::new(),
+            TokioEnd::Stream(stream) => stream.last_words(),
         }
     }
 

@@ -44,6 +44,7 @@ struct Shared {
     /// Servers that are connected, by their id.
     servers: Mutex<HashMap<String, mpsc::Sender<pb::Packet>>>,
     draining: AtomicBool,
+    forgetful: Arc<AtomicBool>,
     seen: Seen,
 }
 
@@ -56,6 +57,7 @@ impl UpstreamAgent {
             tls,
             servers: Mutex::default(),
             draining: AtomicBool::new(false),
+            forgetful: Arc::default(),
             seen: Seen::default(),
         });
         let life = Life::default();
@@ -79,6 +81,11 @@ impl UpstreamAgent {
             // A server that is gone needs no word.
             let _ = server.send(packet(PacketType::Drain, pb::packet::Payload::Drain(pb::Drain {}))).await;
         }
+    }
+
+    /// From now on it knows none of its flows, of which it told nobody.
+    pub fn forget(&self) {
+        self.shared.forgetful.store(true, Ordering::Relaxed);
     }
 
     /// As SIGKILL.
@@ -167,7 +174,7 @@ async fn serve(
     mut inbound: Inbound,
     to_server: mpsc::Sender<pb::Packet>,
 ) {
-    let mut tunnels = Tunnels::new(to_server, life.clone(), shared.seen.clone());
+    let mut tunnels = Tunnels::new(to_server, life.clone(), shared.forgetful.clone(), shared.seen.clone());
     while let Some(packet) = inbound.next().await {
         if !tunnels.handle(packet).await {
             shared.seen.note(super::seen::CRASH);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(super) struct Tunnels {
     to_server: mpsc::Sender<pb::Packet>,
     conns: Arc<Mutex<HashMap<i64, Conn>>>,
     life: Life,
+    /// Whoever names a flow names an unknown one.
+    forgetful: Arc<AtomicBool>,
     seen: Seen,
 }
 
@@ -42,8 +45,18 @@ struct Conn {
 }
 
 impl Tunnels {
-    pub(super) fn new(to_server: mpsc::Sender<pb::Packet>, life: Life, seen: Seen) -> Tunnels {
-        Tunnels { last: 0, to_server, conns: Arc::default(), life, seen }
+    pub(super) fn new(
+        to_server: mpsc::Sender<pb::Packet>,
+        life: Life,
+        forgetful: Arc<AtomicBool>,
+        seen: Seen,
+    ) -> Tunnels {
+        Tunnels { last: 0, to_server, conns: Arc::default(), life, forgetful, seen }
+    }
+
+    fn known(&self, id: i64) -> Option<Conn> {
+        let conn = self.conns().get(&id).cloned();
+        conn.filter(|_| !self.forgetful.load(Ordering::Relaxed))
     }
 
     fn conns(&self) -> MutexGuard<'_, HashMap<i64, Conn>> {
@@ -93,8 +106,7 @@ impl Tunnels {
 
     /// Waits while the target's queue is full, and with it everybody else of this server.
     async fn data(&self, data: pb::Data) {
-        let conn = self.conns().get(&data.connect_id).cloned();
-        match conn {
+        match self.known(data.connect_id) {
             _ if data.connect_id == 0 => self.seen.note("DATA of connectID 0"),
             // Discarded when the writer is gone.
             Some(conn) => drop(conn.to_target.send(data.data).await),
@@ -104,8 +116,7 @@ impl Tunnels {
 
     /// In the receive loop: waits for the dial, and until what was read is on its way.
     async fn close(&self, id: i64) {
-        let conn = self.conns().get(&id).cloned();
-        match conn {
+        match self.known(id) {
             Some(conn) => {
                 conn.close.cancel();
                 conn.closed.cancelled().await;

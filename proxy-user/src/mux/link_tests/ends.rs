@@ -104,3 +104,30 @@ async fn a_peer_that_reads_no_answers_loses_its_stream() {
     let end = tokio::time::timeout(SOON, link.run(futures_util::stream::iter(flood), |_| {})).await.unwrap();
     assert!(matches!(end, LinkEnd::Us));
 }
+
+/// What the peer's last packet was, how reading ends, and the words that are left of it.
+#[tokio::test]
+async fn the_peers_last_words_are_kept_behind_its_bytes() {
+    let conn = ConnId(1);
+    let response = |error: &str| Packet::CloseResponse { conn, error: error.into() };
+    let reset = |reason: &str| Packet::Reset { conn, reason: reason.into() };
+    let long = "ä".repeat(3000);
+    for (dialect, last, clean, words) in [
+        (Dialect::Upstream, response("target said: 100 %\n"), false, "target said: 100 %\n"),
+        (Dialect::Upstream, response(&long), false, &long[..4096]),
+        (Dialect::Upstream, response(""), true, ""),
+        (Dialect::OURS, response("Unknown connectID"), false, "Unknown connectID"),
+        (Dialect::OURS, reset("unrecognized connectID"), false, "unrecognized connectID"),
+        (Dialect::OURS, reset(""), false, ""),
+    ] {
+        let (link, _outlet) = Link::new(config(Role::Dialer, dialect, Limits::default()));
+        let mut flow = link.attach(conn).unwrap();
+        let packets = [Packet::Data { conn, data: "bytes".into() }, last, response("too late")];
+        let end = link.run(futures_util::stream::iter(packets.map(pb::Packet::from).map(Ok)), |_| {}).await;
+        assert!(matches!(end, LinkEnd::Peer));
+        let mut got = Vec::new();
+        let read = flow.read_to_end(&mut got).await;
+        assert_eq!((&got[..], read.is_ok()), (&b"bytes"[..], clean), "{words}");
+        assert_eq!(flow.last_words(), words);
+    }
+}

@@ -183,9 +183,14 @@ impl AsyncWrite for PacketFlow {
 
 impl FlowStream for PacketFlow {
     fn abort(&mut self) {
+        // Upstream has no words for a target that reset, or an agent that is lost.
+        self.abort_with("");
+    }
+
+    /// An agent's words go on as they are.
+    fn abort_with(&mut self, words: &str) {
         if self.client == Client::Open {
-            // Upstream has no other words for a target that reset, or an agent that is lost.
-            self.close(self.conn, "");
+            self.close(self.conn, words);
         }
         self.client = Client::Gone;
     }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::super::encode::encode_data;
 use super::super::message::Item;
-use super::{SOON, echo, pattern, server};
+use super::{SOON, WORDS, echo, pattern, server};
 use crate::net::sockopt;
 use crate::wire::packet::Packet;
 
@@ -151,4 +151,13 @@ async fn a_stalled_flow_stalls_itself_alone() {
         other.send.send_data(encode_data(conn, chunk), false).unwrap();
     }
     assert_eq!(other.bytes(conn, bytes.len()).await, bytes);
+}
+
+#[tokio::test]
+async fn an_agents_last_words_are_the_clients() {
+    let server = server().await;
+    let (mut call, conn) = server.dial("words").await;
+    assert_eq!(call.bytes(conn, 5).await, b"bytes");
+    assert_eq!(call.hear().await, Packet::CloseResponse { conn, error: WORDS.into() });
+    server.joined(1).await;
 }

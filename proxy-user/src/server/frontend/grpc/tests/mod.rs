@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
 use h2::RecvStream;
 use h2::client::SendRequest;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -22,21 +23,45 @@ use super::parse::Parser;
 use super::stream::Backend;
 use super::{connection, send};
 use crate::flow::{DialError, DialReason, FlowTable, Meter};
+use crate::mux::brake::Limits;
+use crate::mux::{Dialect, Link, LinkConfig, Pool, Role};
+use crate::net::pulse::Pulse;
 use crate::ops::drain::{self, DrainTrigger};
 use crate::ops::metrics::ServerMetrics;
 use crate::splice::{End, SpliceConfig, Splicer};
 use crate::wire::ids::{ConnId, DialId};
 use crate::wire::packet::{Answer, DialRequest, Packet};
+use crate::wire::pb;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Dials addresses on this machine; `hang` never answers.
+/// Dials addresses on this machine; `hang` never answers, `words` is a flow of upstream's agent that ends with
+/// [`WORDS`].
 struct Local {
     splicer: Splicer,
     hanging: AtomicUsize,
     given_up: AtomicUsize,
     joined: AtomicUsize,
     metrics: ServerMetrics,
+}
+
+const WORDS: &str = "the target said: 100 %\n";
+
+/// The flow of a link on which the peer sends a few bytes and ends the flow.
+fn with_words() -> End {
+    let (role, dialect, pool) = (Role::Dialer, Dialect::Upstream, Pool::new(Limits::default()));
+    let (observer, pulse) = (Arc::new(()), Pulse::default());
+    let (link, outlet) = Link::new(LinkConfig { role, dialect, pool, observer, pulse });
+    let conn = ConnId(1);
+    let flow = link.attach(conn).unwrap();
+    let said =
+        [Packet::Data { conn, data: "bytes".into() }, Packet::CloseResponse { conn, error: WORDS.into() }];
+    let inbound = stream::iter(said.map(pb::Packet::from).map(Ok)).chain(stream::pending());
+    tokio::spawn(async move {
+        let _outlet = outlet;
+        link.run(inbound, |_| {}).await
+    });
+    End::stream(flow)
 }
 
 struct GivenUp<'a>(&'a AtomicUsize);
@@ -48,9 +73,12 @@ impl Drop for GivenUp<'_> {
 }
 
 impl Backend for Local {
-    type Opened = TcpStream;
+    type Opened = End;
 
-    async fn dial(&self, request: &DialRequest) -> Result<TcpStream, DialError> {
+    async fn dial(&self, request: &DialRequest) -> Result<End, DialError> {
+        if request.address == "words" {
+            return Ok(with_words());
+        }
         if request.address == "hang" {
             self.hanging.fetch_add(1, Ordering::SeqCst);
             let _given_up = GivenUp(&self.given_up);
@@ -60,11 +88,11 @@ impl Backend for Local {
             |error| DialError::new(DialReason::Refused, format!("dial tcp {}: {error}", request.address));
         let address: SocketAddr =
             request.address.parse().map_err(|_| DialError::new(DialReason::NoAgent, "No agent available"))?;
-        TcpStream::connect(address).await.map_err(refused)
+        let target = TcpStream::connect(address).await.map_err(refused)?;
+        Ok(End::tcp(target.into_std().unwrap()))
     }
 
-    async fn join(&self, client: End, opened: TcpStream) {
-        let target = End::tcp(opened.into_std().unwrap());
+    async fn join(&self, client: End, target: End) {
         self.splicer.join(client, target, Arc::new(Meter::default())).await;
         self.joined.fetch_add(1, Ordering::SeqCst);
     }
