@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use x509_parser::extensions::ExtendedKeyUsage;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::pem::Roots;
+use super::validity::{Days, Untimely};
 
 /// The verifier of one side's peers.
 ///
@@ -25,30 +28,104 @@ use super::pem::Roots;
 /// `--ca-cert` there. webpki refuses each CA as a leaf.
 ///
 /// A CA as a leaf that only was issued by one of the pool, which Go takes, is refused.
+///
+/// Go takes nobody for whom only a root outside of its days vouches (`isValid` looks at each certificate of the chain).
+/// webpki looks at no root's days.
 #[derive(Debug)]
 pub(super) struct Bundle<V: ?Sized> {
+    /// Trusts all of them on every day.
     webpki: Arc<V>,
-    certificates: Vec<CertificateDer<'static>>,
+    members: Vec<Member>,
+    build: Build<V>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// Makes the verifier that trusts these alone.
+type Build<V> = fn(RootCertStore, Arc<CryptoProvider>) -> Result<Arc<V>, VerifierBuilderError>;
+
+pub(super) type Clients = Bundle<dyn ClientCertVerifier>;
+pub(super) type Servers = Bundle<WebPkiServerVerifier>;
+
+#[derive(Debug)]
+struct Member {
+    certificate: CertificateDer<'static>,
+    anchor: TrustAnchor<'static>,
+    days: Days,
+}
+
+/// Nobody vouches for the peer but this member of the bundle, and not on this day.
+#[derive(Debug, thiserror::Error)]
+#[error("only {subject:?} vouches for it, whose certificate {untimely}")]
+pub(super) struct OnlyUntimely {
+    pub(super) subject: String,
+    pub(super) untimely: Untimely,
 }
 
 /// For an endpoint that clients connect to: each must have a certificate.
 pub(super) fn of_clients(
     roots: Roots,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<Bundle<dyn ClientCertVerifier>>, VerifierBuilderError> {
-    let webpki = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.anchors), provider).build()?;
-    Ok(Arc::new(Bundle { webpki, certificates: roots.certificates }))
+) -> Result<Arc<Clients>, VerifierBuilderError> {
+    Bundle::new(roots, provider, |anchors, provider| {
+        WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), provider).build()
+    })
 }
 
 pub(super) fn of_servers(
     roots: Roots,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<Bundle<WebPkiServerVerifier>>, VerifierBuilderError> {
-    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.anchors), provider).build()?;
-    Ok(Arc::new(Bundle { webpki, certificates: roots.certificates }))
+) -> Result<Arc<Servers>, VerifierBuilderError> {
+    Bundle::new(roots, provider, |anchors, provider| {
+        WebPkiServerVerifier::builder_with_provider(Arc::new(anchors), provider).build()
+    })
 }
 
 impl<V: ?Sized> Bundle<V> {
+    fn new(
+        roots: Roots,
+        provider: Arc<CryptoProvider>,
+        build: Build<V>,
+    ) -> Result<Arc<Bundle<V>>, VerifierBuilderError> {
+        let members = roots.certificates.into_iter().zip(&roots.anchors.roots);
+        let members = members.map(|(certificate, anchor)| {
+            let days = Days::of_der(&certificate);
+            Member { certificate, anchor: anchor.clone(), days }
+        });
+        let members = members.collect();
+        let webpki = build(roots.anchors, provider.clone())?;
+        Ok(Arc::new(Bundle { webpki, members, build, provider }))
+    }
+
+    /// Whoever webpki takes, if a member vouches for them that counts at this time.
+    fn vouched<T>(&self, now: UnixTime, verify: impl Fn(&V) -> Result<T, Error>) -> Result<T, Error> {
+        let verified = verify(&self.webpki)?;
+        if self.holds(now) {
+            return Ok(verified);
+        }
+        let (timely, untimely): (Vec<_>, Vec<_>) = self.members.iter().partition(|it| it.days.hold(now));
+        let by = |members: &[&Member]| {
+            let anchors = members.iter().map(|member| member.anchor.clone()).collect();
+            let verifier = (self.build)(anchors, self.provider.clone()).ok()?;
+            verify(&verifier).ok()
+        };
+        by(&timely).ok_or_else(|| {
+            let only = untimely.into_iter().find(|member| by(&[*member]).is_some());
+            only.and_then(|member| member.refusal(now)).unwrap_or(CertificateError::UnknownIssuer.into())
+        })
+    }
+
+    /// Every member is within its days.
+    fn holds(&self, now: UnixTime) -> bool {
+        self.members.iter().all(|member| member.days.hold(now))
+    }
+
+    /// Whether a peer that resumes a session has to be verified again: one of its certificates, or of ours, is outside
+    /// of its days, as Go's crypto/tls looks for (`handshake_server_tls13.go`, `checkForResumption`).
+    fn is_in_doubt(&self, leaf: &X509Certificate<'_>, others: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let mut theirs = others.iter().map(Days::of_der).chain([Days::of(leaf)]);
+        !self.holds(now) || theirs.any(|days| !days.hold(now))
+    }
+
     /// What Go says of a leaf that webpki refused with `refusal`, the server's name aside. Both refusals that count
     /// come after webpki read the leaf, its critical extensions included, and checked its validity.
     fn member(
@@ -57,7 +134,8 @@ impl<V: ?Sized> Bundle<V> {
         refusal: Error,
         allows: fn(&ExtendedKeyUsage<'_>) -> bool,
     ) -> Result<(), Error> {
-        if !is_for_want_of_an_issuer(&refusal) || !self.certificates.contains(leaf) {
+        let is_member = || self.members.iter().any(|member| member.certificate == *leaf);
+        if !is_for_want_of_an_issuer(&refusal) || !is_member() {
             return Err(refusal);
         }
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
@@ -70,17 +148,63 @@ impl<V: ?Sized> Bundle<V> {
     }
 }
 
+impl Clients {
+    /// Of a client that resumes a session, whose certificates nobody verifies otherwise. `chain` begins with `leaf`.
+    pub(super) fn check_resumed(
+        &self,
+        leaf: &X509Certificate<'_>,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<(), Error> {
+        let now = UnixTime::now();
+        match chain {
+            [der, others @ ..] if self.is_in_doubt(leaf, others, now) => {
+                self.verify_client_cert(der, others, now).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Servers {
+    /// As [`Clients::check_resumed`], of a server of that name.
+    pub(super) fn check_resumed(
+        &self,
+        leaf: &X509Certificate<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+    ) -> Result<(), Error> {
+        let now = UnixTime::now();
+        match chain {
+            [der, others @ ..] if self.is_in_doubt(leaf, others, now) => {
+                self.verify_server_cert(der, others, name, &[], now).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Member {
+    fn refusal(&self, now: UnixTime) -> Option<Error> {
+        let now = Timestamp::from_second(i64::try_from(now.as_secs()).ok()?).ok()?;
+        let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
+        let (subject, untimely) = (parsed.subject().to_string(), self.days.untimely(now)?);
+        let refusal = OtherError(Arc::new(OnlyUntimely { subject, untimely }));
+        Some(CertificateError::Other(refusal).into())
+    }
+}
+
 fn is_for_want_of_an_issuer(refusal: &Error) -> bool {
     match refusal {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
         Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => {
-            matches!(other.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+            other.is::<OnlyUntimely>()
+                || matches!(other.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
         }
         _ => false,
     }
 }
 
-impl ServerCertVerifier for Bundle<WebPkiServerVerifier> {
+impl ServerCertVerifier for Servers {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -89,7 +213,9 @@ impl ServerCertVerifier for Bundle<WebPkiServerVerifier> {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.webpki.verify_server_cert(leaf, intermediates, name, ocsp, now).or_else(|refusal| {
+        let verified =
+            self.vouched(now, |webpki| webpki.verify_server_cert(leaf, intermediates, name, ocsp, now));
+        verified.or_else(|refusal| {
             self.member(leaf, refusal, |usage| usage.server_auth)?;
             verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
             Ok(ServerCertVerified::assertion())
@@ -119,7 +245,7 @@ impl ServerCertVerifier for Bundle<WebPkiServerVerifier> {
     }
 }
 
-impl ClientCertVerifier for Bundle<dyn ClientCertVerifier> {
+impl ClientCertVerifier for Clients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.webpki.root_hint_subjects()
     }
@@ -130,7 +256,8 @@ impl ClientCertVerifier for Bundle<dyn ClientCertVerifier> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.webpki.verify_client_cert(leaf, intermediates, now).or_else(|refusal| {
+        let verified = self.vouched(now, |webpki| webpki.verify_client_cert(leaf, intermediates, now));
+        verified.or_else(|refusal| {
             self.member(leaf, refusal, |usage| usage.client_auth)?;
             Ok(ClientCertVerified::assertion())
         })
@@ -158,3 +285,7 @@ impl ClientCertVerifier for Bundle<dyn ClientCertVerifier> {
         self.webpki.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

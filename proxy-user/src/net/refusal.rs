@@ -9,6 +9,8 @@ use rustls::{
 };
 use rustls_pki_types::UnixTime;
 
+use super::bundle::OnlyUntimely;
+
 /// Where a certificate authority is named.
 const BUNDLE: &str =
     "the CA bundle here (--ca-cert of an agent, --cluster-ca-cert or --server-ca-cert of a server)";
@@ -76,6 +78,12 @@ fn certificate(error: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Res
             f,
             "the peer's certificate names a signer that is in {BUNDLE}, but with another key; put the authority there \
              that signed it"
+        ),
+        Other(OtherError(other)) if let Some(only) = other.downcast_ref::<OnlyUntimely>() => write!(
+            f,
+            "only the CA {:?} of {BUNDLE} vouches for the peer's certificate, and it {}; put its successor there, give \
+             the peer a certificate of that one if it has another key, or set this machine's clock if that is wrong",
+            only.subject, only.untimely
         ),
         Other(OtherError(other)) if is_ca_as_leaf(other.downcast_ref()) => write!(
             f,

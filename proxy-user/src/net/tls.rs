@@ -10,19 +10,19 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{Acceptor, ClientHello, VerifierBuilderError};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig, server};
-use rustls_pki_types::{InvalidDnsNameError, ServerName};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::bundle;
+use super::bundle::{self, Clients, Servers};
 use super::cipher::TlsPolicy;
 use super::listener::Accepted;
-use super::pem::{self, PemError};
+use super::pem::{self, PemError, Roots};
 use super::refusal::{self, Why, is_about_certificate};
 use super::reload::{POLL, Reloading};
 use super::sessions::Sessions;
-use super::validity;
+use super::validity::{self, Use};
 
 pub const ALPN_H2: &[u8] = b"h2";
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -104,8 +104,8 @@ impl Identity {
 }
 
 /// The peer's own certificate.
-fn leaf(connection: &CommonState) -> Option<X509Certificate<'_>> {
-    let (_, leaf) = X509Certificate::from_der(connection.peer_certificates()?.first()?).ok()?;
+fn leaf<'a>(chain: &'a [CertificateDer<'_>]) -> Option<X509Certificate<'a>> {
+    let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
     Some(leaf)
 }
 
@@ -131,15 +131,23 @@ impl ServerTls {
     /// Every call makes a new configuration with a ticketer of its own, so nothing that an old CA verified
     /// resumes under a new one.
     pub fn load(&self) -> Result<ServerConfig, TlsError> {
+        self.make().map(|(config, _)| config)
+    }
+
+    fn make(&self) -> Result<(ServerConfig, Option<Arc<Clients>>), TlsError> {
         let builder = ServerConfig::builder_with_provider(self.policy.provider())
             .with_protocol_versions(self.policy.versions())
             .map_err(TlsError::Policy)?;
-        let builder = match &self.client_ca {
-            None => builder.with_no_client_auth(),
+        let clients = match &self.client_ca {
+            None => None,
             Some(ca) => {
-                let verifier = bundle::of_clients(pem::roots(ca)?, self.policy.provider());
-                builder.with_client_cert_verifier(verifier.map_err(|source| unusable(ca, source))?)
+                let bundle = bundle::of_clients(roots(ca)?, self.policy.provider());
+                Some(bundle.map_err(|source| unusable(ca, source))?)
             }
+        };
+        let builder = match &clients {
+            None => builder.with_no_client_auth(),
+            Some(bundle) => builder.with_client_cert_verifier(bundle.clone()),
         };
         let certified = certified_key(&self.cert, &self.key)?;
         let mut config =
@@ -153,32 +161,35 @@ impl ServerTls {
         config.session_storage = Arc::new(server::NoServerSessionStorage {});
         // First words go with the first flight, unless a client certificate has yet to be verified.
         config.send_half_rtt_data = true;
-        Ok(config)
+        Ok((config, clients))
     }
 
     /// Loads now and again whenever a file changes. Must be called inside a tokio runtime.
     pub fn watch(self) -> Result<ServerEndpoint, TlsError> {
         let files = [&self.cert, &self.key].into_iter().chain(&self.client_ca).cloned().collect();
         let require_alpn = self.require_alpn;
-        let cert = self.cert.clone();
-        let load = move || self.load().map(Arc::new);
-        let config = Reloading::start("server TLS", files, POLL, load, move || validity::look(&cert))?;
-        Ok(ServerEndpoint { config: Arc::new(config), require_alpn })
+        let (cert, ca) = (self.cert.clone(), self.client_ca.clone());
+        let load = move || self.make().map(|(config, clients)| (Arc::new(config), clients));
+        let look = move || {
+            validity::look(&cert, Use::Own);
+            ca.iter().for_each(|ca| validity::look(ca, Use::Bundle));
+        };
+        let loaded = Reloading::start("server TLS", files, POLL, load, look)?;
+        Ok(ServerEndpoint { loaded: Arc::new(loaded), require_alpn })
     }
 }
+
+/// With who vouches for clients, where they have to show a certificate.
+type Serving = (Arc<ServerConfig>, Option<Arc<Clients>>);
 
 /// A listening endpoint's TLS, as its files say now.
 #[derive(Clone)]
 pub struct ServerEndpoint {
-    config: Arc<Reloading<Arc<ServerConfig>>>,
+    loaded: Arc<Reloading<Serving>>,
     require_alpn: bool,
 }
 
 impl ServerEndpoint {
-    pub fn config(&self) -> Arc<ServerConfig> {
-        (*self.config.current()).clone()
-    }
-
     /// Does the handshake on a connection just accepted, over its socket or whatever wraps that.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
@@ -201,30 +212,32 @@ impl ServerEndpoint {
             let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
             let words = first(&start.accepted.client_hello(), &mut start.io);
             let mut said = Ok(());
-            let stream = start.into_stream_with(self.config(), |connection| {
+            let loaded = self.loaded.current();
+            let stream = start.into_stream_with(loaded.0.clone(), |connection| {
                 said = words.map_or(Ok(()), |words| connection.writer().write_all(&words));
             });
             said?;
             match stream.into_fallible().await {
-                Ok(stream) => Ok(stream),
+                Ok(stream) => Ok((stream, loaded)),
                 Err((error, io)) => Err(tell(error, io).await),
             }
         };
         // On the heap at once: the state of a handshake is large, and whoever awaits it is moved about.
-        let stream = tokio::time::timeout(timeout, Box::pin(handshake))
+        let (stream, loaded) = tokio::time::timeout(timeout, Box::pin(handshake))
             .await
             .map_err(|_| HandshakeError::Timeout(timeout))??;
         let connection = stream.get_ref().1;
-        let leaf = leaf(connection);
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let leaf = leaf(chain);
         let info = TlsInfo {
             alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
             identity: leaf.as_ref().map(Identity::of),
             resumed: is_resumed(connection),
         };
         if info.resumed
-            && let Some(leaf) = &leaf
+            && let (Some(leaf), Some(clients)) = (&leaf, &loaded.1)
         {
-            validity::check_resumed(leaf).map_err(io::Error::other)?;
+            clients.check_resumed(leaf, chain).map_err(io::Error::other)?;
         }
         if self.require_alpn && info.alpn.is_none() {
             return Err(HandshakeError::NoAlpn);
@@ -247,13 +260,18 @@ pub struct ClientTls {
 impl ClientTls {
     /// Every call makes a new configuration with a session store of its own.
     pub fn load(&self) -> Result<ClientConfig, TlsError> {
+        self.make().map(|(config, _)| config)
+    }
+
+    fn make(&self) -> Result<(ClientConfig, Arc<Servers>), TlsError> {
         let policy = TlsPolicy::default();
-        let verifier = bundle::of_servers(pem::roots(&self.ca)?, policy.provider());
+        let servers = bundle::of_servers(roots(&self.ca)?, policy.provider());
+        let servers = servers.map_err(|source| unusable(&self.ca, source))?;
         let builder = ClientConfig::builder_with_provider(policy.provider())
             .with_protocol_versions(policy.versions())
             .map_err(TlsError::Policy)?
             .dangerous()
-            .with_custom_certificate_verifier(verifier.map_err(|source| unusable(&self.ca, source))?);
+            .with_custom_certificate_verifier(servers.clone());
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
@@ -263,7 +281,7 @@ impl ClientTls {
         };
         config.alpn_protocols = self.alpn.clone();
         config.resumption = Resumption::store(Arc::new(Sessions::default()));
-        Ok(config)
+        Ok((config, servers))
     }
 
     /// Loads now and again whenever a file changes. Must be called inside a tokio runtime.
@@ -274,11 +292,14 @@ impl ClientTls {
     fn watch_every(self, poll: Duration) -> Result<ClientEndpoint, TlsError> {
         let pair = self.identity.iter().flat_map(|(cert, key)| [cert, key]);
         let files = std::iter::once(&self.ca).chain(pair).cloned().collect();
-        let cert = self.identity.as_ref().map(|(cert, _)| cert.clone());
-        let load = move || self.load().map(Arc::new);
-        let look = move || cert.iter().for_each(|cert| validity::look(cert));
-        let config = Reloading::start("client TLS", files, poll, load, look)?;
-        Ok(ClientEndpoint { config: Arc::new(config) })
+        let (cert, ca) = (self.identity.as_ref().map(|(cert, _)| cert.clone()), self.ca.clone());
+        let load = move || self.make().map(|(config, servers)| (Arc::new(config), servers));
+        let look = move || {
+            cert.iter().for_each(|cert| validity::look(cert, Use::Own));
+            validity::look(&ca, Use::Bundle);
+        };
+        let loaded = Reloading::start("client TLS", files, poll, load, look)?;
+        Ok(ClientEndpoint { loaded: Arc::new(loaded) })
     }
 }
 
@@ -310,14 +331,10 @@ pub fn alpn_enforced() -> bool {
 /// A client's TLS, as its files say now.
 #[derive(Clone)]
 pub struct ClientEndpoint {
-    config: Arc<Reloading<Arc<ClientConfig>>>,
+    loaded: Arc<Reloading<(Arc<ClientConfig>, Arc<Servers>)>>,
 }
 
 impl ClientEndpoint {
-    pub fn config(&self) -> Arc<ClientConfig> {
-        (*self.config.current()).clone()
-    }
-
     /// Does the handshake over `stream`; `name` is what the server's certificate must carry: a DNS name, which
     /// is sent as SNI, or an IP address, which is not.
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
@@ -328,7 +345,9 @@ impl ClientEndpoint {
     ) -> Result<tokio_rustls::client::TlsStream<S>, HandshakeError> {
         let name = server_name(name)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?}: {error}")))?;
-        let handshake = TlsConnector::from(self.config()).connect(name, stream);
+        let loaded = self.loaded.current();
+        let (config, servers) = &*loaded;
+        let handshake = TlsConnector::from(config.clone()).connect(name.clone(), stream);
         let handshake = async {
             match handshake.into_fallible().await {
                 Ok(stream) => Ok(stream),
@@ -339,10 +358,11 @@ impl ClientEndpoint {
             .await
             .map_err(|_| HandshakeError::Timeout(timeout))??;
         let connection = stream.get_ref().1;
+        let chain = connection.peer_certificates().unwrap_or_default();
         if is_resumed(connection)
-            && let Some(leaf) = leaf(connection)
+            && let Some(leaf) = leaf(chain)
         {
-            validity::check_resumed(&leaf).map_err(io::Error::other)?;
+            servers.check_resumed(&leaf, chain, &name).map_err(io::Error::other)?;
         }
         Ok(stream)
     }
@@ -366,10 +386,15 @@ fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider());
     let certified =
         certified.map_err(|source| TlsError::Pair { cert: cert.into(), key: key.into(), source })?;
-    if let [leaf, ..] = &certified.cert[..] {
-        validity::note(cert, leaf);
-    }
+    // Who vouches for it may be behind it; peers judge that.
+    validity::note(cert, Use::Own, certified.cert.get(..1).unwrap_or_default());
     Ok(certified)
+}
+
+fn roots(ca: &Path) -> Result<Roots, PemError> {
+    let roots = pem::roots(ca)?;
+    validity::note(ca, Use::Bundle, &roots.certificates);
+    Ok(roots)
 }
 
 fn unusable(ca: &Path, source: VerifierBuilderError) -> TlsError {

@@ -20,9 +20,14 @@ struct Authority {
 
 impl Authority {
     fn new() -> Authority {
+        Authority::until(SystemTime::now() + Duration::from_secs(86_400))
+    }
+
+    fn until(end: SystemTime) -> Authority {
         let dir = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
+        params.not_after = end.into();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         fs::write(dir.path().join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
         Authority { dir, issuer: Issuer::new(params, key) }
@@ -196,7 +201,13 @@ async fn nothing_resumes_beyond_its_certificates_days() {
     let client_expires =
         (authority.client(Some(short.clone()), &[ALPN_H2]), authority.server(Some(&ca), &[ALPN_H2]));
     let server_expires = (authority.client(None, &[ALPN_H2]), server(short, None, &[ALPN_H2]));
-    for (client, server) in [&client_expires, &server_expires] {
+    let brief = Authority::until(end);
+    let clients_ca_expires = (
+        authority.client(Some(brief.issue("agent")), &[ALPN_H2]),
+        server(authority.issue("beside"), Some(&brief.ca()), &[ALPN_H2]),
+    );
+    let servers_ca_expires = (brief.client(None, &[ALPN_H2]), brief.server(None, &[ALPN_H2]));
+    for (client, server) in [&client_expires, &server_expires, &clients_ca_expires, &servers_ca_expires] {
         for resumed in [false, true] {
             let shaken = meet(client, server, "localhost").await.1.unwrap();
             assert_eq!(shaken.tls.unwrap().resumed, resumed);
@@ -211,6 +222,18 @@ async fn nothing_resumes_beyond_its_certificates_days() {
     let at_client = meet(client, server, "localhost").await.0.unwrap_err();
     for error in [at_server, at_client] {
         assert!(matches!(refusal(error), CertificateError::ExpiredContext { .. }));
+    }
+    // Nor beyond the days of who vouches for it; nobody is taken anew either.
+    let (client, server) = &clients_ca_expires;
+    let anew = authority.client(Some(brief.issue("another")), &[ALPN_H2]);
+    for client in [client, &anew] {
+        let words = reads(refusal(meet(client, server, "localhost").await.1.map(|_| ()).unwrap_err()));
+        assert!(words.contains(" vouches for the peer's certificate, and it expired at "), "{words}");
+    }
+    let (client, server) = &servers_ca_expires;
+    for client in [client, &brief.client(None, &[ALPN_H2])] {
+        let words = reads(refusal(meet(client, server, "localhost").await.0.unwrap_err()));
+        assert!(words.contains(" vouches for the peer's certificate, and it expired at "), "{words}");
     }
 }
 
