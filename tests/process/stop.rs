@@ -51,6 +51,9 @@ fn a_server_without_flows_does_not_wait_for_the_timeout() {
     // By GOAWAY: the agent looks for another server before its stream ends.
     let told = || agent.last_words().contains("looking for another");
     ports::wait(SOON, "the agent to be told", told).unwrap();
+    let log = std::fs::read_to_string(&server.log).unwrap();
+    let line = log.lines().find(|line| line.contains("Agent disconnected")).unwrap();
+    assert!(line.ends_with("why=we ended the control stream"), "{line}");
 }
 
 #[test]

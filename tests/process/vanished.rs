@@ -12,7 +12,7 @@ use proxy_tests::link::{Link, NEAR, Nature};
 use proxy_tests::ports::{self, wait};
 use proxy_tests::scrape::Page;
 use proxy_user::net::tls::{ALPN_H2, ALPN_HTTP1};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -200,4 +200,22 @@ async fn a_server_gives_up_silent_grpc_clients_and_no_connect_clients() {
         server.check().unwrap();
         agent.check().unwrap();
     }
+}
+
+/// Its kernel acknowledges what it is sent, and nobody answers.
+#[test]
+fn a_frozen_agent_is_told_to_be_silent() {
+    let place = Place::new().unwrap();
+    let server = place.start_server("server", &[]).unwrap();
+    let agent = place.start_agent().unwrap();
+    agent.signal(Signal::STOP).unwrap();
+    let line = || {
+        let log = fs::read_to_string(&server.log).unwrap();
+        log.lines().find(|line| line.contains("Agent disconnected")).map(str::to_owned)
+    };
+    let told = wait(LATEST, "the server to give the agent up", || line().is_some());
+    agent.signal(Signal::CONT).unwrap();
+    told.unwrap();
+    let line = line().unwrap();
+    assert!(line.contains(SENTENCE), "{line}");
 }

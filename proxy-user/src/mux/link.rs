@@ -74,6 +74,8 @@ pub(super) struct Book {
     pub(super) closed: Option<Result<(), Status>>,
     /// It was closed since it, or its connection, failed.
     failed: bool,
+    /// The peer was told to go.
+    pub(super) dismissed: bool,
 }
 
 /// The link is gone.
@@ -96,6 +98,7 @@ impl Link {
             outlet: None,
             closed: None,
             failed: false,
+            dismissed: false,
         };
         let inner = Arc::new(Inner { config, book: Mutex::new(book), ended: Notify::new() });
         inner.config.pool.join(&inner);
@@ -177,6 +180,11 @@ impl Link {
     /// Ends the stream and every flow on it. `Err` is told to the peer where we are the server.
     pub fn close(&self, end: Result<(), Status>) {
         self.inner.book().close(&self.inner, end);
+    }
+
+    /// The peer is about to be told to go: when it ends the stream from now on, that is our doing.
+    pub fn dismiss(&self) {
+        self.inner.book().dismissed = true;
     }
 
     pub fn is_closed(&self) -> bool {

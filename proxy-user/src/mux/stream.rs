@@ -83,6 +83,9 @@ impl Link {
         };
         match (end, loss) {
             (LinkEnd::Peer, Some(loss @ Loss::Silent(_))) => LinkEnd::Lost(loss, code),
+            (LinkEnd::Peer | LinkEnd::Us, None | Some(Loss::Closed)) if self.inner.book().dismissed => {
+                LinkEnd::Us
+            }
             // The library may let go of our half before it tells of the peer's.
             (LinkEnd::Us, Some(Loss::Closed)) => LinkEnd::Peer,
             (LinkEnd::Us, Some(loss)) => LinkEnd::Lost(loss, code),

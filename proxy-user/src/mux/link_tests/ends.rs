@@ -131,3 +131,15 @@ async fn the_peers_last_words_are_kept_behind_its_bytes() {
         assert_eq!(flow.last_words(), words);
     }
 }
+
+#[tokio::test]
+async fn a_peer_that_goes_when_it_was_told_to_did_not_end_the_stream() {
+    for dismissed in [false, true] {
+        let (link, _outlet) = Link::new(config(Role::Dialer, Dialect::OURS, Limits::default()));
+        if dismissed {
+            link.dismiss();
+        }
+        let end = link.run(futures_util::stream::empty(), |_| {}).await;
+        assert_eq!(matches!(end, LinkEnd::Us), dismissed, "{end}");
+    }
+}

@@ -90,6 +90,11 @@ pub async fn serve(
     let (accepted, incoming) = mpsc::channel(16);
     let (lanes, registry, metrics) =
         (service.lanes.clone(), service.registry.clone(), service.metrics.clone());
+    let (streams, stopped) = (registry.clone(), stop.clone());
+    let goodbye = async move {
+        stopped.cancelled().await;
+        streams.streams().iter().for_each(|stream| stream.link.dismiss());
+    };
     let service = AgentServiceServer::new(service).max_decoding_message_size(MAX_PACKET);
     let incoming = ReceiverStream::new(incoming).map(Ok::<Control, io::Error>);
     let grpc = tonic::transport::Server::builder()
@@ -98,7 +103,7 @@ pub async fn serve(
         .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .serve_with_incoming_shutdown(service, incoming, stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(service, incoming, goodbye);
     // Held until the end: without anybody who may send connections the streams there are would be told to go.
     let open = accepted.clone();
     let accepting = async move {
