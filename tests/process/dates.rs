@@ -47,6 +47,13 @@ fn a_certificate_out_of_its_days_is_told_by_whoever_shows_it_and_whoever_sees_it
     fs::copy(&early.cert, &old.cert).unwrap();
     let again = || warnings(&server, &old.cert).iter().any(|line| line.contains("not valid before 2095"));
     ports::wait(SOON, "a word of the new certificate", again).unwrap();
+    let reloaded = || {
+        let log = fs::read_to_string(&server.log).unwrap();
+        log.lines().find(|line| line.contains("files changed, reloaded")).map(str::to_owned)
+    };
+    ports::wait(SOON, "a word of the new files", || reloaded().is_some()).unwrap();
+    let named = reloaded().unwrap();
+    assert!(named.contains(&format!("{:?}", old.cert)) && !named.contains("ca.crt"), "{named}");
     let wanted = "the peer's certificate is not valid before 2095-01-01T00:00:00Z; ";
     ports::wait(SOON, "a word of the server's certificate", || told(wanted)).unwrap();
 }

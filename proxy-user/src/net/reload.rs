@@ -23,13 +23,14 @@ pub struct Reloading<T> {
 
 impl<T: Send + Sync + 'static> Reloading<T> {
     /// Loads once, then watches `files` until dropped. `what` names the value in log lines; `look` is called at every
-    /// poll, for what changes with the time alone. Must be called inside a tokio runtime.
+    /// poll, for what changes with the time alone, with the complaint about files that changed and do not load. Must be
+    /// called inside a tokio runtime.
     pub fn start<E: std::error::Error + Send + 'static>(
         what: &'static str,
         files: Vec<PathBuf>,
         poll: Duration,
         load: impl Fn() -> Result<T, E> + Send + 'static,
-        look: impl Fn() + Send + 'static,
+        look: impl Fn(Option<&str>) + Send + 'static,
     ) -> Result<Reloading<T>, E> {
         let seen = fingerprint(&files);
         let current = Arc::new(RwLock::new(Arc::new(load()?)));
@@ -60,34 +61,41 @@ async fn watch<E: std::error::Error>(
     poll: Duration,
     mut seen: Vec<Option<Fingerprint>>,
     reload: impl Fn() -> Result<(), E>,
-    look: impl Fn(),
+    look: impl Fn(Option<&str>),
 ) {
     let mut tick = tokio::time::interval(poll);
-    let mut last_complaint = String::new();
-    let mut due = false;
+    let mut complaint: Option<String> = None;
+    // Since the last time that they loaded.
+    let mut changed = vec![false; files.len()];
     loop {
         tick.tick().await;
-        look();
         let now = fingerprint(&files);
-        due |= now != seen;
-        seen = now;
-        if !due {
-            continue;
+        for (changed, (now, before)) in changed.iter_mut().zip(now.iter().zip(&seen)) {
+            *changed |= now != before;
         }
-        match reload() {
-            Ok(()) => {
-                due = false;
-                last_complaint.clear();
-                tracing::info!(what, "files changed, reloaded");
-            }
-            Err(error) => {
-                let complaint = error.to_string();
-                if complaint != last_complaint {
-                    tracing::warn!(what, %error, "files changed but do not load; the old ones stay in force");
-                    last_complaint = complaint;
+        seen = now;
+        if changed.contains(&true) {
+            let named = files.iter().zip(&changed).filter(|(_, changed)| **changed);
+            let named: Vec<_> = named.map(|(file, _)| file).collect();
+            match reload() {
+                Ok(()) => {
+                    tracing::info!(what, files = ?named, "files changed, reloaded");
+                    changed.fill(false);
+                    complaint = None;
+                }
+                Err(error) => {
+                    let news = error.to_string();
+                    if complaint.as_ref() != Some(&news) {
+                        tracing::warn!(
+                            what, files = ?named, %error,
+                            "files changed but do not load; the old ones stay in force"
+                        );
+                        complaint = Some(news);
+                    }
                 }
             }
         }
+        look(complaint.as_deref());
     }
 }
 
@@ -141,7 +149,7 @@ mod tests {
             }
         };
         let value =
-            Reloading::start("test", vec![file.clone()], Duration::from_millis(5), load, || ()).unwrap();
+            Reloading::start("test", vec![file.clone()], Duration::from_millis(5), load, |_| ()).unwrap();
         assert_eq!(*value.current(), "one");
 
         std::os::unix::fs::symlink("v2", at("next")).unwrap();

@@ -40,7 +40,7 @@ impl Names {
     }
 
     fn watching(files: Vec<PathBuf>, poll: Duration) -> Names {
-        let Ok(resolver) = Reloading::start("names", files, poll, || Ok::<_, Infallible>(build()), || ());
+        let Ok(resolver) = Reloading::start("names", files, poll, || Ok::<_, Infallible>(build()), |_| ());
         Names(Arc::new(resolver))
     }
 

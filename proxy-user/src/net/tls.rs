@@ -170,9 +170,9 @@ impl ServerTls {
         let require_alpn = self.require_alpn;
         let (cert, ca) = (self.cert.clone(), self.client_ca.clone());
         let load = move || self.make().map(|(config, clients)| (Arc::new(config), clients));
-        let look = move || {
-            validity::look(&cert, Use::Own);
-            ca.iter().for_each(|ca| validity::look(ca, Use::Bundle));
+        let look = move |bad: Option<&str>| {
+            validity::look(&cert, Use::Own, bad);
+            ca.iter().for_each(|ca| validity::look(ca, Use::Bundle, bad));
         };
         let loaded = Reloading::start("server TLS", files, POLL, load, look)?;
         Ok(ServerEndpoint { loaded: Arc::new(loaded), require_alpn })
@@ -294,9 +294,9 @@ impl ClientTls {
         let files = std::iter::once(&self.ca).chain(pair).cloned().collect();
         let (cert, ca) = (self.identity.as_ref().map(|(cert, _)| cert.clone()), self.ca.clone());
         let load = move || self.make().map(|(config, servers)| (Arc::new(config), servers));
-        let look = move || {
-            cert.iter().for_each(|cert| validity::look(cert, Use::Own));
-            validity::look(&ca, Use::Bundle);
+        let look = move |bad: Option<&str>| {
+            cert.iter().for_each(|cert| validity::look(cert, Use::Own, bad));
+            validity::look(&ca, Use::Bundle, bad);
         };
         let loaded = Reloading::start("client TLS", files, poll, load, look)?;
         Ok(ClientEndpoint { loaded: Arc::new(loaded) })

@@ -70,6 +70,11 @@ enum Warning {
     )]
     OwnExpired { path: PathBuf, untimely: Untimely },
     #[error(
+        "the certificate in force, which {path:?} had before, {untimely}: peers refuse it, and what is in the files \
+         now does not load ({why}); mend that, and it is read within seconds"
+    )]
+    OwnWithoutHeir { path: PathBuf, untimely: Untimely, why: String },
+    #[error(
         "the certificate {path:?} {untimely}: until then peers refuse it; set this machine's clock if that is wrong, \
          or put another there, which is read within seconds"
     )]
@@ -105,15 +110,28 @@ pub(super) fn note(path: &Path, purpose: Use, certificates: &[CertificateDer<'_>
         *known = certificates.iter().filter_map(InForce::new).collect();
     }
     drop(in_force);
-    look(path, purpose);
+    look(path, purpose, None);
 }
 
-/// Warns of this file's certificates that do not count by now. To be called every few seconds.
-pub(super) fn look(path: &Path, purpose: Use) {
+/// Warns of this file's certificates that do not count by now. `bad` is why what is in the files now does not load, where
+/// that is so. To be called every few seconds.
+pub(super) fn look(path: &Path, purpose: Use, bad: Option<&str>) {
     let in_force = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
     let known = in_force.get(&(path.into(), purpose)).into_iter().flatten();
     for warning in known.filter_map(|known| known.news(path, purpose, Timestamp::now(), Instant::now())) {
-        tracing::warn!("{warning}");
+        tracing::warn!("{}", warning.beside(bad));
+    }
+}
+
+impl Warning {
+    /// The same, while newer files do not load.
+    fn beside(self, bad: Option<&str>) -> Warning {
+        match (self, bad) {
+            (Warning::OwnExpired { path, untimely }, Some(why)) => {
+                Warning::OwnWithoutHeir { path, untimely, why: why.to_owned() }
+            }
+            (warning, _) => warning,
+        }
     }
 }
 
@@ -171,6 +189,12 @@ mod tests {
             late.starts_with("the certificate \"/etc/a.crt\" expired at 2025-03-01T00:00:00Z: "),
             "{late}"
         );
+        let now = "2025-03-01T00:00:01Z".parse().unwrap();
+        let expired = || certificate.warning(Path::new("/etc/a.crt"), Use::Own, now).unwrap();
+        assert_eq!(expired().beside(None).to_string(), late);
+        let without = expired().beside(Some("\"/etc/a.key\" is no key")).to_string();
+        let wanted = "in force, which \"/etc/a.crt\" had before, expired at 2025-03-01T00:00:00Z: ";
+        assert!(without.contains(wanted) && without.contains("(\"/etc/a.key\" is no key)"), "{without}");
     }
 
     #[test]
