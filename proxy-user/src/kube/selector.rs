@@ -77,18 +77,22 @@ fn key(key: &str) -> Result<(), String> {
     let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     match prefix.is_none_or(is_subdomain) && !name.is_empty() && is_name(name) {
         true => Ok(()),
-        false => Err(format!("{key:?} is no label key")),
+        false => {
+            Err(format!("{key:?} is no label key, which is {NAME}, behind a DNS name and a slash or alone"))
+        }
     }
 }
 
 fn value(value: &str) -> Result<(), String> {
     match is_name(value) {
         true => Ok(()),
-        false => Err(format!("{value:?} is no label value")),
+        false => Err(format!("{value:?} is no label value, which is empty or {NAME}")),
     }
 }
 
-/// Letters, digits and `-_.`, not at the ends; at most 63. Empty is one too.
+const NAME: &str = "1 to 63 letters, digits, '-', '_' and '.' with a letter or digit at both ends";
+
+/// [`NAME`]. Empty is one too.
 fn is_name(text: &str) -> bool {
     let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let ends = [text.bytes().next(), text.bytes().last()];

@@ -25,7 +25,10 @@ pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 pub enum ListenError {
     #[error("failed to listen on {address}: {source}; {}", next_step(.source))]
     Bind { address: String, source: io::Error },
-    #[error("failed to listen on {address}: neither an IP address nor a name that has one: {source}")]
+    #[error(
+        "failed to listen on {address}: neither an IP address nor a name that has one: {source}; name an address of this \
+         machine, without a port"
+    )]
     Address { address: String, source: io::Error },
     #[error("failed to listen on {path:?}: {source}")]
     Unix { path: PathBuf, source: io::Error },
@@ -126,7 +129,7 @@ impl TcpListener {
             "" => bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))
                 .or_else(|_| bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))),
             "localhost" => bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
-            other => match other.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            other => match unbracketed(other).parse::<IpAddr>() {
                 Ok(ip) => bind(SocketAddr::new(ip, port)),
                 Err(_) => match look_up(other, port) {
                     Ok(named) => bind(named),
@@ -161,6 +164,11 @@ impl TcpListener {
             }
         }
     }
+}
+
+/// The host without the brackets of an IPv6 address, if it has both.
+pub(crate) fn unbracketed(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|inside| inside.strip_suffix(']')).unwrap_or(host)
 }
 
 /// One address of a name: of IPv4 where it has one, as in Go.

@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::bundle::{self, Clients, Servers};
 use super::cipher::TlsPolicy;
-use super::listener::Accepted;
+use super::listener::{Accepted, unbracketed};
 use super::pem::{self, PemError, Roots};
 use super::refusal::{self, Why, is_about_certificate};
 use super::reload::{POLL, Reloading};
@@ -308,7 +308,7 @@ impl ClientTls {
 /// # Errors
 /// It is neither: no certificate carries it.
 pub fn server_name(host: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
-    ServerName::try_from(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+    ServerName::try_from(unbracketed(host).to_owned())
 }
 
 /// The ALPN list of a connection to a proxy-server: what the operator named, in order, then what we need.

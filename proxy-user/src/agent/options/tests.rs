@@ -172,6 +172,14 @@ fn what_is_no_address_starts_with_a_warning() {
 }
 
 #[test]
+fn spaces_in_alpn_names_start_with_a_warning() {
+    let line = Line::new();
+    assert!(line.options(&["--alpn-proto=a,b"]).warnings.is_empty());
+    let [told] = &line.options(&["--alpn-proto=a, b, "]).warnings[..] else { panic!("not one sentence") };
+    assert!(told.starts_with("--alpn-proto has \" b\" and \" \", ") && told.contains("write"), "{told}");
+}
+
+#[test]
 fn one_mistake_is_told_in_upstreams_words() {
     let line = Line::new();
     let file = line.file.path().to_str().unwrap();
@@ -191,9 +199,17 @@ fn one_mistake_is_told_in_upstreams_words() {
         (&["--ca-cert="], "failed to load CA cert".to_owned()),
         (&["--proxy-server-host="], "proxy server host \"\" is neither a name nor an address".to_owned()),
         (
-            &["--proxy-server-host=https://konnectivity"],
-            "proxy server host \"https://konnectivity\" is neither a name nor an address".to_owned(),
+            &["--proxy-server-host=https://konnectivity:8091"],
+            "proxy server host \"https://konnectivity:8091\" is neither a name nor an address, it has a scheme: leave \
+             https:// and"
+                .to_owned(),
         ),
+        (
+            &["--proxy-server-host=konnectivity:8091"],
+            "it has a port: write konnectivity alone, and --proxy-server-port=8091".to_owned(),
+        ),
+        (&["--proxy-server-host=[::1"], "it has one bracket of two: write".to_owned()),
+        (&["--proxy-server-host=a b"], "is neither a name nor an address: write one".to_owned()),
         (&["--proxy-server-port=0"], "proxy server port 0 must be greater than 0".to_owned()),
         (&["--health-server-port=0"], "health server port 0 must be greater than 0".to_owned()),
         (&["--admin-server-port=0"], "admin server port 0 must be greater than 0".to_owned()),
@@ -203,7 +219,7 @@ fn one_mistake_is_told_in_upstreams_words() {
             "agent ID \"a\\nb\" fits into no header: it has control characters".to_owned(),
         ),
         (&[&long_name], "protocol name of 300 bytes, 255 at the most".to_owned()),
-        (&["--alpn-proto=a,,b"], "protocol name of 0 bytes, 1 at the least".to_owned()),
+        (&["--alpn-proto=a,,b"], "protocol name of 0 bytes, 1 at the least: take out".to_owned()),
         (&["--sync-interval=1m"], "sync interval 1m0s must be less than sync interval cap 10s".to_owned()),
         (
             &["--service-account-token-path=/none"],

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Options;
 use crate::kube::selector;
 use crate::net::tls::server_name;
-use crate::ops::flags::checks::{exists, mistake, pair};
+use crate::ops::flags::checks::{exists, mistake, odd_host, pair};
 use crate::ops::flags::show_go_duration;
 use crate::server::pick::range::Range;
 use crate::wire::identifiers::Identifiers;
@@ -23,7 +23,14 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         found.push(("ca-cert", gist.to_owned()));
     }
     if server_name(&o.proxy_server_host).is_err() {
-        let gist = format!("proxy server host {:?} is neither a name nor an address", o.proxy_server_host);
+        let host = &o.proxy_server_host;
+        let gist = match odd_host(host, "proxy-server-port") {
+            Some(why) => format!("proxy server host {host:?} is neither a name nor an address, it {why}"),
+            None => format!(
+                "proxy server host {host:?} is neither a name nor an address: write one of these alone, as \
+                 konnectivity-server.kube-system, 10.0.0.1 or fd00::1"
+            ),
+        };
         found.push(("proxy-server-host", gist));
     }
     for (flag, what, port) in [
@@ -58,10 +65,24 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
     }
     // RFC 7301, 3.1: the length of a name is one byte, and no name is empty.
     if let Some(name) = o.alpn_proto.iter().find(|name| name.len() > 255) {
-        found.push(("alpn-proto", format!("protocol name of {} bytes, 255 at the most", name.len())));
+        let gist = format!(
+            "protocol name of {} bytes, 255 at the most: write the names one by one, separated by commas",
+            name.len()
+        );
+        found.push(("alpn-proto", gist));
     }
     if o.alpn_proto.iter().any(String::is_empty) {
-        found.push(("alpn-proto", "protocol name of 0 bytes, 1 at the least".to_owned()));
+        let gist = "protocol name of 0 bytes, 1 at the least: take out the comma that has no name before or behind it";
+        found.push(("alpn-proto", gist.to_owned()));
+    }
+    // Upstream offers it as it stands.
+    let spaced = o.alpn_proto.iter().filter(|name| !name.is_empty() && name.trim() != name.as_str());
+    let spaced: Vec<_> = spaced.map(|name| format!("{name:?}")).collect();
+    if !spaced.is_empty() {
+        o.warnings.push(format!(
+            "--alpn-proto has {}, with spaces that no balancer knows: write the names with commas and no spaces, as a,b",
+            spaced.join(" and ")
+        ));
     }
     // Upstream takes it and busies itself; a pause of nothing is none.
     o.probe_interval = o.probe_interval.max(Duration::from_millis(1));

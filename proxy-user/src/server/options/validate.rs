@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Options;
 use crate::kube::{names, selector};
 use crate::net::cipher::TlsPolicy;
-use crate::ops::flags::checks::{exists, mistake, pair};
+use crate::ops::flags::checks::{exists, mistake, odd_host, pair};
 use crate::server::lease;
 use crate::wire::metadata::is_carried;
 
@@ -89,6 +89,15 @@ fn frontend(o: &Options, found: &mut Vec<(&'static str, String)>) {
 }
 
 fn ports(o: &Options, found: &mut Vec<(&'static str, String)>) {
+    // Without its health and admin ports a server runs, as upstream's.
+    for (flag, address, port_flag) in [
+        ("server-bind-address", &o.server_bind_address, "server-port"),
+        ("agent-bind-address", &o.agent_bind_address, "agent-port"),
+    ] {
+        if let Some(why) = odd_host(address, port_flag) {
+            found.push((flag, format!("address {address:?} {why}")));
+        }
+    }
     for (flag, what, port) in [
         ("server-port", "server port", o.server_port),
         ("agent-port", "agent port", o.agent_port),
@@ -155,11 +164,14 @@ fn leases(o: &Options, found: &mut Vec<(&'static str, String)>) {
 
 fn labels(text: &str) -> Result<(), String> {
     if text.is_empty() {
-        return Err("empty string provided".to_owned());
+        let gist = "empty string provided: write at least one label, as k8s-app=konnectivity-server";
+        return Err(gist.to_owned());
     }
     for label in text.split(',') {
         let pair = label.split_once('=').filter(|(_, value)| !value.contains('='));
-        let (key, value) = pair.ok_or_else(|| format!("invalid label format: {text}"))?;
+        let (key, value) = pair.ok_or_else(|| {
+            format!("invalid label format: {text}: {label:?} is no key=value; write such pairs, separated by commas")
+        })?;
         selector::check_label(key.trim(), value.trim())
             .map_err(|why| format!("invalid label format: {text}: {why}"))?;
     }
