@@ -100,6 +100,28 @@ fn a_log_file_has_every_line_and_stderr_the_errors_and_a_second_start_goes_on_wi
     assert!(!place.ground.path("konduit.log.old").exists());
 }
 
+#[test]
+fn a_log_file_on_a_full_disk_is_told_on_stderr_once() {
+    let place = Place::new().unwrap();
+    let path = place.ground.path("konduit.log");
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let server = place
+        .start_server("server", &["--logtostderr=false", &format!("--log-file={}", path.display())])
+        .unwrap();
+    let told = || {
+        let stderr = std::fs::read_to_string(&server.log).unwrap();
+        stderr.lines().filter(|line| line.contains("takes no lines")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    ports::wait(SOON, "a word of the full disk", || !told().is_empty()).unwrap();
+    let lost = || place.page().map_or(0.0, |page| page.sum("konduit_log_lines_lost_total", &[]));
+    let before = lost();
+    assert!(open(&place.socket(), "127.0.0.1:1").is_err(), "there is no agent");
+    ports::wait(SOON, "one more lost line", || lost() > before).unwrap();
+    let [line] = &told()[..] else { panic!("not one line: {:?}", told()) };
+    assert!(line.starts_with('E') && line.contains("(No space left on device"), "{line}");
+    assert!(line.contains(&format!("{path:?}")) && line.contains("make room there"), "{line}");
+}
+
 /// What one server of these flags leaves: its log file, if any, and its stderr. It logs one error that ends nothing.
 fn leaves(flags: &[&str]) -> (Option<String>, String) {
     let place = Place::new().unwrap();

@@ -239,7 +239,12 @@ macro_rules! log_flags {
                 log.to_stderr,
                 "Log to stderr; --log-file and --log-dir are then ignored."
             ),
-            flag!(LOG_GROUP, "log-file", log.file, "Log to this file, with --logtostderr=false."),
+            flag!(
+                LOG_GROUP,
+                "log-file",
+                log.file,
+                "Log to this file, with --logtostderr=false. One that was renamed (logrotate) is begun anew."
+            ),
             flag!(
                 LOG_GROUP,
                 "log-file-max-size",

@@ -1,8 +1,9 @@
-//! The log's file: written in batches, set aside when it is full.
+//! The log's file: written in batches, set aside when it is full, begun anew when somebody else set it aside.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::LogError;
 
@@ -23,24 +24,58 @@ pub(super) struct LogFile {
     max_size: u64,
     header: Option<String>,
     file: File,
+    identity: (u64, u64),
     /// Gathered bytes included.
     size: u64,
     batch: Batch,
     /// The last write failed half way: the file may end within a line.
     torn: bool,
+    failed: Option<io::Error>,
 }
 
 impl LogFile {
     pub(super) fn open(path: PathBuf, max_size: u64, header: Option<String>) -> Result<LogFile, LogError> {
-        let open = || -> std::io::Result<(File, u64)> {
-            let file = OpenOptions::new().append(true).create(true).open(&path)?;
-            let size = file.metadata()?.len();
-            Ok((file, size))
+        let opened = open(&path).map_err(|source| LogError::File { path: path.clone(), source });
+        let (file, there) = opened?;
+        let mut log = LogFile {
+            path,
+            max_size,
+            header,
+            file,
+            identity: identity(&there),
+            size: there.len(),
+            batch: Batch::default(),
+            torn: false,
+            failed: None,
         };
-        let (file, size) = open().map_err(|source| LogError::File { path: path.clone(), source })?;
-        let mut log = LogFile { path, max_size, header, file, size, batch: Batch::default(), torn: false };
         log.begin();
         Ok(log)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Why the last write failed, if it did.
+    pub(super) fn failed(&self) -> Option<&io::Error> {
+        self.failed.as_ref()
+    }
+
+    /// Whether its path leads elsewhere or nowhere: somebody, such as logrotate, set it aside.
+    fn is_moved(&self) -> bool {
+        match std::fs::metadata(&self.path) {
+            Ok(there) => identity(&there) != self.identity,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Goes on with whatever its path leads to now.
+    fn reopen(&mut self) -> io::Result<()> {
+        let (file, there) = open(&self.path)?;
+        (self.file, self.identity) = (file, identity(&there));
+        (self.size, self.torn) = (there.len(), false);
+        self.begin();
+        Ok(())
     }
 
     /// The header, at the top of an empty file.
@@ -72,14 +107,19 @@ impl LogFile {
         if batch.text.is_empty() {
             return 0;
         }
+        if self.is_moved() && self.reopen().is_ok() {
+            self.size += batch.text.len() as u64;
+        }
         let torn = if self.torn { "\n" } else { "" };
         match self.file.write_all(torn.as_bytes()).and_then(|()| self.file.write_all(batch.text.as_bytes())) {
             Ok(()) => {
                 self.size += torn.len() as u64;
                 self.torn = false;
+                self.failed = None;
                 0
             }
-            Err(_) => {
+            Err(error) => {
+                self.failed = Some(error);
                 self.size -= batch.text.len() as u64;
                 let there = self.file.metadata().map_or(self.size, |file| file.len());
                 self.torn |= there > self.size;
@@ -90,20 +130,45 @@ impl LogFile {
     }
 
     /// Renames the full file to `FILE.old`, in place of a former one, and begins a new one.
-    fn set_aside(&mut self) -> std::io::Result<()> {
+    fn set_aside(&mut self) -> io::Result<()> {
         let mut old = self.path.clone().into_os_string();
         old.push(".old");
         std::fs::rename(&self.path, old)?;
-        self.file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        (self.size, self.torn) = (0, false);
-        self.begin();
-        Ok(())
+        self.reopen()
     }
+}
+
+fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    let there = file.metadata()?;
+    Ok((file, there))
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_was_renamed_or_removed_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, aside] = ["log", "log.1"].map(|name| dir.path().join(name));
+        let mut log = LogFile::open(path.clone(), 0, Some("header\n".to_owned())).unwrap();
+        assert_eq!(log.gather("one\n") + log.write(), 0);
+        std::fs::rename(&path, &aside).unwrap();
+        assert_eq!(log.gather("two\n") + log.write(), 0);
+        assert_eq!(std::fs::read_to_string(&aside).unwrap(), "header\none\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "header\ntwo\n");
+        assert_eq!(log.size, "header\ntwo\n".len() as u64);
+        // As logrotate's `create`.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "theirs\n").unwrap();
+        assert_eq!(log.gather("three\n") + log.write(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "theirs\nthree\n");
+    }
 
     #[test]
     fn half_a_line_on_a_full_disk_is_ended_before_the_next() {

@@ -1,22 +1,54 @@
 //! One line per event: `Lmmdd hh:mm:ss.uuuuuu pid file:line] message key=value`.
 
 use std::fmt::{Debug, Write};
+use std::panic::Location;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata};
+use tracing::{Event, Level};
 
 /// A longer line is cut: nobody may fill the queue with one event.
 const LINE_MAX: usize = 16 << 10;
 /// Asking for it is a system call.
 static PID: LazyLock<u32> = LazyLock::new(std::process::id);
 
-pub(super) fn line(event: &Event<'_>, skip_header: bool, directories: bool) -> String {
-    let mut text = String::with_capacity(320);
-    if !skip_header {
-        header(event.metadata(), directories, SystemTime::now(), &mut text);
+/// What stands before each line.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Head {
+    /// Nothing.
+    pub(super) skip: bool,
+    /// The source file is named with its directory.
+    pub(super) directories: bool,
+}
+
+impl Head {
+    fn write(self, letter: char, path: &str, line: u32, out: &mut String) {
+        if !self.skip {
+            header(letter, path, line, self.directories, SystemTime::now(), out);
+        }
     }
+
+    /// A line of the log's own, which goes through no queue.
+    #[track_caller]
+    pub(super) fn own_line(self, letter: char, words: &str) -> String {
+        let (mut text, from) = (String::new(), Location::caller());
+        self.write(letter, from.file(), from.line(), &mut text);
+        text.push_str(words);
+        text.push('\n');
+        text
+    }
+}
+
+pub(super) fn line(event: &Event<'_>, head: Head) -> String {
+    let mut text = String::with_capacity(320);
+    let metadata = event.metadata();
+    let letter = match *metadata.level() {
+        Level::ERROR => 'E',
+        Level::WARN => 'W',
+        _ => 'I',
+    };
+    head.write(letter, metadata.file().unwrap_or("?"), metadata.line().unwrap_or(0), &mut text);
     let mut words = Words { message: String::new(), fields: String::with_capacity(160) };
     event.record(&mut words);
     text.push_str(&words.message);
@@ -37,16 +69,10 @@ pub(super) fn line(event: &Event<'_>, skip_header: bool, directories: bool) -> S
     text
 }
 
-fn header(metadata: &Metadata<'_>, directories: bool, now: SystemTime, out: &mut String) {
-    let letter = match *metadata.level() {
-        Level::ERROR => 'E',
-        Level::WARN => 'W',
-        _ => 'I',
-    };
+fn header(letter: char, path: &str, line: u32, directories: bool, now: SystemTime, out: &mut String) {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (month, day) = month_and_day(since.as_secs() / 86_400);
     let second = since.as_secs() % 86_400;
-    let path = metadata.file().unwrap_or("?");
     let mut from_end = path.rsplitn(3, '/');
     let (file, directory) = (from_end.next().unwrap_or("?"), from_end.next());
     let place = match directory.filter(|_| directories) {
@@ -55,13 +81,12 @@ fn header(metadata: &Metadata<'_>, directories: bool, now: SystemTime, out: &mut
     };
     let _ = write!(
         out,
-        "{letter}{month:02}{day:02} {:02}:{:02}:{:02}.{:06} {:7} {place}:{}] ",
+        "{letter}{month:02}{day:02} {:02}:{:02}:{:02}.{:06} {:7} {place}:{line}] ",
         second / 3600,
         second / 60 % 60,
         second % 60,
         since.subsec_micros(),
         *PID,
-        metadata.line().unwrap_or(0),
     );
 }
 

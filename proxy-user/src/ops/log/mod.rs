@@ -17,6 +17,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::flags::{LogOptions, Severity};
 pub use causes::{status, with_causes};
+use format::Head;
 pub use short::short;
 use sink::{Line, Sink, SinkConfig};
 use verbosity::Verbosity;
@@ -56,6 +57,7 @@ pub fn init(program: &str, options: &LogOptions) -> Result<LogGuard, LogError> {
             (file, _) => Some(PathBuf::from(file)),
         })
         .flatten();
+    let head = Head { skip: options.skip_headers, directories: options.add_dir_header };
     let lost = IntCounter::new("konduit_log_lines_lost_total", "Log lines dropped because nobody took them.")
         .map_err(LogError::Counter)?;
     let sink = Sink::start(SinkConfig {
@@ -63,12 +65,12 @@ pub fn init(program: &str, options: &LogOptions) -> Result<LogGuard, LogError> {
             .then(|| format!("Log of {program}. Lines: Lmmdd hh:mm:ss.uuuuuu pid file:line] message\n")),
         file,
         max_size: options.file_max_size.saturating_mul(1 << 20),
+        head,
         lost,
     })?;
     let layer = KlogLayer {
         verbosity: Verbosity::new(options.v, &options.vmodule),
-        skip_headers: options.skip_headers,
-        directories: options.add_dir_header,
+        head,
         stderr_from: stderr_from(options, sink.has_file()),
         sender: sink.sender(),
     };
@@ -96,8 +98,7 @@ fn stderr_from(options: &LogOptions, has_file: bool) -> Severity {
 
 struct KlogLayer {
     verbosity: Verbosity,
-    skip_headers: bool,
-    directories: bool,
+    head: Head,
     stderr_from: Severity,
     sender: sink::Sender,
 }
@@ -114,7 +115,7 @@ impl<S: Subscriber> Layer<S> for KlogLayer {
             Level::WARN => Severity::Warning,
             _ => Severity::Info,
         };
-        let text = format::line(event, self.skip_headers, self.directories);
+        let text = format::line(event, self.head);
         self.sender.send(Line { text, stderr: severity >= self.stderr_from });
     }
 }

@@ -11,6 +11,7 @@ use prometheus::IntCounter;
 
 use super::LogError;
 use super::file::{BATCH, Batch, LogFile};
+use super::format::Head;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 4096;
@@ -36,6 +37,8 @@ pub(super) struct SinkConfig {
     pub(super) header: Option<String>,
     /// Bytes after which the file is set aside; 0 = never.
     pub(super) max_size: u64,
+    /// Of the lines that tell of lost ones.
+    pub(super) head: Head,
     pub(super) lost: IntCounter,
 }
 
@@ -76,7 +79,7 @@ impl Sink {
         let has_file = file.is_some();
         let (orders, queue) = sync_channel(QUEUE);
         let sender = Sender { orders, lost: config.lost };
-        let mut writer = Writer { file, lost: sender.lost.clone(), told: 0, stderr: Batch::default() };
+        let mut writer = Writer::new(file, config.head, sender.lost.clone());
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || writer.run(&queue))
@@ -108,13 +111,20 @@ impl Drop for Sink {
 
 struct Writer {
     file: Option<LogFile>,
+    head: Head,
     lost: IntCounter,
     /// Lost lines that the log has told of.
     told: u64,
+    /// stderr was told that the file cannot be written.
+    cried: bool,
     stderr: Batch,
 }
 
 impl Writer {
+    fn new(file: Option<LogFile>, head: Head, lost: IntCounter) -> Writer {
+        Writer { file, head, lost, told: 0, cried: false, stderr: Batch::default() }
+    }
+
     fn run(&mut self, queue: &Receiver<Order>) {
         while let Ok(first) = queue.recv() {
             let mut next = Some(first);
@@ -160,19 +170,33 @@ impl Writer {
 
     fn tell_of_lost_lines(&mut self) {
         let lost = self.lost.get();
-        if lost > self.told {
-            let lines = lost - self.told;
-            let text =
-                format!("W log: {lines} lines were lost because nobody took them or there was no room\n");
-            let said = match &mut self.file {
-                Some(file) => file.gather(&text) + file.write() == 0,
-                None => std::io::stderr().write_all(text.as_bytes()).is_ok(),
-            };
-            // Otherwise it is told with what is lost until writing works.
-            if said {
-                self.told = lost;
-            }
+        if lost == self.told {
+            return;
         }
+        let lines = lost - self.told;
+        let words = format!("{lines} log lines were lost because nobody took them or there was no room");
+        let text = self.head.own_line('W', &words);
+        let said = match &mut self.file {
+            Some(file) => file.gather(&text) + file.write() == 0,
+            None => std::io::stderr().write_all(text.as_bytes()).is_ok(),
+        };
+        if said {
+            (self.told, self.cried) = (lost, false);
+        } else if let Some(cry) = self.cry().filter(|_| !self.cried) {
+            // The lines themselves are told of with what is lost until writing works.
+            self.cried = std::io::stderr().write_all(cry.as_bytes()).is_ok();
+        }
+    }
+
+    /// What stderr is told while the file cannot be written.
+    fn cry(&self) -> Option<String> {
+        let file = self.file.as_ref()?;
+        let (path, error) = (file.path(), file.failed()?);
+        let words = format!(
+            "The log file {path:?} takes no lines ({error}), which are lost meanwhile: make room there, or choose \
+             another --log-file or --logtostderr"
+        );
+        Some(self.head.own_line('E', &words))
     }
 }
 
@@ -185,6 +209,7 @@ mod tests {
             file: Some(path),
             header: None,
             max_size,
+            head: Head::default(),
             lost: IntCounter::new("lost", "lost").unwrap(),
         }
     }
@@ -252,20 +277,22 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
         let file = LogFile::open(path.clone(), 200, None).unwrap();
         let lost = IntCounter::new("lost", "lost").unwrap();
-        let mut writer = Writer { file: Some(file), lost, told: 0, stderr: Batch::default() };
+        let mut writer = Writer::new(Some(file), Head::default(), lost);
         let mut round = |texts: &[&str]| {
             texts.iter().for_each(|text| writer.gather(&line(text)));
             writer.write();
             writer.tell_of_lost_lines();
-            (writer.lost.get(), writer.told)
+            (writer.lost.get(), writer.told, writer.cried)
         };
-        assert_eq!(round(&["one\n", "two\n"]), (2, 0));
-        assert_eq!(round(&["three\n"]), (3, 0));
+        assert_eq!(round(&["one\n", "two\n"]), (2, 0, true));
+        assert_eq!(round(&["three\n"]), (3, 0, true));
         let long = "x".repeat(200) + "\n";
-        assert_eq!(round(&[&long]), (3, 3));
-        assert_eq!(round(&["as usual\n"]), (3, 3));
+        assert_eq!(round(&[&long]), (3, 3, false));
+        assert_eq!(round(&["as usual\n"]), (3, 3, false));
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("W log: 3 lines were lost") && text.ends_with("\nas usual\n"), "{text:?}");
+        let first = text.lines().next().unwrap();
+        assert!(first.starts_with('W') && first.contains(" sink.rs:"), "{first}");
+        assert!(first.contains("] 3 log lines were lost") && text.ends_with("\nas usual\n"), "{text:?}");
     }
 
     #[test]

@@ -24,11 +24,17 @@ fn a_line_has_klogs_header_and_cannot_be_forged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let lost = IntCounter::new("lost", "lost").unwrap();
-    let sink = Sink::start(SinkConfig { file: Some(path.clone()), header: None, max_size: 0, lost }).unwrap();
+    let sink = Sink::start(SinkConfig {
+        file: Some(path.clone()),
+        header: None,
+        max_size: 0,
+        head: Head::default(),
+        lost,
+    })
+    .unwrap();
     let layer = KlogLayer {
         verbosity: Verbosity::new(3, ""),
-        skip_headers: false,
-        directories: false,
+        head: Head::default(),
         stderr_from: Severity::Fatal,
         sender: sink.sender(),
     };
