@@ -17,6 +17,7 @@ mod profiles;
 mod reload;
 mod reload_frontends;
 mod search;
+mod sockets;
 mod stop;
 mod unprivileged;
 mod vanished;

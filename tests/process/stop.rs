@@ -133,6 +133,7 @@ fn the_socket_is_its_successors() {
     assert_eq!((told(&first), told(&second)), (0, 1), "{}", second.last_words());
     first.signal(Signal::TERM).unwrap();
     assert_eq!(first.wait(SOON).unwrap().code(), Some(0));
+    assert!(!first.last_words().contains("finds this server"), "{}", first.last_words());
     let mut client = UnixStream::connect(successor.socket()).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.write_all(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n").unwrap();

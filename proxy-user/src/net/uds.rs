@@ -23,8 +23,40 @@ const MODE: u32 = 0o770;
 #[derive(Debug)]
 pub struct UdsListener {
     inner: tokio::net::UnixListener,
+    claim: Claim,
+}
+
+/// What a listener's path must lead to. Outlives it.
+#[derive(Debug, Clone)]
+pub struct Claim {
     path: Arc<Path>,
     identity: (u64, u64),
+}
+
+/// Where a listener's path leads. Its socket keeps its inode, so no other file has the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leads {
+    ToIt,
+    Nowhere,
+    Elsewhere,
+}
+
+impl Claim {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path that cannot be looked at is taken to be as it was.
+    pub fn leads(&self) -> Leads {
+        match identity(&self.path) {
+            Ok(there) if there == self.identity => Leads::ToIt,
+            Ok(_) => Leads::Elsewhere,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Leads::Nowhere
+            }
+            Err(_) => Leads::ToIt,
+        }
+    }
 }
 
 impl UdsListener {
@@ -69,11 +101,15 @@ impl UdsListener {
                  is not about to end, give each of the two its own path"
             );
         }
-        Ok(UdsListener { inner, path: path.into(), identity })
+        Ok(UdsListener { inner, claim: Claim { path: path.into(), identity } })
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        self.claim.path()
+    }
+
+    pub fn claim(&self) -> Claim {
+        self.claim.clone()
     }
 
     /// The next connection. Waits out whatever makes accepting fail.
@@ -86,9 +122,14 @@ impl UdsListener {
                         pid: peer.as_ref().and_then(|peer| peer.pid()),
                         uid: peer.as_ref().map(|peer| peer.uid()),
                     };
-                    return Accepted { stream, local: Local::Unix(self.path.clone()), remote, tls: None };
+                    return Accepted {
+                        stream,
+                        local: Local::Unix(self.claim.path.clone()),
+                        remote,
+                        tls: None,
+                    };
                 }
-                Err(error) => wait_out(&self.path.display(), &error).await,
+                Err(error) => wait_out(&self.path().display(), &error).await,
             }
         }
     }
@@ -96,8 +137,8 @@ impl UdsListener {
 
 impl Drop for UdsListener {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|there| there == self.identity) {
-            let _ = fs::remove_file(&self.path);
+        if identity(self.path()).is_ok_and(|there| there == self.claim.identity) {
+            let _ = fs::remove_file(self.path());
         }
     }
 }

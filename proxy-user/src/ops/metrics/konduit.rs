@@ -30,6 +30,7 @@ pub struct KonduitMetrics {
     mux_pauses: IntCounter,
     flow_ends: IntCounterVec,
     refused: IntCounterVec,
+    socket: IntGaugeVec,
 }
 
 impl KonduitMetrics {
@@ -77,6 +78,11 @@ impl KonduitMetrics {
                 "Connections that got no further than who or what they are, by port and by what was wrong.",
                 &["port", "reason"],
             )?,
+            socket: make.gauge_vec(
+                "frontend_socket_in_place",
+                "1 while the path of the frontend's Unix socket leads to this server, 0 when its file is gone or another's.",
+                &[],
+            )?,
         })
     }
 
@@ -118,6 +124,11 @@ impl KonduitMetrics {
     /// `metadata`, its `token`, for want of `room`, or, on a port for operators, its `request`.
     pub fn refused(&self, port: &'static str, reason: &'static str) {
         self.refused.with_label_values(&[port, reason]).inc();
+    }
+
+    /// Whether the path of the frontend's Unix socket leads to this server.
+    pub fn frontend_socket(&self, in_place: bool) {
+        self.socket.with_label_values::<&str>(&[]).set(i64::from(in_place));
     }
 
     /// Shows a counter that somebody else moves, such as the log's lost lines.

@@ -296,6 +296,7 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
     server.konduit.dial(Path::Mux, Duration::ZERO);
     server.konduit.proven("splice", true);
     server.konduit.in_force("lanes", "auto", "flag");
+    server.konduit.frontend_socket(true);
     let agent = AgentMetrics::new(&FlowTable::new()).unwrap();
     agent.dial_failed(true);
     agent.packet(Segment::ToAgent, "DATA");

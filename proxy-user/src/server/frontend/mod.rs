@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod grpc;
 mod places;
+mod socket;
 mod stranger;
 mod tls;
 
@@ -76,6 +77,10 @@ impl Frontend {
     pub(super) async fn serve(self, dialer: Dialer, keepalive: Duration, mut drain: DrainWatch) {
         let places = Places::new(dialer.most_flows, self.mode, dialer.metrics.clone());
         let (head_timeout, dialer) = (self.head_timeout, Arc::new(dialer));
+        if let Listener::Uds(listener) = &self.listener {
+            let metrics = dialer.metrics.konduit.clone();
+            tokio::spawn(socket::watch(listener.claim(), metrics, socket::POLL, drain.clone()));
+        }
         match (self.mode, self.listener) {
             (Mode::HttpConnect, Listener::Uds(listener)) => loop {
                 let accepted = tokio::select! {
