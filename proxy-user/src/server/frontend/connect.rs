@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use super::places::Place;
+use super::stranger::Stranger;
 use super::tls::TlsEnd;
 use crate::net::sockopt;
 use crate::ops::drain::DrainWatch;
@@ -57,40 +58,73 @@ impl Client for TlsStream<TcpStream> {
     }
 }
 
-/// Serves one connection to its end; its CONNECT has to arrive within `head_timeout`. Without room it is only heard
-/// to be told so. A client that says nothing does not hold up the `drain`.
+/// Serves a client that showed who it is.
 pub(super) async fn serve(
     mut client: impl Client,
     dialer: Arc<Dialer>,
     head_timeout: Duration,
     place: Place,
-    mut drain: DrainWatch,
+    drain: DrainWatch,
 ) {
     let _open = dialer.metrics.http_connection();
+    let timeout = patience(head_timeout, place.is_refused());
+    match hear(&mut client, timeout, drain).await {
+        Some(heard) => answer(client, heard, dialer, place).await,
+        None => dialer.metrics.konduit.refused("frontend", "head"),
+    }
+}
+
+/// Serves a client that nothing is known of: until it asks for a target its place may go to another.
+pub(super) async fn serve_stranger(
+    mut client: impl Client,
+    dialer: Arc<Dialer>,
+    head_timeout: Duration,
+    stranger: Stranger,
+    drain: DrainWatch,
+) {
+    let _open = dialer.metrics.http_connection();
+    let timeout = patience(head_timeout, stranger.is_refused());
+    match stranger.shake(hear(&mut client, timeout, drain.clone()), drain).await {
+        Some((place, Some(heard))) => answer(client, heard, dialer, place).await,
+        _ => dialer.metrics.konduit.refused("frontend", "head"),
+    }
+}
+
+/// Without room a client is only heard to be told so.
+fn patience(head_timeout: Duration, refused: bool) -> Duration {
+    if refused { GOODBYE } else { head_timeout }
+}
+
+/// What a client asks for, and what came behind that.
+struct Heard {
+    head: Head,
+    buffer: BytesMut,
+}
+
+/// `None`: the client left, or its head did not come within `timeout`. One that says nothing does not hold up the `drain`.
+async fn hear(client: &mut impl Client, timeout: Duration, mut drain: DrainWatch) -> Option<Heard> {
     let mut buffer = BytesMut::with_capacity(1024);
-    let head_timeout = if place.is_refused() { GOODBYE } else { head_timeout };
-    let too_late = async {
-        tokio::select! {
-            () = sleep(head_timeout) => {}
-            () = drain.last_words() => {}
-        }
-    };
     let head = tokio::select! {
-        head = read_head(&mut client, &mut buffer) => head,
-        () = too_late => return dialer.metrics.konduit.refused("frontend", "head"),
+        head = read_head(client, &mut buffer) => head.ok()?,
+        () = sleep(timeout) => return None,
+        () = drain.last_words() => return None,
     };
-    drop(drain);
+    Some(Heard { head, buffer })
+}
+
+/// Serves a client to its end.
+async fn answer(mut client: impl Client, heard: Heard, dialer: Arc<Dialer>, place: Place) {
+    let Heard { head, mut buffer } = heard;
     let target = match head {
-        Ok(Head::Connect { target, end }) => {
+        Head::Connect { target, end } => {
             let _ = buffer.split_to(end);
             target
         }
-        Ok(other) => {
+        other => {
             dialer.metrics.konduit.refused("frontend", "head");
             let date = httpdate(SystemTime::now());
             return say_goodbye(client, &refused(&other, &date).unwrap_or_default()).await;
         }
-        Err(_) => return dialer.metrics.konduit.refused("frontend", "head"),
     };
     if place.is_refused() {
         return say_goodbye(client, &dial_failed(&dialer.exhausted())).await;

@@ -87,9 +87,9 @@ impl Frontend {
                     accepted = listener.accept() => accepted,
                     () = drain.draining() => return,
                 };
-                let Some(place) = places.take() else { continue };
-                let flow =
-                    connect::serve(accepted.stream, dialer.clone(), head_timeout, place, drain.clone());
+                let Some(stranger) = places.admit() else { continue };
+                let (client, dialer, begun) = (accepted.stream, dialer.clone(), drain.clone());
+                let flow = connect::serve_stranger(client, dialer, head_timeout, stranger, begun);
                 until_cut(drain.clone(), flow);
             },
             (Mode::HttpConnect, Listener::Tls(listener, tls)) => loop {

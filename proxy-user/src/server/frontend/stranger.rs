@@ -1,4 +1,5 @@
-//! Connections whose handshake is under way: whoever reaches the port can leave one unfinished.
+//! Connections whose handshake is under way, or on a Unix socket their first words: whoever reaches the frontend can
+//! leave them unfinished.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -60,8 +61,13 @@ impl Places {
 }
 
 impl Stranger {
-    /// The place, for good, and what came of the handshake; `None` when the place went to another before, or the server
-    /// left.
+    /// There is no room: it is only heard to be told so.
+    pub(super) fn is_refused(&self) -> bool {
+        self.places.strangers().held.get(&self.number).is_some_and(|held| held.place.is_refused())
+    }
+
+    /// The place, for good, and what came of the handshake or of whatever shows that a client is meant; `None` when the
+    /// place went to another before, or the server left.
     pub(super) async fn shake<T>(
         mut self,
         handshake: impl Future<Output = T>,
@@ -96,12 +102,6 @@ mod tests {
 
     fn places(most: u64) -> Places {
         Places::new(most, Mode::HttpConnect, ServerMetrics::new(&FlowTable::new()).unwrap())
-    }
-
-    impl Stranger {
-        fn is_refused(&self) -> bool {
-            self.places.strangers().held[&self.number].place.is_refused()
-        }
     }
 
     #[tokio::test]
