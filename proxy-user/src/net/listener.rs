@@ -26,8 +26,8 @@ pub enum ListenError {
     #[error("failed to listen on {address}: {source}; {}", next_step(.source))]
     Bind { address: String, source: io::Error },
     #[error(
-        "failed to listen on {address}: neither an IP address nor a name that has one: {source}; name an address of this \
-         machine, without a port"
+        "failed to listen on {address}: neither an IP address nor a name that has one: {source}; name an address \
+         of this machine, without a port"
     )]
     Address { address: String, source: io::Error },
     #[error("failed to listen on {path:?}: {source}")]

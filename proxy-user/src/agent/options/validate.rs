@@ -80,7 +80,7 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
     let spaced: Vec<_> = spaced.map(|name| format!("{name:?}")).collect();
     if !spaced.is_empty() {
         o.warnings.push(format!(
-            "--alpn-proto has {}, with spaces that no balancer knows: write the names with commas and no spaces, as a,b",
+            "--alpn-proto has {}, with spaces that no balancer knows: write commas without spaces, as a,b",
             spaced.join(" and ")
         ));
     }

@@ -31,8 +31,7 @@ pub(crate) fn pair(
     }
 }
 
-/// What in a text is in the way of a host, and what to write, where a port belongs into `port_flag`; `None` where that is
-/// none of the usual.
+/// What in a text is in the way of a host, and what to write, of a port with `port_flag`. `None`: nothing usual.
 pub(crate) fn odd_host(text: &str, port_flag: &str) -> Option<String> {
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     if let Some((scheme, _)) = text.split_once("://") {

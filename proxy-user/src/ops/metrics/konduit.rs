@@ -80,7 +80,7 @@ impl KonduitMetrics {
             )?,
             socket: make.gauge_vec(
                 "frontend_socket_in_place",
-                "1 while the path of the frontend's Unix socket leads to this server, 0 when its file is gone or another's.",
+                "1 while the path of the frontend's Unix socket leads to this server, else 0.",
                 &[],
             )?,
         })

@@ -101,7 +101,7 @@ struct Heard {
     buffer: BytesMut,
 }
 
-/// `None`: the client left, or its head did not come within `timeout`. One that says nothing does not hold up the `drain`.
+/// `None`: the client left, or its head did not come within `timeout`. Silence does not hold up the `drain`.
 async fn hear(client: &mut impl Client, timeout: Duration, mut drain: DrainWatch) -> Option<Heard> {
     let mut buffer = BytesMut::with_capacity(1024);
     let head = tokio::select! {
