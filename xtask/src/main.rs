@@ -1,9 +1,10 @@
-//! Konduit's one door: each subcommand is one file.
+//! Konduit's one door: each subcommand is one module.
 
 mod bench;
 mod build;
 mod demo;
 mod gotest;
+mod image;
 mod kernel;
 /// As the tests and the bench watch it; there it is part of a library.
 #[allow(unreachable_pub)]
@@ -36,6 +37,9 @@ enum Command {
     Setup(setup::Options),
     /// Build the eBPF object, then proxy-server and proxy-agent
     Build(build::Options),
+    /// Pack both programs as OCI images, without a container engine: target/image/*.tar
+    #[command(long_about = image::HELP)]
+    Image,
     /// Measure beside a direct connection, HAProxy and ssh -L; prints a table, draws target/bench/results.svg
     Bench(bench::Options),
     /// Build everything, move real bytes through both binaries here, show what carried them
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Image => image::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),

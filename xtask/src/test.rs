@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::kernel::Sockmap;
-use crate::{bench, gotest, kernel, lint, rootless, setup, sh, tools};
+use crate::{bench, gotest, image, kernel, lint, rootless, setup, sh, tools};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -54,6 +54,7 @@ const STEPS: &[Step] = &[
         shows: "the eBPF object, both binaries, the tools of the tests",
         run: |_| bench::build(),
     },
+    Step { name: "image", shows: "both programs start inside their images", run: images },
     Step { name: "lower", shows: "builds and passes without the in-kernel engine", run: lower_engines },
     Step { name: "unit", shows: "logic beside the code", run: unit },
     Step { name: "behaviour", shows: "real sockets, processes, kernels", run: behaviour },
@@ -113,6 +114,14 @@ fn print_times(times: &[(&str, Duration)]) {
 
 fn prepare(_: Form) -> Result<()> {
     setup::run(&setup::Options { build_only: false })
+}
+
+/// Of what step `build` made; images that somebody means to use stay as they are.
+fn images(_: Form) -> Result<()> {
+    let target = sh::root().join("target");
+    let room = tempfile::tempdir_in(&target)?;
+    image::make(&target.join("release"), room.path())?;
+    Ok(())
 }
 
 fn lower_engines(_: Form) -> Result<()> {
