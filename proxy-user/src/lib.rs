@@ -5,7 +5,7 @@
 //! bytes and says how it ended.
 //!
 //! Dependencies point one way: `wire <- flow <- splice, mux, lane <- server, agent <- bin`;
-//! [`net`], [`ops`] and [`kube`] are leaves that any of them may use.
+//! [`net`] is a leaf that any of them may use, [`ops`] and [`kube`] stand beside what they show and ask for.
 
 pub mod agent;
 pub mod flow;
@@ -14,6 +14,7 @@ pub mod lane;
 pub mod mux;
 pub mod net;
 pub mod ops;
+mod parts;
 pub mod server;
 pub mod splice;
 pub mod wire;

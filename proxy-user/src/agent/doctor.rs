@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use crate::ops::doctor::OWN_MIND;
-use crate::server::pick::range::Range;
 use crate::wire::identifiers::Identifiers;
+use crate::wire::range::Range;
 
 /// A section of the report. `own`: this machine's or pod's addresses.
 pub fn place(identifiers: &Identifiers, own: &[IpAddr]) -> String {

@@ -32,7 +32,7 @@ use crate::net::tls::TlsError;
 use crate::ops::drain::DrainWatch;
 use crate::ops::flags::LanesMode;
 use crate::ops::metrics::AgentMetrics;
-use crate::server::start;
+use crate::parts;
 use crate::splice::proof::Abilities;
 use crate::splice::{SpliceError, Splicer};
 use crate::wire::identifiers::{Identifiers, IdentifiersError};
@@ -72,7 +72,7 @@ impl Agent {
         let table = FlowTable::new();
         let metrics = AgentMetrics::new(&table)?;
         let names = Names::from_system();
-        let splicer = start::splicer(&options.splice, abilities)?;
+        let splicer = parts::splicer(&options.splice, abilities)?;
         let route = Route::new(&options)?;
         let lanes = match options.lanes.mode {
             LanesMode::Always | LanesMode::Auto => Some(lanes(&options)?),
@@ -82,7 +82,7 @@ impl Agent {
             names,
             metrics: metrics.clone(),
             table: table.clone(),
-            most_flows: start::most_flows(),
+            most_flows: parts::most_flows(),
         };
         let kube = options.count_server_leases.then(|| {
             Kube::new(&KubeConfig { kubeconfig: options.kubeconfig.clone(), ..KubeConfig::default() })
@@ -91,7 +91,7 @@ impl Agent {
         let flows = Flows { targets, splicer, table, metrics };
         let servers = Servers {
             identifiers: Identifiers::parse(&options.agent_identifiers)?,
-            pool: start::pool(&options.mux),
+            pool: parts::pool(&options.mux),
             options,
             route,
             flows: flows.clone(),
@@ -146,8 +146,8 @@ impl Agent {
 }
 
 fn lanes(options: &Options) -> Result<AgentLanes, StartError> {
-    let fds = options.lanes.max.map_or_else(start::file_descriptors, |max| max as usize * 4);
-    let mut config = AgentLaneConfig::new(start::security(options.lanes.security), fds);
+    let fds = options.lanes.max.map_or_else(parts::file_descriptors, |max| max as usize * 4);
+    let mut config = AgentLaneConfig::new(parts::security(options.lanes.security), fds);
     config.wait = options.lanes.wait;
     Ok(AgentLanes::new(config, route::lanes(options)?))
 }

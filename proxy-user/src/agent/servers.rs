@@ -14,7 +14,7 @@ use super::route::Route;
 use crate::lane::AgentLanes;
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
 use crate::ops::metrics::{AgentMetrics, GaugeGuard, Segment};
-use crate::server::agents::service::code_name;
+use crate::wire::code;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::ids::ServerId;
 use crate::wire::metadata::{AgentHello, MUX_VERSION, Secret};
@@ -212,7 +212,7 @@ impl Servers {
         self.forget(server, number);
         self.leaving().remove(&number);
         if let Some(code) = end.code() {
-            self.flows.metrics.stream_error(Segment::ToAgent, code_name(code), "Unknown");
+            self.flows.metrics.stream_error(Segment::ToAgent, code::name(code), "Unknown");
         }
         tracing::info!(%server, why = %end, "Disconnected from a server");
     }
@@ -238,7 +238,7 @@ impl Observer for ServerPackets {
     }
 
     fn unsent(&self, kind: &'static str) {
-        self.0.stream_error(Segment::FromAgent, code_name(tonic::Code::Unavailable), kind);
+        self.0.stream_error(Segment::FromAgent, code::name(tonic::Code::Unavailable), kind);
     }
 
     fn pauses(&self) -> Option<GaugeGuard> {

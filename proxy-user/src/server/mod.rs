@@ -35,6 +35,7 @@ use crate::net::listener::TcpListener;
 use crate::net::tls::ServerEndpoint;
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::ServerMetrics;
+use crate::parts;
 use crate::splice::proof::Abilities;
 
 /// The addresses that were really bound.
@@ -71,7 +72,7 @@ impl Server {
     pub fn bind(options: Options, abilities: &Abilities) -> Result<Server, StartError> {
         let flows = FlowTable::new();
         let metrics = ServerMetrics::new(&flows)?;
-        let splicer = start::splicer(&options.splice, abilities)?;
+        let splicer = parts::splicer(&options.splice, abilities)?;
         let frontend = frontend::Frontend::bind(&options)?;
         let agents = start::agents_port(&options)?;
         let lanes = start::lanes(&options)?;
@@ -87,7 +88,7 @@ impl Server {
             count: u32::try_from(options.server_count).unwrap_or(0),
             registry: registry.clone(),
             metrics: metrics.clone(),
-            pool: start::pool(&options.mux),
+            pool: parts::pool(&options.mux),
             lanes,
             authenticator,
         };
@@ -97,7 +98,7 @@ impl Server {
             timeout: options.backend_dial_timeout,
             splicer,
             flows,
-            most_flows: start::most_flows(),
+            most_flows: parts::most_flows(),
             metrics,
         };
         Ok(Server { bound, options, agents, frontend, service, dialer, kube, leases, nodes })

@@ -9,18 +9,14 @@ use super::lease::LeaseController;
 use super::nodes::NodeWatch;
 use super::options::Options;
 use crate::kube::{Kube, KubeConfig, KubeError};
-use crate::lane::{ALPN_LANE, Security, ServerLaneConfig, ServerLanes};
-use crate::mux::{Pool, brake::Limits};
+use crate::lane::{ALPN_LANE, ServerLaneConfig, ServerLanes};
 use crate::net::cipher::{PolicyError, TlsPolicy};
 use crate::net::listener::{ListenError, TcpListener};
 use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError, alpn_enforced};
-use crate::ops::flags::{EngineOptions, LaneSecurity, LanesMode, MuxOptions};
+use crate::ops::flags::LanesMode;
 use crate::ops::metrics::ServerMetrics;
-use crate::splice::proof::Abilities;
-use crate::splice::{self, SpliceConfig, SpliceError, Splicer};
-
-/// What all flows may queue as packets where memory is no matter.
-const MUX_BUFFER: u64 = 64 << 20;
+use crate::parts::{file_descriptors, security};
+use crate::splice::SpliceError;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,35 +69,6 @@ pub(super) fn authenticator(options: &Options, kube: &Kube) -> Option<Authentica
     (!options.agent_namespace.is_empty()).then(|| Authenticator::new(options, kube))
 }
 
-pub(crate) fn splicer(options: &EngineOptions, abilities: &Abilities) -> Result<Splicer, SpliceError> {
-    Splicer::start(SpliceConfig {
-        engine: options.engine,
-        flow_buffer_max: options.flow_buffer_max.0,
-        buffer_budget: options.buffer_budget.map(|budget| budget.0),
-        proven: abilities.proven(),
-        ..SpliceConfig::default()
-    })
-}
-
-pub(crate) fn pool(options: &MuxOptions) -> Arc<Pool> {
-    Pool::new(limits(options, splice::container_limit()))
-}
-
-/// What flows may queue as packets in a container of this limit; upstream's manifests give an agent 30 Mi, and one flow
-/// may queue half of all.
-fn limits(options: &MuxOptions, container: Option<u64>) -> Limits {
-    let derived = || container.map_or(MUX_BUFFER, |limit| (limit / 4).min(MUX_BUFFER));
-    let total = options.buffer.map_or_else(derived, |asked| asked.0);
-    Limits { flow: options.flow_buffer.0.min(total / 2), total }
-}
-
-pub(crate) fn security(security: LaneSecurity) -> Security {
-    match security {
-        LaneSecurity::Encrypt => Security::Encrypt,
-        LaneSecurity::Raw => Security::Raw,
-    }
-}
-
 pub(super) fn agents_port(options: &Options) -> Result<(TcpListener, ServerEndpoint), StartError> {
     let alpn = match options.lanes.mode {
         LanesMode::Always | LanesMode::Auto => vec![ALPN_LANE.to_vec(), ALPN_H2.to_vec()],
@@ -133,26 +100,6 @@ pub(super) fn lanes(options: &Options) -> Result<Option<ServerLanes>, StartError
     Ok(Some(lanes))
 }
 
-/// Raises the soft limit to the hard one and says what it is.
-pub(crate) fn file_descriptors() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // Refused only where the limit is as high as it may be.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let now = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-    usize::try_from(now).unwrap_or(1 << 20)
-}
-
-/// What the process holds whatever it serves: listeners, logs, epolls, eBPF objects, control streams.
-const OWN_FILES: usize = 64;
-
-/// Flows that this process can hold at a time: two descriptors each, of half of what there are. The rest is for idle
-/// lanes (a quarter), pipes (an eighth) and handshakes (a sixteenth).
-pub(crate) fn most_flows() -> u64 {
-    let files = file_descriptors();
-    (files.saturating_sub(OWN_FILES).max(files / 2) as u64 / 4).max(1)
-}
-
 /// Handshakes under way at a time on the agents' port.
 pub(super) fn handshakes() -> usize {
     (file_descriptors() / 16).clamp(8, 4096)
@@ -165,25 +112,4 @@ pub(super) fn policy(options: &Options) -> Result<TlsPolicy, PolicyError> {
 
 pub(super) fn file(name: &str) -> Option<PathBuf> {
     (!name.is_empty()).then(|| name.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::flags::ByteSize;
-
-    #[test]
-    fn packets_queue_less_in_a_small_container_unless_somebody_says_otherwise() {
-        let of = |asked: Option<u64>, container| {
-            let options = MuxOptions { buffer: asked.map(ByteSize::mib), ..MuxOptions::default() };
-            let limits = limits(&options, container);
-            (limits.flow, limits.total)
-        };
-        const MIB: u64 = 1 << 20;
-        assert_eq!(of(None, None), (4 * MIB, 64 * MIB));
-        assert_eq!(of(None, Some(8 << 30)), (4 * MIB, 64 * MIB));
-        assert_eq!(of(None, Some(32 * MIB)), (4 * MIB, 8 * MIB));
-        assert_eq!(of(None, Some(24 * MIB)), (3 * MIB, 6 * MIB));
-        assert_eq!(of(Some(64), Some(32 * MIB)), (4 * MIB, 64 * MIB));
-    }
 }

@@ -8,9 +8,9 @@ use crate::kube::selector;
 use crate::net::tls::server_name;
 use crate::ops::flags::checks::{exists, mistake, odd_host, pair};
 use crate::ops::flags::show_go_duration;
-use crate::server::pick::range::Range;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::metadata::is_carried;
+use crate::wire::range::Range;
 
 /// The mistakes of reading, then those of meaning; adds to the warnings.
 pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {

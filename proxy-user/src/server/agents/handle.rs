@@ -13,11 +13,11 @@ use crate::flow::{DialError, DialReason, Path};
 use crate::lane::{Dialled, Fallback, StreamLanes};
 use crate::mux::{Link, MuxStream};
 use crate::ops::metrics::{DialFailure, ServerMetrics};
-use crate::server::pick::range::Range;
 use crate::splice::End;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::ids::{AgentId, DialId};
 use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
+use crate::wire::range::Range;
 
 /// One control stream. An agent may hold several; each is picked and lost by itself.
 pub struct AgentHandle {

@@ -9,7 +9,7 @@ use crate::ops::metrics::ServerMetrics;
 use crate::server::options::Strategy;
 use crate::server::pick::known::Known;
 use crate::server::pick::nodes::Node;
-use crate::server::pick::range::Range;
+use crate::wire::range::Range;
 
 /// Every live control stream, in order of arrival.
 pub struct Registry {

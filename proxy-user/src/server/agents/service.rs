@@ -14,6 +14,7 @@ use crate::lane::{Fallback, ServerLanes};
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
 use crate::ops::metrics::{GaugeGuard, Segment, ServerMetrics, Service as Method};
 use crate::server::auth::Authenticator;
+use crate::wire::code;
 use crate::wire::ids::ServerId;
 use crate::wire::metadata::{AgentHello, Secret, ServerHello};
 use crate::wire::packet::Packet;
@@ -90,7 +91,7 @@ impl pb::agent_service_server::AgentService for Service {
             let end = link.run(inbound, |packet| handle.handle(packet)).await;
             drop(registered);
             if let Some(code) = end.code() {
-                metrics.stream_error(Segment::FromAgent, code_name(code), "Unknown");
+                metrics.stream_error(Segment::FromAgent, code::name(code), "Unknown");
             }
             if let LinkEnd::Malformed(error) = &end {
                 tracing::warn!(agent = %handle.id, %error, "Ended a control stream");
@@ -126,7 +127,7 @@ impl Observer for AgentPackets {
     }
 
     fn unsent(&self, kind: &'static str) {
-        self.0.stream_error(Segment::ToAgent, code_name(Code::Cancelled), kind);
+        self.0.stream_error(Segment::ToAgent, code::name(Code::Cancelled), kind);
     }
 
     fn pauses(&self) -> Option<GaugeGuard> {
@@ -141,28 +142,5 @@ impl Observer for AgentPackets {
     fn gave_up(&self, conn: crate::wire::ids::ConnId) {
         tracing::warn!(%conn, "Ended a flow that nobody read");
         self.0.konduit.flow_ended_by_us("stalled");
-    }
-}
-
-/// grpc-go's name of a code, as upstream labels its metrics.
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
     }
 }

@@ -133,33 +133,32 @@ fn agents(o: &Options, found: &mut Vec<(&'static str, String)>) {
             }
         }
     }
-    if o.enable_lease_controller {
-        leases(o, found);
+    if o.enable_lease_controller
+        && let Err(gist) = labels(&o.lease_label)
+    {
+        found.push(("lease-label", gist));
     }
 }
 
-/// What the API server would refuse with every lease is told at start.
-fn leases(o: &Options, found: &mut Vec<(&'static str, String)>) {
-    if let Err(gist) = labels(&o.lease_label) {
-        found.push(("lease-label", gist));
-    }
+/// The API server would refuse every lease. Upstream starts and serves without one, so this is no mistake.
+fn leases(o: &Options) -> Vec<String> {
+    let mut found = Vec::new();
     if !names::is_label(&o.lease_namespace) {
-        let gist = format!(
-            "no namespace is named {:?}, so there could be no lease: set --lease-namespace to one that exists, or \
-             leave --enable-lease-controller out",
+        found.push(format!(
+            "--lease-namespace: no namespace is named {:?}, so there will be no lease and agents do not count this \
+             server: set it to one that exists.",
             o.lease_namespace
-        );
-        found.push(("lease-namespace", gist));
+        ));
     }
     let name = lease::name(&o.server_id);
     if !names::is_subdomain(&name) {
-        let gist = format!(
-            "no lease can be named {name:?}: let --server-id end with a letter or digit and have only lower-case \
-             letters, digits, '-' and single dots, {} at the most, or leave --enable-lease-controller out",
+        found.push(format!(
+            "--server-id: no lease can be named {name:?}, so agents do not count this server: let the id end with a \
+             letter or digit and have only lower-case letters, digits, '-' and single dots, {} at the most.",
             names::MAX_NAME - lease::name("").len()
-        );
-        found.push(("server-id", gist));
+        ));
     }
+    found
 }
 
 fn labels(text: &str) -> Result<(), String> {
@@ -206,5 +205,9 @@ fn warn(o: &mut Options) {
     if o.cluster_ca_cert.is_empty() && o.agent_namespace.is_empty() {
         let text = "--cluster-ca-cert is not set: whoever reaches the agent port can register as an agent.";
         o.warnings.push(text.to_owned());
+    }
+    if o.enable_lease_controller {
+        let leases = leases(o);
+        o.warnings.extend(leases);
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::nodes::{Node, Nodes};
-use super::range::{Prefixes, Range};
+use crate::wire::range::{Prefixes, Range};
 
 /// Ranges of agents that are remembered at most; a cluster has two per node or so.
 const MOST: usize = 1 << 16;

@@ -5,7 +5,6 @@ mod dest_host;
 pub mod known;
 mod node_local;
 pub mod nodes;
-pub mod range;
 
 use std::sync::Arc;
 

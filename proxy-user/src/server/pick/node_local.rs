@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::Fits;
 use super::dest_host::host;
 use super::known::{Known, Place};
-use super::range::Range;
 use crate::server::agents::handle::AgentHandle;
+use crate::wire::range::Range;
 
 /// Why no agent of another node may serve a dial.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node as Object;
 
-use super::range::{Prefixes, Range};
 use crate::server::agents::handle::AgentHandle;
+use crate::wire::range::{Prefixes, Range};
 
 /// What a Node object says of a node's addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,4 @@
 use super::nodes::Node;
-use super::range::Range;
 use super::*;
 use crate::flow::FlowTable;
 use crate::lane::Fallback;
@@ -10,6 +9,7 @@ use crate::ops::metrics::ServerMetrics;
 use crate::server::agents::registry::{Registered, Registry};
 use crate::wire::identifiers::Identifiers;
 use crate::wire::packet::Packet;
+use crate::wire::range::Range;
 
 struct World {
     strategies: Vec<Strategy>,

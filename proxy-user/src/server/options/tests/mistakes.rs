@@ -58,16 +58,6 @@ fn one_mistake_is_told_in_upstreams_words() {
             &["--enable-lease-controller", "--lease-label=a=-b"],
             "invalid label format: a=-b: \"-b\" is no label value, which is empty or 1 to 63",
         ),
-        (
-            &["--enable-lease-controller", "--lease-namespace="],
-            "no namespace is named \"\", so there could be no lease: set --lease-namespace to one",
-        ),
-        (&["--enable-lease-controller", "--lease-namespace=A_b"], "no namespace is named \"A_b\""),
-        (
-            &["--enable-lease-controller", "--server-id=Master_1"],
-            "no lease can be named \"konnectivity-proxy-server-Master_1\": let --server-id end with",
-        ),
-        (&["--enable-lease-controller", "--server-id="], "'-' and single dots, 227 at the most"),
         (&["--server-bind-address=[::1"], "address \"[::1\" has one bracket of two: write"),
         (&["--agent-bind-address=::1]"], "address \"::1]\" has one bracket of two: write"),
         (&["--agent-bind-address=0.0.0.0:8091"], "has a port: write 0.0.0.0 alone"),
@@ -103,14 +93,22 @@ fn one_mistake_is_told_in_upstreams_words() {
     }
 }
 
-/// As upstream: without a lease to publish, any id and namespace will do.
+/// As upstream, which serves without its lease then.
 #[test]
-fn what_only_leases_forbid_is_taken_without_them() {
-    let options = Line::new().options(&["--server-id=Master_1", "--lease-namespace="]);
-    assert_eq!((options.server_id.as_str(), options.lease_namespace.as_str()), ("Master_1", ""));
-    let good =
-        ["--enable-lease-controller", "--server-id=master-1.example", "--lease-namespace=kube-node-lease"];
-    assert!(Line::new().options(&good).enable_lease_controller);
+fn a_server_without_a_lease_it_should_have_says_why() {
+    for (more, gist) in [
+        ("--lease-namespace=", "no namespace is named \"\", so there will be no lease"),
+        ("--lease-namespace=A_b", "no namespace is named \"A_b\""),
+        ("--server-id=Master_1", "no lease can be named \"konnectivity-proxy-server-Master_1\", so agents"),
+        ("--server-id=", "'-' and single dots, 227 at the most"),
+        ("--server-id=master-1.example", ""),
+        ("--lease-namespace=kube-node-lease", ""),
+    ] {
+        let told = |line: &[&str]| Line::new().options(line).warnings;
+        let (without, with) = (told(&[more]), told(&[more, "--enable-lease-controller"]));
+        assert_eq!(without.len() + usize::from(!gist.is_empty()), with.len(), "{with:?}");
+        assert!(with.iter().any(|warning| warning.contains(gist)) || gist.is_empty(), "{with:?}");
+    }
 }
 
 #[test]

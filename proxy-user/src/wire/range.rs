@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::wire::identifiers::Identifiers;
+use super::identifiers::Identifiers;
 
 /// An IP network, its host bits zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,7 +69,7 @@ fn mask(address: IpAddr, bits: u8) -> IpAddr {
 
 /// Something of each range, and the longest range that holds an address.
 #[derive(Debug)]
-pub(super) struct Prefixes<T> {
+pub struct Prefixes<T> {
     /// By length of the prefix; none is empty.
     by_length: BTreeMap<u8, HashMap<Range, T>>,
 }
@@ -81,16 +81,16 @@ impl<T> Default for Prefixes<T> {
 }
 
 impl<T> Prefixes<T> {
-    pub(super) fn entry(&mut self, range: Range) -> Entry<'_, Range, T> {
+    pub fn entry(&mut self, range: Range) -> Entry<'_, Range, T> {
         self.by_length.entry(range.bits).or_default().entry(range)
     }
 
-    pub(super) fn get(&self, range: Range) -> Option<&T> {
+    pub fn get(&self, range: Range) -> Option<&T> {
         self.by_length.get(&range.bits)?.get(&range)
     }
 
     /// Keeps of this range's what `keep` says.
-    pub(super) fn retain(&mut self, range: Range, keep: impl FnOnce(&mut T) -> bool) {
+    pub fn retain(&mut self, range: Range, keep: impl FnOnce(&mut T) -> bool) {
         let Some(ranges) = self.by_length.get_mut(&range.bits) else { return };
         if ranges.get_mut(&range).is_some_and(|value| !keep(value)) {
             ranges.remove(&range);
@@ -100,16 +100,16 @@ impl<T> Prefixes<T> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_length.values().map(HashMap::len).sum()
     }
 
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.by_length.clear();
     }
 
     /// The longest range with this address in it, and what is of it.
-    pub(super) fn longest(&self, address: IpAddr) -> Option<(Range, &T)> {
+    pub fn longest(&self, address: IpAddr) -> Option<(Range, &T)> {
         let address = address.to_canonical();
         let mut lengths = self.by_length.iter().rev().filter(|(bits, _)| **bits <= width(address));
         lengths.find_map(|(bits, ranges)| {
