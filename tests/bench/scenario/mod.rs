@@ -78,8 +78,8 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "link",
-        about: "a link of 1 Gbit/s with 5 and 20 ms each way",
-        seconds: 180,
+        about: "a link of 1 Gbit/s with 5 and 20 ms each way, filled and half filled",
+        seconds: 215,
         run: link::run,
     },
     Scenario { name: "idle", about: "memory of flows that do nothing", seconds: 30, run: idle::run },

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::target::CHUNK;
+use super::target::{CHUNK, PACED_CHUNK};
 use super::{Conn, Job, Target, Way};
 use crate::cpu::Whose;
 
@@ -19,6 +19,14 @@ pub enum Kind {
     Up,
     /// From the target, each sender paced to so many bytes per second.
     Paced(u64),
+    /// To the target over TCP, each sender paced to so many bytes per second.
+    PacedUp(u64),
+}
+
+impl Kind {
+    fn is_up(self) -> bool {
+        matches!(self, Kind::Up | Kind::PacedUp(_))
+    }
 }
 
 /// Flows under way. Dropping ends them.
@@ -46,21 +54,27 @@ impl Bulk {
                 Kind::Down => way.start(Job::Down)?,
                 Kind::Up => way.start(Job::Up)?,
                 Kind::Paced(rate) => way.start_with(Job::Paced, rate)?,
+                Kind::PacedUp(rate) => {
+                    let conn = way.start(Job::Up)?;
+                    conn.pace(rate)?;
+                    conn
+                }
             };
             bulk.conns.push(conn.try_clone()?);
             let read = bulk.read.clone();
             let thread = thread::Builder::new().name("bulk".into()).stack_size(64 << 10);
             bulk.threads.push(thread.spawn(move || match kind {
-                Kind::Up => write_on(conn),
+                Kind::Up => write_on(conn, CHUNK),
+                Kind::PacedUp(_) => write_on(conn, PACED_CHUNK),
                 Kind::Down | Kind::Paced(_) => read_on(conn, &read),
             })?);
         }
         Ok(bulk)
     }
 
-    /// Bytes that arrived so far, at the client or (for `Up`) at the target.
+    /// Bytes that arrived so far, at the client or (for flows up) at the target.
     pub fn moved(&self, target: &Target) -> u64 {
-        if self.kind == Kind::Up { target.sunk() } else { self.read.load(Ordering::Relaxed) }
+        if self.kind.is_up() { target.sunk() } else { self.read.load(Ordering::Relaxed) }
     }
 
     /// Looks at the running flows for `window`.
@@ -97,8 +111,8 @@ fn read_on(mut conn: Conn, read: &AtomicU64) {
     }
 }
 
-fn write_on(mut conn: Conn) {
-    let buffer = vec![0xa5; CHUNK];
+fn write_on(mut conn: Conn, chunk: usize) {
+    let buffer = vec![0xa5; chunk];
     while conn.write_all(&buffer).is_ok() {}
 }
 

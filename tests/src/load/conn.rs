@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::grpc::GrpcConn;
+use super::pacing;
 
 #[derive(Debug)]
 pub enum Conn {
@@ -38,6 +39,14 @@ impl Conn {
             Conn::Tcp(socket) => socket.set_read_timeout(timeout).and(socket.set_write_timeout(timeout)),
             Conn::Unix(socket) => socket.set_read_timeout(timeout).and(socket.set_write_timeout(timeout)),
             Conn::Grpc(conn) => conn.set_timeout(timeout),
+        }
+    }
+
+    /// Caps what is sent, in bytes per second; only TCP can.
+    pub fn pace(&self, bytes_per_second: u64) -> Result<()> {
+        match self {
+            Conn::Tcp(socket) => pacing::pace(socket, bytes_per_second),
+            Conn::Unix(_) | Conn::Grpc(_) => Err(std::io::ErrorKind::Unsupported.into()),
         }
     }
 

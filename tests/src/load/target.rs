@@ -16,6 +16,8 @@ use super::{Job, pacing};
 
 /// One write or read of a bulk flow.
 pub const CHUNK: usize = 256 << 10;
+/// One write of a paced flow: small, so that it is no burst.
+pub(super) const PACED_CHUNK: usize = 64 << 10;
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 
@@ -231,8 +233,7 @@ fn run_bulk(mut socket: &TcpStream, job: Job, shared: &Shared) -> Result<()> {
             socket.write_all(&message)?;
         }
     }
-    // Paced writes are small, so that a chunk is not a burst.
-    let mut buffer = vec![0x5a; if job == Job::Paced { 64 << 10 } else { CHUNK }];
+    let mut buffer = vec![0x5a; if job == Job::Paced { PACED_CHUNK } else { CHUNK }];
     while limit > 0 && !shared.ended.load(Ordering::Relaxed) {
         if job == Job::Up {
             match socket.read(&mut buffer)? {
