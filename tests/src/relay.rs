@@ -163,14 +163,18 @@ fn say_ending(ending: &proxy_user::flow::Ending) {
     eprintln!("relay: up {:?} {}, down {:?} {}", ending.up, ending.up_bytes, ending.down, ending.down_bytes);
 }
 
-/// What has to be gone when no flow is left, under the product's names.
+/// What the engine holds and what happened in it, under the product's names.
 fn held(splicer: &Splicer) -> String {
     let now = splicer.snapshot();
-    let engine = [("flows", now.flows), ("mapped", now.mapped), ("pipes", now.pipes)];
-    let engine = engine.map(|(what, count)| format!("konduit_engine{{what=\"{what}\"}} {count}\n")).concat();
+    let held =
+        [("flows", now.flows), ("mapped", now.mapped), ("forgotten", now.forgotten), ("pipes", now.pipes)];
+    let held = held.map(|(what, count)| format!("konduit_engine{{what=\"{what}\"}} {count}\n")).concat();
+    let events = [("promoted", now.promotions), ("demoted", now.demotions)];
+    let events =
+        events.map(|(event, count)| format!("konduit_engine_events_total{{event=\"{event}\"}} {count}\n"));
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    let trimmed = now.trimmed;
-    format!("{engine}konduit_engine_bytes_total{{what=\"trimmed\"}} {trimmed}\nkonduit_tasks {tasks}\n")
+    let (events, trimmed) = (events.concat(), now.trimmed);
+    format!("{held}{events}konduit_engine_bytes_total{{what=\"trimmed\"}} {trimmed}\nkonduit_tasks {tasks}\n")
 }
 
 async fn serve_pages(listener: TcpListener, splicer: Splicer, ledger: Arc<Mutex<Ledger>>) {

@@ -70,7 +70,10 @@ impl Splicer {
     pub fn snapshot(&self) -> Snapshot {
         let crew = self.threads.crew();
         let mut snapshot = crew.stats.snapshot();
-        snapshot.mapped = crew.map.as_ref().map_or(0, |map| u64::from(map.sockmap().mapped()));
+        if let Some(map) = &crew.map {
+            snapshot.mapped = u64::from(map.sockmap().mapped());
+            snapshot.forgotten = map.sockmap().forgotten();
+        }
         snapshot.pipes = crew.pipes.lent() as u64;
         snapshot
     }

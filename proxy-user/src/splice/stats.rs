@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub flows: u64,
     /// Directions that are in the kernel's map.
     pub mapped: u64,
+    /// Entries of the kernel's maps that are no direction's, told only while `mapped` is 0.
+    pub forgotten: u64,
     /// Pipes lent to bulk directions.
     pub pipes: u64,
     /// Times that a direction entered the map, ever.
@@ -102,6 +104,7 @@ impl Stats {
         Snapshot {
             flows: read(&self.flows),
             mapped: 0,
+            forgotten: 0,
             pipes: 0,
             promotions: read(&self.promotions),
             demotions: read(&self.demotions),

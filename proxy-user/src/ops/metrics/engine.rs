@@ -16,16 +16,29 @@ pub(super) fn register(
     };
     registry.register(Box::new(Snapshot::gauge(
         "konduit_engine",
-        "What the engine holds now: flows on its threads, directions in the kernel's map, pipes lent.",
+        "What the engine holds now: flows on its threads, directions in the kernel's map, entries of the map that \
+         are no direction's (told while none is mapped), pipes lent.",
         &["what"],
-        read(|now| named([("flows", now.flows), ("mapped", now.mapped), ("pipes", now.pipes)])),
+        read(|now| {
+            named([
+                ("flows", now.flows),
+                ("mapped", now.mapped),
+                ("forgotten", now.forgotten),
+                ("pipes", now.pipes),
+            ])
+        }),
     )?))?;
     registry.register(Box::new(Snapshot::counter(
         "konduit_engine_events_total",
         "What happened in the engine, by event. A violation is a direction whose counts disagree with the kernel's.",
         &["event"],
         read(|now| {
-            named([("promoted", now.promotions), ("misplaced", now.misplaced), ("violation", now.violations)])
+            named([
+                ("promoted", now.promotions),
+                ("demoted", now.demotions),
+                ("misplaced", now.misplaced),
+                ("violation", now.violations),
+            ])
         }),
     )?))?;
     registry.register(Box::new(Snapshot::counter(

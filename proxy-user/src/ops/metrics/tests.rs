@@ -274,6 +274,8 @@ fn the_counters_of_engine_and_lanes_are_shown() {
     let text = scrape(metrics.registry());
     for line in [
         "konduit_engine{what=\"mapped\"} 0",
+        "konduit_engine{what=\"forgotten\"} 0",
+        "konduit_engine_events_total{event=\"demoted\"} 0",
         "konduit_engine_events_total{event=\"violation\"} 0",
         "konduit_engine_fallbacks_total{reason=\"overflow\"} 0",
         "konduit_lanes{state=\"idle\"} 0",

@@ -39,6 +39,10 @@ impl Sockmap {
         match self.0 {}
     }
 
+    pub fn forgotten(&self) -> u64 {
+        match self.0 {}
+    }
+
     pub fn map_tcp(&self, _: impl AsFd, _: impl AsFd, _: u32) -> Result<Mapped, MapRefused> {
         match self.0 {}
     }
