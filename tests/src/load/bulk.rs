@@ -111,7 +111,7 @@ fn read_on(mut conn: Conn, read: &AtomicU64) {
     }
 }
 
-fn write_on(mut conn: Conn, chunk: usize) {
+pub(super) fn write_on(mut conn: Conn, chunk: usize) {
     let buffer = vec![0xa5; chunk];
     while conn.write_all(&buffer).is_ok() {}
 }
