@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use proxy_tests::cpu::Whose;
-use proxy_tests::kernel_log::KernelLog;
 use proxy_tests::load::Target;
 
 use crate::Options;
+use crate::kernel::Watch;
 use crate::route::Route;
 use crate::start::Starter;
 
@@ -20,8 +20,8 @@ pub struct Context {
     pub starter: Starter<'static>,
     /// Logs and sockets of what we start; kept after the end.
     pub directory: PathBuf,
+    pub kernel_log: Watch,
     routes: BTreeMap<String, Rc<Route>>,
-    kernel_log: std::io::Result<KernelLog>,
 }
 
 impl Context {
@@ -40,7 +40,7 @@ impl Context {
             starter,
             directory,
             routes: BTreeMap::new(),
-            kernel_log: KernelLog::watch(),
+            kernel_log: Watch::start()?,
         })
     }
 
@@ -74,14 +74,6 @@ impl Context {
         let route = Rc::new(self.starter.start(name)?);
         self.routes.insert(name.to_owned(), route.clone());
         Ok(route)
-    }
-
-    /// Warnings in the kernel's log since the last call; an error when it cannot be read.
-    pub fn new_kernel_warnings(&mut self) -> anyhow::Result<Vec<String>> {
-        match &mut self.kernel_log {
-            Ok(log) => Ok(log.new_warnings()?),
-            Err(error) => anyhow::bail!("the kernel log cannot be read: {error}"),
-        }
     }
 }
 

@@ -38,6 +38,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     lines.iter().for_each(show);
     let path = out.join("demo.svg");
     fs::write(&path, picture::draw(lines.iter().map(|line| ("", line)), context.options.noisy))?;
+    context.kernel_log.check()?;
     println!("\nThe same as a picture: {}", path.display());
     println!("What each process said: {}", context.directory.display());
     Ok(ExitCode::SUCCESS)

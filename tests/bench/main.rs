@@ -9,6 +9,7 @@ mod context;
 mod demo;
 mod gate;
 mod integrity;
+mod kernel;
 mod method;
 mod picture;
 mod report;
@@ -118,7 +119,7 @@ fn run(options: Options) -> anyhow::Result<ExitCode> {
     for scenario in chosen {
         report.begin(scenario);
         let outcome = (scenario.run)(&mut context);
-        report.end(scenario, outcome, context.new_kernel_warnings());
+        report.end(scenario, outcome, context.kernel_log.check());
     }
     report.finish()
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::Context as _;
 
 use crate::gate::{Bound, Spread};
-use crate::route::{Route, Shares};
+use crate::route::{Carried, Route, Shares};
 
 /// What one look at one route gave, by metric.
 pub type Sample = Vec<(&'static str, f64)>;
@@ -24,6 +24,16 @@ pub struct Samples {
 pub fn rounds(
     rounds: usize,
     routes: &[Rc<Route>],
+    look: impl FnMut(&Route) -> anyhow::Result<Sample>,
+) -> anyhow::Result<Samples> {
+    rounds_carried(rounds, routes, Route::must_carry, look)
+}
+
+/// As [`rounds`], for a load of which a forced engine need not carry what it does elsewhere.
+pub fn rounds_carried(
+    rounds: usize,
+    routes: &[Rc<Route>],
+    must: impl Fn(&Route) -> Carried,
     mut look: impl FnMut(&Route) -> anyhow::Result<Sample>,
 ) -> anyhow::Result<Samples> {
     let routes: Vec<_> = routes
@@ -45,7 +55,7 @@ pub fn rounds(
             let sample = look(route).with_context(|| format!("{} in round {}", route.name, round + 1))?;
             let moved = route.shares()?.since(&before);
             route.check_path(&moved)?;
-            route.check_engine_somewhere(&moved)?;
+            route.check_engine(&moved, must(route))?;
             samples.shares.entry(route.name.clone()).or_default().add(&moved);
             let metrics = samples.values.entry(route.name.clone()).or_default();
             for (metric, value) in sample {

@@ -9,6 +9,9 @@ use proxy_tests::runner::ABILITIES;
 use proxy_tests::scrape::Page;
 use proxy_user::flow::Engine;
 
+/// Less than all: what comes before a flow is in a map, or while its reader is late.
+const NEARLY_ALL: f64 = 0.9;
+
 /// A running way to the target. Its processes end with it.
 pub struct Route {
     pub name: String,
@@ -21,8 +24,21 @@ pub struct Route {
     pub path: Option<&'static str>,
     /// The engine that every hop was told to use, where we told one.
     pub engine: Option<Engine>,
+    /// Hops that join two clear TCP sockets and may give them to the kernel.
+    pub mappable: Vec<&'static str>,
     /// What must stay alive.
     pub held: Vec<Box<dyn Any>>,
+}
+
+/// Where a forced engine must have carried bytes, and how many of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// Some at one hop: for loads that it has to leave, and where it does not fit at every hop.
+    Somewhere,
+    /// Some at every hop.
+    Everywhere,
+    /// Nearly all at every hop.
+    NearlyAll,
 }
 
 /// Bytes by hop, path and engine.
@@ -38,6 +54,7 @@ impl Route {
             pages: Vec::new(),
             path: None,
             engine: None,
+            mappable: Vec::new(),
             held: Vec::new(),
         }
     }
@@ -52,6 +69,11 @@ impl Route {
             }
         }
         Ok(shares)
+    }
+
+    /// The sum of a metric over all hops.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<f64> {
+        self.pages.iter().map(|(_, page)| Ok(Page::get(*page)?.sum(name, labels))).sum()
     }
 
     /// Why this machine has not the engine that was asked for.
@@ -85,23 +107,29 @@ impl Route {
         Ok(())
     }
 
-    /// An error when a hop moved nothing by the engine that was asked for, or something by a higher one. A lower one
-    /// may have a share: before a lane leaves TLS, and where the higher one does not fit.
-    pub fn check_engine(&self, moved: &Shares) -> anyhow::Result<()> {
-        self.check_hops(moved, self.pages.len())
+    /// What a forced engine must carry of bulk. One that outruns its reader has to leave the map, and the server's Unix
+    /// socket is never written by the kernel.
+    pub fn must_carry(&self) -> Carried {
+        match (self.path, self.engine) {
+            (Some("join"), Some(Engine::Sockmap)) => Carried::Everywhere,
+            _ => self.must_carry_of_calm(),
+        }
     }
 
-    /// As [`Route::check_engine`], for a load that may not fit the engine at every hop: one is enough.
-    pub fn check_engine_somewhere(&self, moved: &Shares) -> anyhow::Result<()> {
-        self.check_hops(moved, 1)
+    /// The same of a flow whose readers keep up.
+    pub fn must_carry_of_calm(&self) -> Carried {
+        if self.path == Some("join") { Carried::NearlyAll } else { Carried::Somewhere }
     }
 
-    fn check_hops(&self, moved: &Shares, least: usize) -> anyhow::Result<()> {
+    /// An error when a hop moved less than that by the engine that was asked for, or something by a higher one.
+    pub fn check_engine(&self, moved: &Shares, must: Carried) -> anyhow::Result<()> {
         let Some(asked) = self.engine else { return Ok(()) };
+        let more_than = if must == Carried::NearlyAll { NEARLY_ALL } else { 0.0 };
+        let least = if must == Carried::Somewhere { 1 } else { self.pages.len() };
         let mut without = Vec::new();
         for (hop, _) in &self.pages {
             let by = |engine: Engine| moved.of_engine(hop, engine.name());
-            if by(asked) == 0.0 {
+            if by(asked) <= more_than {
                 without.push(*hop);
             }
             let above = Engine::ALL.into_iter().skip_while(|engine| *engine != asked).skip(1);
@@ -116,10 +144,30 @@ impl Route {
         }
         anyhow::ensure!(
             self.pages.len() - without.len() >= least,
-            "{}: {} moved no byte by {}, but: {}",
+            "{}: {} moved too little by {}, which must carry {must:?}: {}",
             self.name,
             without.join(" and "),
             asked.name(),
+            moved.in_words()
+        );
+        Ok(())
+    }
+
+    /// Whether the engine's own choice may be sockmap, on this machine.
+    pub fn may_promote(&self) -> bool {
+        let proven = ABILITIES.sockmap_tcp.why_not().is_none();
+        self.engine.is_none() && !self.mappable.is_empty() && proven
+    }
+
+    /// An error when a hop gave none of these bytes to the kernel although it could.
+    pub fn check_promoted(&self, moved: &Shares) -> anyhow::Result<()> {
+        let kept = |hop: &&&str| moved.of_engine(hop, Engine::Sockmap.name()) == 0.0;
+        let without: Vec<_> = self.mappable.iter().filter(kept).copied().collect();
+        anyhow::ensure!(
+            without.is_empty() || !self.may_promote(),
+            "{}: {} never gave the flow to the kernel: {}",
+            self.name,
+            without.join(" and "),
             moved.in_words()
         );
         Ok(())
@@ -201,13 +249,54 @@ mod tests {
         ];
         for (engine, by, sound) in cases {
             route.engine = engine;
-            let checked = route.check_engine(&moved(&by));
+            let checked = route.check_engine(&moved(&by), Carried::Everywhere);
             assert_eq!(checked.is_ok(), sound, "{engine:?}, {by:?}: {checked:?}");
         }
-        route.engine = Some(Engine::Sockmap);
-        assert!(route.check_engine_somewhere(&moved(&[sockmap[0], copy[1]])).is_ok());
-        assert!(route.check_engine_somewhere(&moved(&copy)).is_err());
-        route.engine = Some(Engine::Splice);
-        assert!(route.check_engine_somewhere(&moved(&[splice[0], sockmap[1]])).is_err());
+        let mostly = |engine, of, rest| {
+            [("hop 1", engine, of), ("hop 2", engine, of), ("hop 1", "copy", rest), ("hop 2", "copy", rest)]
+        };
+        let cases = [
+            (Engine::Sockmap, Carried::Somewhere, vec![sockmap[0], copy[1]], true),
+            (Engine::Sockmap, Carried::Somewhere, copy.to_vec(), false),
+            (Engine::Splice, Carried::Somewhere, vec![splice[0], sockmap[1]], false),
+            (Engine::Sockmap, Carried::NearlyAll, mostly("sockmap", 92.0, 8.0).to_vec(), true),
+            (Engine::Sockmap, Carried::NearlyAll, mostly("sockmap", 88.0, 12.0).to_vec(), false),
+            (Engine::Sockmap, Carried::NearlyAll, vec![sockmap[0], copy[1]], false),
+            (Engine::Copy, Carried::NearlyAll, copy.to_vec(), true),
+        ];
+        for (engine, must, by, sound) in cases {
+            route.engine = Some(engine);
+            let checked = route.check_engine(&moved(&by), must);
+            assert_eq!(checked.is_ok(), sound, "{engine:?}, {must:?}, {by:?}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_must_have_taken_the_path_asked_for() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let on = |paths: &[&str]| {
+            Shares(paths.iter().map(|path| (("agent", (*path).into(), "copy".into()), 1.0)).collect())
+        };
+        let asked = Route { path: Some("lane-raw"), ..Route::new("konduit-raw", Way::Tcp(address)) };
+        assert!(asked.check_path(&on(&["lane-raw"])).is_ok());
+        for wrong in [&["lane-raw", "mux"][..], &["mux"], &[]] {
+            assert!(asked.check_path(&on(wrong)).is_err(), "{wrong:?}");
+        }
+        let free = Route::new("konduit-auto", Way::Tcp(address));
+        assert!(free.check_path(&on(&["lane-raw", "mux"])).is_ok() && free.check_path(&on(&[])).is_ok());
+    }
+
+    #[test]
+    fn each_hop_that_can_must_have_given_bytes_to_the_kernel() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mappable = vec!["hop 1", "hop 2"];
+        let route = Route { mappable, ..Route::new("join-auto", Way::Tcp(address)) };
+        let one = [("hop 1", "sockmap", 1.0), ("hop 2", "splice", 9.0)];
+        let both = [("hop 1", "sockmap", 1.0), ("hop 2", "sockmap", 1.0), ("hop 2", "splice", 9.0)];
+        assert!(route.check_promoted(&moved(&both)).is_ok());
+        // Where sockmap was not proven it cannot be asked for.
+        assert_eq!(route.check_promoted(&moved(&one)).is_err(), route.may_promote());
+        let forced = Route { engine: Some(Engine::Splice), ..route };
+        assert!(forced.check_promoted(&moved(&one)).is_ok());
     }
 }

@@ -65,6 +65,7 @@ impl Starter<'_> {
             pages,
             path: Some("join"),
             engine: forced(engine),
+            mappable: if may_map(engine) { vec!["hop 1", "hop 2"] } else { Vec::new() },
             ..Route::new(name, Way::Tcp(relay.front))
         };
         Ok(route.holding(relay))
@@ -103,6 +104,9 @@ impl Starter<'_> {
             both: engine.map(|engine| format!("--engine={engine}")).into_iter().chain(patience).collect(),
             agent: agent_flags.iter().map(|flag| (*flag).to_owned()).collect(),
         };
+        // The agent's hop; the server's is a Unix socket's.
+        let clear = lanes == Lanes::Raw && frontend == Frontend::Connect;
+        let mappable = if clear && engine.is_none_or(may_map) { vec!["agent"] } else { Vec::new() };
         let pair = Konduit::start(&self.directory(name)?, &settings, self.link)?;
         let (socket, target) = (pair.socket.clone(), self.target);
         let way = match frontend {
@@ -114,7 +118,8 @@ impl Starter<'_> {
             pages: vec![("server", pair.server_pages), ("agent", pair.agent_pages)],
             path: lanes.path(),
             // Other lanes are TLS or packets, and so is gRPC: no engine moves those.
-            engine: engine.filter(|_| lanes == Lanes::Raw && frontend == Frontend::Connect).and_then(forced),
+            engine: engine.filter(|_| clear).and_then(forced),
+            mappable,
             ..Route::new(name, way)
         };
         Ok(route.holding(pair))
@@ -144,6 +149,11 @@ impl Starter<'_> {
 /// The engine of that name; none for `auto`.
 fn forced(name: &str) -> Option<Engine> {
     Engine::ALL.into_iter().find(|engine| engine.name() == name)
+}
+
+/// Whether an engine of that name may give a flow to the kernel.
+fn may_map(name: &str) -> bool {
+    [EngineChoice::Auto, EngineChoice::Sockmap].iter().any(|choice| choice.name() == name)
 }
 
 fn haproxy(name: &str, directory: &Path, target: SocketAddr, how: Splicing) -> anyhow::Result<Route> {

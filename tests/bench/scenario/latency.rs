@@ -8,7 +8,7 @@ use proxy_tests::load::echo::{self, Echo};
 
 use crate::context::Context;
 use crate::gate::Bound;
-use crate::method::{Line, Sample, rounds};
+use crate::method::{Line, Sample, rounds, rounds_carried};
 use crate::route::Route;
 
 /// So many samples make a p99.
@@ -21,7 +21,8 @@ pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let routes = context.routes(&context.bulk_routes())?;
     let context = &*context;
     let count = context.choose(MORE_ROUNDS, 1) * context.rounds();
-    let samples = rounds(count, &routes, |route| {
+    let samples = rounds_carried(count, &routes, Route::must_carry_of_calm, |route| {
+        let before = route.shares()?;
         let mut echo = Echo::open(&route.way)?;
         // Interactive flows are settled flows: what the engine does with them it has done by then.
         let settled =
@@ -31,6 +32,7 @@ pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             sleep(Duration::from_millis(20));
         }
         let times = echo::Times::of(echo.trips(ENOUGH, context.window(), Duration::from_secs(5))?);
+        route.check_promoted(&route.shares()?.since(&before))?;
         Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99))])
     })?;
     let mut p50 = samples.line("round trip p50", "p50", "µs");
@@ -61,12 +63,15 @@ pub fn loaded(context: &mut Context) -> anyhow::Result<Vec<Line>> {
 /// One interactive flow beside four downloads. HAProxy needs 20 ms for a trip then, so the samples of a round
 /// come from as long a look as it takes, up to a bound.
 fn beside_bulk(context: &Context, route: &Route) -> anyhow::Result<Sample> {
+    let shares = route.shares()?;
     let mut echo = Echo::open(&route.way)?;
     let settled = Instant::now() + Duration::from_millis(2300);
     while Instant::now() < settled {
         echo.trip()?;
         sleep(Duration::from_millis(20));
     }
+    // Of the flow that is measured; the others may outrun their readers.
+    route.check_engine(&route.shares()?.since(&shares), route.must_carry_of_calm())?;
     let bulk = Bulk::start(&route.way, Kind::Down, 4)?;
     sleep(context.warm_up());
     let (before, began) = (bulk.moved(&context.target), Instant::now());
@@ -78,5 +83,6 @@ fn beside_bulk(context: &Context, route: &Route) -> anyhow::Result<Sample> {
     anyhow::ensure!(bulk.lost() == 0, "{} of 4 bulk flows ended by themselves", bulk.lost());
     drop(bulk);
     sleep(context.settle());
+    route.check_promoted(&route.shares()?.since(&shares))?;
     Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99)), ("gbit", gbit)])
 }

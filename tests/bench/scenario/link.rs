@@ -16,8 +16,8 @@ use proxy_tests::load::bulk::{Bulk, Kind};
 
 use crate::context::Context;
 use crate::gate::{Bound, Spread};
-use crate::method::{Gate, Line, Sample, Samples, rounds};
-use crate::route::{Route, Shares};
+use crate::method::{Gate, Line, Sample, Samples, rounds_carried};
+use crate::route::{Carried, Route, Shares};
 use crate::start::Starter;
 
 const RATE: u64 = 1_000_000_000;
@@ -96,16 +96,21 @@ fn saturated(
     title: &str,
 ) -> anyhow::Result<Vec<Line>> {
     let hop = way.receiving_hop();
-    let samples = rounds(count, routes, |route| {
-        let before = route.shares()?;
-        let bulk = Bulk::start(&route.way, way.saturated(), 1)?;
-        sleep(warm_up(delay));
-        let rate = bulk.measure(target, &Whose::Machine, WINDOW)?;
-        anyhow::ensure!(bulk.lost() == 0, "the flow ended by itself");
-        drop(bulk);
-        sleep(ON_THE_WIRE);
-        kept(vec![("gbit", rate.gbit)], route, &before, hop)
-    })?;
+    let samples = rounds_carried(
+        count,
+        routes,
+        |_| Carried::Somewhere,
+        |route| {
+            let before = route.shares()?;
+            let bulk = Bulk::start(&route.way, way.saturated(), 1)?;
+            sleep(warm_up(delay));
+            let rate = bulk.measure(target, &Whose::Machine, WINDOW)?;
+            anyhow::ensure!(bulk.lost() == 0, "the flow ended by itself");
+            drop(bulk);
+            sleep(ON_THE_WIRE);
+            kept(vec![("gbit", rate.gbit)], route, &before, hop)
+        },
+    )?;
     let title = format!("{title}, 1 stream {}", way.in_words());
     let mut line = samples.line(&title, "gbit", "Gbit/s");
     for route in routes.iter().filter(|route| route.name != DIRECT) {
@@ -126,17 +131,23 @@ fn paced(
     title: &str,
 ) -> anyhow::Result<Vec<Line>> {
     let hop = way.sending_hop();
-    let samples = rounds(count, routes, |route| {
-        let bulk = Bulk::start(&route.way, way.paced(), 1)?;
-        sleep(warm_up(delay));
-        let before = route.shares()?;
-        let rate = bulk.measure(target, &Whose::Machine, WINDOW)?;
-        let sample = kept(vec![("gbit", rate.gbit)], route, &before, hop)?;
-        anyhow::ensure!(bulk.lost() == 0, "the flow ended by itself");
-        drop(bulk);
-        sleep(ON_THE_WIRE);
-        Ok(sample)
-    })?;
+    // Until the windows have opened, the source outruns them.
+    let samples = rounds_carried(
+        count,
+        routes,
+        |_| Carried::Everywhere,
+        |route| {
+            let bulk = Bulk::start(&route.way, way.paced(), 1)?;
+            sleep(warm_up(delay));
+            let before = route.shares()?;
+            let rate = bulk.measure(target, &Whose::Machine, WINDOW)?;
+            let sample = kept(vec![("gbit", rate.gbit)], route, &before, hop)?;
+            anyhow::ensure!(bulk.lost() == 0, "the flow ended by itself");
+            drop(bulk);
+            sleep(ON_THE_WIRE);
+            Ok(sample)
+        },
+    )?;
     let title = format!("{title}, 1 stream {} paced at 0.5 Gbit/s", way.in_words());
     let line = samples.line(&title, "gbit", "Gbit/s").with_gate(samples.gate(
         "gbit",

@@ -72,7 +72,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "stalled", about: "eight readers that never read", seconds: 400, run: stalled::run },
     Scenario {
         name: "budget",
-        about: "an agent with a budget of 8 MiB and 64 stalled flows",
+        about: "an agent with a budget of 8 MiB and 64 stalled flows, half of them both ways",
         seconds: 115,
         run: budget::run,
     },

@@ -17,9 +17,13 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let bytes = context.choose(4 << 30, 512 << 20);
     let context = &*context;
     let samples = rounds(context.rounds(), &routes, |route| {
-        let sample = vec![("cold", cold(route, bytes)?), ("turned", turned(route, bytes)?)];
+        let cold = cold(route, bytes)?;
+        let before = route.shares()?;
+        let turned = turned(route, bytes)?;
         sleep(context.settle());
-        Ok::<Sample, _>(sample)
+        // Else nothing had to be taken back from the kernel.
+        route.check_promoted(&route.shares()?.since(&before))?;
+        Ok::<Sample, _>(vec![("cold", cold), ("turned", turned)])
     })?;
     let mut lines = Vec::new();
     for route in &ours {

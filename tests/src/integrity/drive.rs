@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,11 +31,26 @@ pub struct Load {
 
 /// Runs flows one after the other on as many threads as the load says, until its time is over.
 pub fn run(way: &Way, target: &CheckedTarget, load: &Load) -> Tally {
+    run_telling(way, target, load, Duration::MAX, |_| {})
+}
+
+/// As [`run`], and `tell`s how it stands so often.
+pub fn run_telling(
+    way: &Way,
+    target: &CheckedTarget,
+    load: &Load,
+    every: Duration,
+    mut tell: impl FnMut(&Tally),
+) -> Tally {
     let (tally, next, stop) = (Mutex::new(Tally::default()), AtomicU64::new(0), AtomicBool::new(false));
     let began = Instant::now();
+    // Nothing is sent on it: it ends with the last thread.
+    let (alive, ended) = mpsc::sync_channel::<()>(0);
     thread::scope(|scope| {
-        for _ in 0..load.flows_at_once {
-            scope.spawn(|| {
+        let (tally, next, stop) = (&tally, &next, &stop);
+        for alive in vec![alive; load.flows_at_once] {
+            scope.spawn(move || {
+                let _alive = alive;
                 while began.elapsed() < load.time && !stop.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let plan = Plan::of((load.seed << 32) + number, load.most);
@@ -46,6 +61,9 @@ pub fn run(way: &Way, target: &CheckedTarget, load: &Load) -> Tally {
                     stop.store(tally.faults.len() > 100, Ordering::Relaxed);
                 }
             });
+        }
+        while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(every) {
+            tell(&tally.lock().expect("no panic while it is held"));
         }
     });
     tally.into_inner().expect("no panic while it is held")

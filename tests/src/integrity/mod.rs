@@ -8,7 +8,7 @@ mod plan;
 mod tally;
 mod target;
 
-pub use drive::{Load, run};
+pub use drive::{Load, run, run_telling};
 pub use plan::{Plan, Shape};
 pub use tally::{Fault, Tally};
 pub use target::CheckedTarget;

@@ -65,12 +65,16 @@ impl Tally {
         *self.by_shape.entry(shape).or_default() += 1;
         self.faults.extend(faults);
     }
+
+    /// How it stands, in a few words.
+    pub fn in_short(&self) -> String {
+        format!("{} flows, {:.2} GB, {} faults", self.flows, self.bytes as f64 / 1e9, self.faults.len())
+    }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gigabytes = self.bytes as f64 / 1e9;
-        write!(out, "{} flows, {gigabytes:.2} GB, {} faults (", self.flows, self.faults.len())?;
+        write!(out, "{} (", self.in_short())?;
         for (shape, count) in &self.by_shape {
             write!(out, " {shape:?} {count}")?;
         }

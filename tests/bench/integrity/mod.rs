@@ -1,6 +1,8 @@
 //! `bench integrity`: wrong, lost or repeated bytes, leaks, and engines that did not move what they were to, over every
 //! route that is asked for.
 
+mod leak;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -8,16 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use proxy_tests::integrity::{CheckedTarget, Load, run as run_load};
-use proxy_tests::kernel_log::{KernelLog, is_miscount_of_forced_sockmap};
+use proxy_tests::integrity::{CheckedTarget, Load, run as run_load, run_telling};
+use proxy_tests::kernel_log::is_miscount_of_forced_sockmap;
 use proxy_tests::link::{self, Link, Nature};
-use proxy_tests::memory::open_fds;
-use proxy_tests::ports;
-use proxy_tests::scrape::Page;
 use proxy_user::flow::Engine;
 
+use self::leak::{has_leaked, held_in_words, settled};
 use crate::context::log_directory;
-use crate::route::Route;
+use crate::kernel::Watch;
+use crate::route::{Carried, Route};
 use crate::start::Starter;
 
 #[derive(Args, Clone)]
@@ -57,6 +58,9 @@ const DEFAULT: [&str; 9] = [
 /// The kernel destroys a socket that was in a map so long after its end, and warns only then.
 const SOCKETS_GONE: Duration = Duration::from_secs(1);
 
+/// How often a run says how it stands.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
 /// Loss, reordering and retransmissions that overlap what has arrived.
 fn bad_link() -> Nature {
     Nature {
@@ -68,7 +72,7 @@ fn bad_link() -> Nature {
 }
 
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let mut kernel_log = KernelLog::watch();
+    let mut kernel_log = Watch::start()?;
     let time = Duration::from_secs_f64(options.minutes * 60.0 / options.routes.len().max(1) as f64);
     let load = Load { flows_at_once: options.flows, time, most: options.most << 20, seed: options.seed };
     let mut sound = true;
@@ -81,10 +85,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
                 one_route(&starter(options, target.address, None)?, name, &target, &load)
             }
         };
-        let outcome = outcome.and_then(|words| match &mut kernel_log {
-            Ok(log) => Ok(words + &kernel_faults(name, log)?),
-            Err(error) => Ok(format!("{words}; kernel log not checked: {error}")),
-        });
+        let outcome = outcome.and_then(|words| Ok(words + &kernel_faults(name, &mut kernel_log)?));
         sound &= outcome.is_ok();
         match outcome {
             Ok(words) => println!("{name}: {words}"),
@@ -95,7 +96,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Fails on what the kernel warned of since the last route; a fault of its own that is known is said aloud.
-fn kernel_faults(route: &str, log: &mut KernelLog) -> anyhow::Result<String> {
+fn kernel_faults(route: &str, log: &mut Watch) -> anyhow::Result<String> {
     std::thread::sleep(SOCKETS_GONE);
     let (known, new): (Vec<_>, Vec<_>) =
         log.new_warnings()?.into_iter().partition(|warning| is_known(route, warning));
@@ -145,15 +146,24 @@ fn one_route(
     let warm = Load { time: Duration::from_secs(2).min(load.time), seed: load.seed + 1, ..load.clone() };
     run_load(&route.way, target, &warm);
     let before = settled(&route)?;
-    let (began, shares) = (Instant::now(), route.shares()?);
-    let tally = run_load(&route.way, target, load);
+    let (began, shares, events) = (Instant::now(), route.shares()?, turns(&route)?);
+    let tally = run_telling(&route.way, target, load, TELL_EVERY, |tally| {
+        eprintln!("   {} s: {}", began.elapsed().as_secs(), tally.in_short());
+    });
     let took = began.elapsed().as_secs();
     let moved = route.shares()?.since(&shares);
     anyhow::ensure!(tally.faults.is_empty(), "{tally}\n  {}", moved.in_words());
     route.check_path(&moved)?;
-    route.check_engine(&moved)?;
+    route.check_engine(&moved, Carried::Everywhere)?;
     let after = settled(&route)?;
     let mut words = format!("{tally}, {took} s; {}; {}", held_in_words(&before, &after), moved.in_words());
+    if route.may_promote() {
+        let now = turns(&route)?;
+        let [promoted, demoted] = [now[0] - events[0], now[1] - events[1]];
+        words += &format!("; promoted {promoted}, demoted {demoted} times");
+        // Else a part of what the engine does by its own choice was not tried.
+        anyhow::ensure!(promoted > 0.0 && demoted > 0.0, "no flow changed its engine both ways: {words}");
+    }
     anyhow::ensure!(!has_leaked(&before, &after), "leaked: {words}");
     if starter.link.is_some() {
         let trimmed = trimmed(&route)?;
@@ -166,83 +176,13 @@ fn one_route(
 
 /// Bytes that retransmissions brought again and a verdict cut off.
 fn trimmed(route: &Route) -> anyhow::Result<f64> {
-    let of = |(_, page): &(_, SocketAddr)| -> anyhow::Result<f64> {
-        Ok(Page::get(*page)?.sum("konduit_engine_bytes_total", &[("what", "trimmed")]))
-    };
-    route.pages.iter().map(of).sum()
+    route.sum("konduit_engine_bytes_total", &[("what", "trimmed")])
 }
 
-/// What a process holds while no flow is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
-    fds: usize,
-    tasks: usize,
-}
-
-/// Warm lanes, with a task each, and pooled pipes come and go; the flows of such a run are hundreds.
-const PLAY: usize = 64;
-
-fn has_leaked(before: &[Held], after: &[Held]) -> bool {
-    let more =
-        |(before, after): (&Held, &Held)| after.fds > before.fds + PLAY || after.tasks > before.tasks + PLAY;
-    before.iter().zip(after).any(more)
-}
-
-fn held_in_words(before: &[Held], after: &[Held]) -> String {
-    let both = |what: fn(&Held) -> usize| {
-        let [before, after] = [before, after].map(|held| held.iter().map(what).collect::<Vec<_>>());
-        format!("{before:?} → {after:?}")
-    };
-    format!("fds {}, tasks {}", both(|held| held.fds), both(|held| held.tasks))
-}
-
-/// Waits until nothing of a flow is left anywhere, then looks at what the processes hold.
-fn settled(route: &Route) -> anyhow::Result<Vec<Held>> {
-    ports::wait(Duration::from_secs(20), "the end of all flows", || still_there(route).is_empty())
-        .with_context(|| format!("still there:{}", still_there(route)))?;
-    let held = route.pids.iter().enumerate().map(|(index, pid)| {
-        let page = route.pages.get(index).and_then(|(_, page)| Page::get(*page).ok());
-        let tasks = page.map_or(0.0, |page| page.sum("konduit_tasks", &[]));
-        Held { fds: open_fds(*pid), tasks: tasks as usize }
-    });
-    Ok(held.collect())
-}
-
-/// Gauges of what exists while a flow or its dial does: the flow itself, its socket or pipe or place in the
-/// kernel's maps, its wait for a lane.
-const LIVE: [(&str, &[(&str, &str)]); 8] = [
-    ("konduit_flows", &[]),
-    ("_open_endpoint_connections", &[]),
-    ("_pending_backend_dials", &[]),
-    ("_http_connections", &[]),
-    ("konduit_engine", &[("what", "flows")]),
-    ("konduit_engine", &[("what", "mapped")]),
-    ("konduit_engine", &[("what", "pipes")]),
-    ("konduit_lanes", &[("state", "waited_for")]),
-];
-
-/// What is left of flows, in words; nothing when all is gone.
-fn still_there(route: &Route) -> String {
-    let mut words = String::new();
-    let mut idle = Vec::new();
-    for (hop, page) in &route.pages {
-        let Ok(page) = Page::get(*page) else {
-            words += &format!(" {hop} (its page cannot be read)");
-            continue;
-        };
-        for (name, labels) in LIVE {
-            let left = page.sum(name, labels);
-            if left != 0.0 {
-                words += &format!(" {hop} {name}{labels:?} {left}");
-            }
-        }
-        idle.push(page.sum("konduit_lanes", &[("state", "idle")]));
-    }
-    // A lane that only one end knows of is lost.
-    if idle.windows(2).any(|pair| pair[0] != pair[1]) {
-        words += &format!(" idle lanes that the ends do not agree on {idle:?}");
-    }
-    words
+/// How often a direction entered the kernel's map, and left it while it went on.
+fn turns(route: &Route) -> anyhow::Result<[f64; 2]> {
+    let of = |event| route.sum("konduit_engine_events_total", &[("event", event)]);
+    Ok([of("promoted")?, of("demoted")?])
 }
 
 #[cfg(test)]
@@ -258,15 +198,5 @@ mod tests {
             "konduit-raw-sockmap",
             "net/core/stream.c:216 sk_stream_kill_queues+0x10, 1 times"
         ));
-    }
-
-    #[test]
-    fn what_grows_beyond_the_play_is_a_leak() {
-        let before = [Held { fds: 40, tasks: 10 }, Held { fds: 30, tasks: 5 }];
-        let grown = |fds, tasks| [before[0], Held { fds: 30 + fds, tasks: 5 + tasks }];
-        assert!(!has_leaked(&before, &before));
-        assert!(!has_leaked(&before, &grown(PLAY, PLAY)));
-        assert!(has_leaked(&before, &grown(PLAY + 1, 0)));
-        assert!(has_leaked(&before, &grown(0, PLAY + 1)));
     }
 }
