@@ -102,6 +102,7 @@ impl Samples {
         Gate {
             what: format!("{} {} / {}", ours.0, ours.1, theirs.1),
             bound,
+            floor: None,
             ratio,
             holds: ratio.is_some_and(|ratio| bound.holds(ratio.median)),
         }
@@ -133,6 +134,8 @@ pub struct Line {
 pub struct Gate {
     pub what: String,
     pub bound: Bound,
+    /// Far from the bound: what not even the short form may miss.
+    pub floor: Option<Bound>,
     pub ratio: Option<Spread>,
     pub holds: bool,
 }
@@ -141,7 +144,17 @@ impl Gate {
     /// A gate on one value that is no ratio of two routes' samples.
     pub fn on(what: impl Into<String>, value: f64, bound: Bound) -> Gate {
         let ratio = Spread::of(&[value]);
-        Gate { what: what.into(), bound, ratio, holds: ratio.is_some() && bound.holds(value) }
+        Gate { what: what.into(), bound, floor: None, ratio, holds: ratio.is_some() && bound.holds(value) }
+    }
+
+    /// One look on a busy machine says little about the bound, and enough about one as loose as this.
+    pub fn with_floor(self, floor: Bound) -> Gate {
+        Gate { floor: Some(floor), ..self }
+    }
+
+    /// The floor, where not even that holds.
+    pub fn broken_floor(&self) -> Option<Bound> {
+        self.floor.filter(|floor| !self.ratio.is_some_and(|ratio| floor.holds(ratio.median)))
     }
 }
 
@@ -165,5 +178,20 @@ impl Line {
     pub fn with_note(mut self, note: impl Into<String>) -> Line {
         self.notes.push(note.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_breaks_far_below_the_gate_and_without_a_figure() {
+        let gate = |value| Gate::on("ours", value, Bound::AtLeast(1.4)).with_floor(Bound::AtLeast(0.7));
+        assert!(gate(1.5).holds && gate(1.5).broken_floor().is_none());
+        assert!(!gate(0.8).holds && gate(0.8).broken_floor().is_none());
+        assert_eq!(gate(0.6).broken_floor(), Some(Bound::AtLeast(0.7)));
+        assert!(gate(f64::NAN).broken_floor().is_some());
+        assert!(Gate::on("ours", 0.1, Bound::AtLeast(1.4)).broken_floor().is_none());
     }
 }

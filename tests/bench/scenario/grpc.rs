@@ -14,9 +14,11 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     for (kind, way) in [(Kind::Down, "down"), (Kind::Up, "up")] {
         let samples =
             rounds(context.rounds(), &routes, |route| measure(context, route, kind, 1, context.window()))?;
-        let line = samples
-            .line(&format!("gRPC frontend, 1 stream {way}"), "gbit", "Gbit/s")
-            .with_gate(samples.gate("gbit", ("konduit-grpc-raw", "haproxy"), Bound::AtLeast(0.5)));
+        let line = samples.line(&format!("gRPC frontend, 1 stream {way}"), "gbit", "Gbit/s").with_gate(
+            samples
+                .gate("gbit", ("konduit-grpc-raw", "haproxy"), Bound::AtLeast(0.5))
+                .with_floor(Bound::AtLeast(0.25)),
+        );
         lines.push(line);
         lines.push(samples.line(&format!("gRPC frontend, 1 stream {way}, CPU"), "cpu", "s/GB"));
     }

@@ -27,7 +27,8 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         })?;
         let mut line = samples.line(&format!("{flows} × 1 Gbit/s, CPU"), "cpu", "s/GB");
         for ours in context.ours() {
-            line = line.with_gate(samples.gate("cpu", (&ours, "haproxy"), Bound::AtMost(0.6)));
+            let gate = samples.gate("cpu", (&ours, "haproxy"), Bound::AtMost(0.6));
+            line = line.with_gate(gate.with_floor(Bound::AtMost(1.5)));
         }
         lines.push(line);
     }

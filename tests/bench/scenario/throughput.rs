@@ -24,9 +24,14 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             let mut cpu = samples.line(&format!("{title}, CPU"), "cpu", "s/GB");
             for ours in context.ours() {
                 line = line
-                    .with_gate(samples.gate("gbit", (&ours, "haproxy"), Bound::AtLeast(1.4)))
+                    .with_gate(
+                        samples
+                            .gate("gbit", (&ours, "haproxy"), Bound::AtLeast(1.4))
+                            .with_floor(Bound::AtLeast(0.7)),
+                    )
                     .with_ratio(samples.ratio("gbit", &ours, "direct"));
-                cpu = cpu.with_gate(samples.gate("cpu", (&ours, "haproxy"), Bound::AtMost(0.75)));
+                let gate = samples.gate("cpu", (&ours, "haproxy"), Bound::AtMost(0.75));
+                cpu = cpu.with_gate(gate.with_floor(Bound::AtMost(1.5)));
             }
             lines.extend([line, cpu]);
         }
