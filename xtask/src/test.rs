@@ -40,6 +40,9 @@ impl Form {
     }
 }
 
+/// What the whole may take on two cores that nobody else uses.
+const LONGEST: Duration = Duration::from_secs(45 * 60);
+
 struct Step {
     name: &'static str,
     shows: &'static str,
@@ -101,7 +104,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     print_times(&times);
     println!("all {} steps passed", times.len());
+    let took = times.iter().map(|(_, time)| *time).sum();
+    if let Some(words) = too_long(took, form, options.steps.is_empty()) {
+        println!("{words}");
+    }
     Ok(())
+}
+
+/// What to say of a whole run that took longer than anybody waits for one.
+fn too_long(took: Duration, form: Form, whole: bool) -> Option<String> {
+    let over = whole && form == Form::Short && took > LONGEST;
+    over.then(|| {
+        format!(
+            "!!! TOO SLOW: {} minutes, and the whole of it may take {}; the times above say which step grew",
+            took.as_secs() / 60,
+            LONGEST.as_secs() / 60
+        )
+    })
 }
 
 fn print_times(times: &[(&str, Duration)]) {
@@ -126,7 +145,7 @@ fn images(_: Form) -> Result<()> {
 
 fn lower_engines(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--", "--quiet"];
-    sh::run("test without the in-kernel engine", &mut cargo(&args))?;
+    kernel::watched(Sockmap::Chosen, || sh::run("test without the in-kernel engine", &mut cargo(&args)))?;
     let programs = ["build", "-p", "proxy-user", "--no-default-features", "--bins"];
     sh::run("build both without the in-kernel engine", &mut cargo(&programs))?;
     // The next build puts those of every day in their place.
@@ -137,12 +156,14 @@ fn lower_engines(_: Form) -> Result<()> {
         fs::copy(debug.join(name), lower.join(name)).with_context(|| format!("copying {name}"))?;
     }
     let args = ["test", "-p", "proxy-tests", "--test", "process", "lower::"];
-    sh::run("test both without the in-kernel engine", cargo(&args).env("KONDUIT_WITHOUT_EBPF", lower))
+    let mut tests = cargo(&args);
+    tests.env("KONDUIT_WITHOUT_EBPF", lower);
+    kernel::watched(Sockmap::Chosen, || sh::run("test both without the in-kernel engine", &mut tests))
 }
 
 fn unit(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-ebpf", "-p", "proxy-user", "-p", "xtask"];
-    sh::run("test the logic beside the code", &mut cargo(&args))
+    kernel::watched(Sockmap::Forced, || sh::run("test the logic beside the code", &mut cargo(&args)))
 }
 
 fn behaviour(form: Form) -> Result<()> {
@@ -169,7 +190,8 @@ fn kubernetes(form: Form) -> Result<()> {
     })
 }
 
-/// Gates are for `cargo xtask bench` on a quiet machine; here a figure must be had, by the path that was asked for.
+/// Gates are for `cargo xtask bench` on a quiet machine; here a figure must be had, by the path that was asked for, and
+/// not beneath its floor.
 fn figures(_: Form) -> Result<()> {
     bench::program(&["demo", "--out", "target/demo"])?;
     bench::program(&["run", "--quick", "--show-only"])?;
@@ -180,4 +202,18 @@ fn cargo(args: &[&str]) -> Command {
     let mut cargo = sh::cargo();
     cargo.args(args);
     cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_run_in_short_form_is_told_that_it_was_slow() {
+        let over = LONGEST + Duration::from_secs(1);
+        assert!(too_long(over, Form::Short, true).is_some_and(|words| words.contains("45 minutes, ")));
+        assert_eq!(too_long(LONGEST, Form::Short, true), None);
+        assert_eq!(too_long(over, Form::Full, true), None);
+        assert_eq!(too_long(over, Form::Short, false), None);
+    }
 }
