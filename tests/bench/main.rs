@@ -51,7 +51,7 @@ enum Command {
 
 #[derive(Args, Clone)]
 pub struct Options {
-    /// The short form: fewer rounds, shorter looks.
+    /// The short form: fewer rounds, shorter looks; on a quiet machine no figure may lie beneath its floor.
     #[arg(long)]
     quick: bool,
     /// Only these scenarios (see `list`).
@@ -72,7 +72,7 @@ pub struct Options {
     /// Mark the figures as indicative: others use this machine at the same time.
     #[arg(long)]
     noisy: bool,
-    /// Show the gates, but fail only over what could not be measured or broke.
+    /// Show the gates, but fail only over floors and what could not be measured or broke.
     #[arg(long)]
     show_only: bool,
 }
