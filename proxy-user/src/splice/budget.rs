@@ -4,10 +4,11 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, UNSENT_MOST};
+use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, RECEIVE_LEAST, UNSENT_MOST};
 
-/// What one flow may hold back in a direction: half of it received, an eighth in userspace or a pipe, a quarter
-/// unsent; the kernel's last segment takes the rest. A grant of [`GRANT_MOST`] leaves the kernel's autotuning alone.
+/// What one flow may hold back in a direction: half of it received, [`RECEIVE_LEAST`] at the least; of what that leaves a
+/// quarter in userspace or a pipe, half unsent; the kernel's last segment takes the rest. A grant of [`GRANT_MOST`] leaves
+/// the kernel's autotuning alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Grant(u64);
 
@@ -21,32 +22,51 @@ impl Grant {
         (self.0 < GRANT_MOST).then_some(self.0)
     }
 
+    fn received(self) -> u64 {
+        (self.0 / 2).max(RECEIVE_LEAST)
+    }
+
+    /// Behind the receive buffer; none: as the kernel sees fit.
+    fn behind(self) -> Option<u64> {
+        self.bounded().map(|bytes| bytes - self.received())
+    }
+
     /// Bytes of the receive buffer; none: as the kernel sees fit.
     pub(super) fn receive_buffer(self) -> Option<usize> {
-        self.bounded().map(|bytes| bytes as usize / 2)
+        self.bounded().map(|_| self.received() as usize)
     }
 
     /// Bytes on their way through a pipe or a buffer of ours.
     pub(super) fn in_hand(self) -> usize {
-        self.bounded().map_or(usize::MAX, |bytes| bytes as usize / 8)
+        self.behind().map_or(usize::MAX, |bytes| bytes as usize / 4)
     }
 
     /// Bytes that wait at the destination beside what is in flight.
     pub(super) fn unsent(self) -> u32 {
-        self.bounded().map_or(UNSENT_MOST, |bytes| bytes as u32 / 4)
+        self.behind().map_or(UNSENT_MOST, |bytes| bytes as u32 / 2)
+    }
+
+    /// Too little for the kernel to keep by itself: it looks at what is unsent only where it begins a segment, which may
+    /// get 64 KiB long.
+    pub(super) fn is_scarce(self) -> bool {
+        self.bounded().is_some_and(|bytes| bytes / 2 < RECEIVE_LEAST)
     }
 
     /// The same where the kernel itself redirects.
     pub(super) fn redirected(self) -> u32 {
-        self.bounded().map_or(u32::MAX, |bytes| bytes as u32 / 2)
+        self.behind().map_or(u32::MAX, |bytes| bytes as u32)
     }
 }
+
+/// A flow may hold its grant in each of them at a time.
+const DIRECTIONS: u64 = 2;
 
 /// The budget of all flows, handed out as they come: each gets a fixed part of what is left, so that the sum stays
 /// within the budget until everybody gets the least.
 #[derive(Debug)]
 pub(super) struct Grants {
     budget: u64,
+    /// To all flows, in both directions.
     given: AtomicU64,
 }
 
@@ -59,12 +79,12 @@ impl Grants {
     pub(super) fn take(&self) -> Grant {
         let left = self.budget.saturating_sub(self.given.load(Ordering::Relaxed));
         let grant = (left / GRANT_SHARE).clamp(GRANT_LEAST, GRANT_MOST);
-        self.given.fetch_add(grant, Ordering::Relaxed);
+        self.given.fetch_add(DIRECTIONS * grant, Ordering::Relaxed);
         Grant(grant)
     }
 
     pub(super) fn give_back(&self, grant: Grant) {
-        self.given.fetch_sub(grant.0, Ordering::Relaxed);
+        self.given.fetch_sub(DIRECTIONS * grant.0, Ordering::Relaxed);
     }
 
     /// Takes `bytes` for a flow that outgrew its grant. The half of the budget that is left to flows yet to come is
@@ -90,7 +110,7 @@ pub struct Room {
 impl Room {
     pub(super) fn new(grant: Grant, grants: &Arc<Grants>) -> Room {
         let more = Allowance { grants: grants.clone(), taken: 0 };
-        Room { receive: grant.0 / 2, unsent: grant.unsent() as usize, more }
+        Room { receive: grant.received(), unsent: grant.unsent() as usize, more }
     }
 
     /// As of a flow that is alone with this budget.
@@ -169,6 +189,7 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::splice::policy::STREAM_BUFFER_FIRST;
 
     #[test]
     fn reads_the_machine_s_memory() {
@@ -181,7 +202,8 @@ mod tests {
         let grants = Grants::new(8 << 20);
         let given: Vec<Grant> = (0..64).map(|_| grants.take()).collect();
         assert!(given.iter().all(|grant| grant.0 >= GRANT_LEAST));
-        assert!(given.iter().map(|grant| grant.0).sum::<u64>() < 10 << 20, "{given:?}");
+        // If all of them stall both ways, and the kernel's last segments are as large as they may be.
+        assert!(grants.given.load(Ordering::Relaxed) < 15 << 20, "{given:?}");
         given.iter().for_each(|grant| grants.give_back(*grant));
         assert_eq!(grants.given.into_inner(), 0);
     }
@@ -191,7 +213,7 @@ mod tests {
     #[test]
     fn a_flow_outgrows_its_grant_while_half_of_the_budget_is_free() {
         for (budget, flows, asked, given) in
-            [(8, 0, 128, 30), (8, 16, 128, 5), (8, 64, 1, 0), (1024, 0, 16 << 10, 31), (1024, 1000, 1, 0)]
+            [(8, 0, 128, 28), (8, 8, 128, 3), (8, 64, 1, 0), (1024, 0, 16 << 10, 31), (1024, 1000, 1, 0)]
         {
             let grants = Arc::new(Grants::new(budget << 20));
             let others: Vec<Grant> = (0..flows).map(|_| grants.take()).collect();
@@ -205,7 +227,7 @@ mod tests {
         }
     }
 
-    /// However the first flows grow, 64 more that stall leave the sum within one and a half times the budget.
+    /// However the first flow grows in one direction, 63 more that stall both ways leave the sum within two budgets.
     #[test]
     fn what_has_grown_leaves_room_for_those_yet_to_come() {
         let grants = Arc::new(Grants::new(8 << 20));
@@ -214,7 +236,7 @@ mod tests {
         for _ in 1..64 {
             grants.take();
         }
-        assert!(grants.given.load(Ordering::Relaxed) <= 12 << 20, "{grants:?}");
+        assert!(grants.given.load(Ordering::Relaxed) <= 16 << 20, "{grants:?}");
     }
 
     #[test]
@@ -222,9 +244,10 @@ mod tests {
         let least = Grant(GRANT_LEAST);
         let parts = least.receive_buffer().unwrap() + least.in_hand() + least.unsent() as usize;
         assert!(parts as u64 <= GRANT_LEAST, "{parts}");
-        assert_eq!(least.receive_buffer(), Some(64 << 10));
+        assert_eq!((GRANT_LEAST, least.receive_buffer()), (96 << 10, Some(64 << 10)));
+        let copied = least.in_hand().max(STREAM_BUFFER_FIRST);
         let room = Room::new(least, &Arc::new(Grants::new(0)));
-        assert!(room.receive + (room.unsent + least.in_hand()) as u64 <= GRANT_LEAST, "{room:?}");
+        assert!(room.receive + (room.unsent + copied) as u64 <= GRANT_LEAST, "{room:?}");
         let most = Grant(GRANT_MOST);
         assert_eq!((most.receive_buffer(), most.unsent()), (None, UNSENT_MOST));
     }

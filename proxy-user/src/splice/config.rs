@@ -64,8 +64,9 @@ pub struct SpliceConfig {
     pub flow_buffer_max: u64,
     /// Bytes that all flows together may hold back; `None`: a quarter of the container's memory limit, else 1/16
     /// of the machine. Each gets a part of what is left when it begins and keeps it to its end. None gets less than
-    /// 128 KiB in each direction, a receive buffer of 64 KiB among them: below that it would move by single
-    /// segments. What is in flight to a destination, unacknowledged, is not bounded. Read at the start only.
+    /// 96 KiB in each direction, 64 KiB of them as its receive buffer: a loopback peer stands still before less. With
+    /// more flows than one to 192 KiB the sum grows with their number. What is in flight to a destination,
+    /// unacknowledged, is not bounded. Read at the start only.
     pub buffer_budget: Option<u64>,
     /// Threads for interactive flows, and as many for bulk flows; 0: by the number of CPUs. Read at the start
     /// only.

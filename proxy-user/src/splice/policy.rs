@@ -68,7 +68,7 @@ pub(super) const BULK_REST: Duration = Duration::from_millis(200);
 /// redirect; the other half is for the time until a direction that turned bulky is let out. A segment that is found
 /// again after 40 ms at 1 Gbit/s frees 5 MB at once, some of which then pass: 6 MiB here would redirect all of them
 /// (2 MiB: 87 %), and 4 MiB let a stalled flow hold 25 MiB (2 MiB: 14, HAProxy: 13). Never below 64 KiB, however many
-/// flows share the budget.
+/// flows are mapped, but where the flow's own grant is less.
 pub(super) const LIMIT_MOST: u64 = 2 << 20;
 pub(super) const LIMIT_LEAST: u64 = 64 << 10;
 
@@ -100,13 +100,15 @@ pub(super) const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Directions that can be in the map at a time: two for each flow that the descriptors of a process allow.
 pub(super) const DIRECTIONS: u32 = 20_000;
 
-/// A flow gets a thirty-second of what is left of the budget: of 8 MiB the first gets 256 KiB, the 23rd and all
-/// after it the least. That is a receive buffer of 64 KiB (one segment as the kernel offloads it) and as much for
-/// everything behind it; with less a flow would move by single segments. With the most nothing is bounded below
-/// [`UNSENT_MOST`].
+/// A flow gets a thirty-second of what is left of the budget in each direction: of 8 MiB the first gets 256 KiB, the
+/// 16th and all after it the least. With the most nothing is bounded below [`UNSENT_MOST`].
 pub(super) const GRANT_SHARE: u64 = 32;
-pub(super) const GRANT_LEAST: u64 = 128 << 10;
+pub(super) const GRANT_LEAST: u64 = RECEIVE_LEAST + (32 << 10);
 pub(super) const GRANT_MOST: u64 = 2 * UNSENT_MOST as u64;
+
+/// No receive buffer is smaller: half of it is the window, and a loopback peer's segments are 32 KiB. It sends none
+/// into a smaller window but by its probes; with 32 KiB flows stood still for half a minute.
+pub(super) const RECEIVE_LEAST: u64 = 64 << 10;
 
 /// Bytes that may wait unsent at a TCP destination, beside what is in flight (the congestion window's business).
 /// The kernel's own bound is its send buffer, 4 MiB, all of which a stalled reader holds: two hops held 15 MiB per

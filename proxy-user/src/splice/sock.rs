@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::SpliceFlags;
@@ -80,6 +81,19 @@ impl Plain {
                 done => return done,
             }
         }
+    }
+
+    /// [`Plain::send`] for a flow with this grant.
+    pub(super) fn send_within(&self, grant: Grant, bytes: &[u8]) -> rustix::io::Result<usize> {
+        if self.is_sated(grant) { Err(Errno::AGAIN) } else { self.send(bytes) }
+    }
+
+    /// As much waits here unsent as a scarce grant allows. Asking so makes the kernel tell, by an event, when that has
+    /// changed.
+    pub(super) fn is_sated(&self, grant: Grant) -> bool {
+        let mut here = [PollFd::new(self, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        grant.is_scarce() && !self.is_unix() && poll(&mut here, Some(&now)) == Ok(0)
     }
 
     /// Bytes that the peer has not acknowledged (TCP) or not read (Unix).

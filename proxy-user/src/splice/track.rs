@@ -241,7 +241,12 @@ impl Track {
         if bytes < room && !self.direction.source_may_end() && self.in_map.is_none() {
             self.direction.step(Event::Empty);
         }
-        let sent = self.gave(link.to.send(&turn.scratch[..bytes]), bytes, Engine::Copy, link.meter)?;
+        let sent = self.gave(
+            link.to.send_within(link.grant, &turn.scratch[..bytes]),
+            bytes,
+            Engine::Copy,
+            link.meter,
+        )?;
         if sent < bytes {
             self.waiting = Bytes::copy_from_slice(&turn.scratch[sent..bytes]);
         }
@@ -261,7 +266,12 @@ impl Track {
     }
 
     fn send(&mut self, link: &Link<'_>) -> Result<(), Lost> {
-        let sent = self.gave(link.to.send(&self.waiting), self.waiting.len(), Engine::Copy, link.meter)?;
+        let sent = self.gave(
+            link.to.send_within(link.grant, &self.waiting),
+            self.waiting.len(),
+            Engine::Copy,
+            link.meter,
+        )?;
         self.waiting.advance(sent);
         if self.waiting.is_empty() {
             self.waiting = Bytes::new();
@@ -330,6 +340,9 @@ impl Track {
     fn drain(&mut self, link: &Link<'_>) -> Result<(), Lost> {
         let Some(pipe) = &self.pipe else { return self.step(Event::PipeGiven) };
         let held = self.direction.held();
+        if link.to.is_sated(link.grant) {
+            return self.step(Event::Full);
+        }
         match splice(&pipe.read, link.to, held) {
             Err(Errno::AGAIN) => self.step(Event::Full),
             // Less than asked for is no sign of a full socket here: it may be the end of a page run.

@@ -200,9 +200,9 @@ macro_rules! konduit_flags {
                  a round trip of the lane, and the lane. Can be lowered in a running process, see `set`."),
             flag!(ENGINE_GROUP, "buffer-budget", splice.buffer_budget,
                 "Bytes that may wait inside the flows of this process, all together. A flow gets a part of what is left \
-                 when it begins, never less than 128 KiB in each direction, half of them as its receive buffer, or as \
-                 its window where it travels on packets. auto is a quarter of the container's memory limit, else 1/16 \
-                 of the machine's memory."),
+                 when it begins, never less than 96 KiB in each direction, 64 KiB of them as its receive buffer, or as \
+                 its window where it travels on packets; more flows than one to 192 KiB that stall both ways exceed \
+                 the budget. auto is a quarter of the container's memory limit, else 1/16 of the machine's memory."),
             flag!(ENGINE_GROUP, "flow-buffer-max", splice.flow_buffer_max,
                 "Ceiling of one flow's send buffer; not an allocation."),
             flag!(ENGINE_GROUP, "mux-flow-buffer", mux.flow_buffer,
