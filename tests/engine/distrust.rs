@@ -72,12 +72,14 @@ fn a_flow_that_counts_more_than_it_received_ends_and_no_other_is_mapped() {
     flow.target.read_exact(&mut unlike).unwrap();
     wait("the last byte to be counted", || flow.meter.total(Direction::Up) == sent);
     assert_eq!(bench.splicer.snapshot().violations, 0);
+    assert!(!bench.splicer.trust().is_lost());
     count_one_more_than(flow.meter.by(Direction::Up, Engine::Sockmap));
 
     let ending = bench.ending(flow.ending);
     assert_eq!((ending.up, ending.down), (Finish::Failed(libc::EIO), Finish::Failed(libc::EIO)));
     let after = bench.splicer.snapshot();
     assert_eq!((after.violations, after.mapped), (1, 0), "{after:?}");
+    assert!(bench.splicer.trust().is_lost(), "the doctor and the metric tell");
     for mut gone in [flow.client, flow.target] {
         assert!(!matches!(gone.read(&mut [0; 1]), Ok(1..)), "both peers see the end");
     }

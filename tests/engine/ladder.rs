@@ -109,7 +109,7 @@ fn check(meter: &Meter, mover: Engine, least: u64, all: u64, what: &str) {
 }
 
 fn check_row((sockmap, splice, asked, calm, bulk): Row, at_start: bool) {
-    let proven = Proven { sockmap, splice };
+    let proven = Proven { sockmap_tcp: sockmap, sockmap_unix: sockmap, splice };
     let what = format!("{proven:?}, --engine={asked}, at the start: {at_start}");
     let config = SpliceConfig {
         engine: if at_start { asked } else { EngineChoice::Auto },
@@ -152,4 +152,31 @@ fn what_was_not_proven_is_replaced_by_the_next_lower_mover() {
 #[test]
 fn an_engine_asked_for_while_running_climbs_no_higher_than_what_was_proven() {
     check_rows(false);
+}
+
+/// Each kind of redirect by itself: the client's socket, and whether what it sends is redirected.
+#[test]
+fn a_doubt_about_unix_sources_leaves_tcp_its_redirect_and_the_other_way_round() {
+    if !mappable() {
+        return;
+    }
+    for (sockmap_tcp, sockmap_unix) in [(true, true), (true, false), (false, true), (false, false)] {
+        let proven = Proven { sockmap_tcp, sockmap_unix, splice: true };
+        let bench =
+            Bench::with(SpliceConfig { engine: EngineChoice::Sockmap, proven, ..SpliceConfig::default() });
+        for (client, redirected) in [(Kind::Tcp, sockmap_tcp), (Kind::Unix, sockmap_unix)] {
+            let mut flow = bench.flow(client, Kind::Tcp);
+            for _ in 0..10 {
+                let mut message = [7; 64];
+                flow.client.write_all(&message).unwrap();
+                flow.target.read_exact(&mut message).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            flow.client.finish();
+            flow.target.finish();
+            assert!(bench.ending(flow.ending).is_clean(), "{proven:?}, {client:?}");
+            let by_sockmap = flow.meter.by(Direction::Up, Engine::Sockmap);
+            assert_eq!(by_sockmap > 0, redirected, "{proven:?}, {client:?}: {by_sockmap} bytes");
+        }
+    }
 }

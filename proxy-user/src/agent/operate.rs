@@ -26,8 +26,14 @@ pub fn operate(
 ) -> (Listeners, Live) {
     let live = Live::new(options.splice.engine, options.lanes.mode, metrics.konduit.clone());
     let security = options.lanes.security;
-    let patient =
-        Patient { program: "proxy-agent", abilities, live: live.clone(), security, hop: Hop::Agent };
+    let patient = Patient {
+        program: "proxy-agent",
+        abilities,
+        trust: splicer.trust(),
+        live: live.clone(),
+        security,
+        hop: Hop::Agent,
+    };
     let counted = splicer.clone();
     if let Err(error) = metrics.konduit.show_engine(move || counted.snapshot()) {
         tracing::warn!(%error, "The engine's counters are not among the metrics");

@@ -305,7 +305,7 @@ async fn a_peer_that_does_not_leave_costs_a_forced_engine_its_flow_and_nothing_e
 
     for engine in [EngineChoice::Copy, EngineChoice::Auto] {
         let World { near, mut far, .. } = world(Security::Raw, false).await;
-        let proven = Proven { sockmap: false, splice: false };
+        let proven = Proven { sockmap_tcp: false, sockmap_unix: false, splice: false };
         let splicer = Splicer::start(SpliceConfig { engine, proven, ..SpliceConfig::default() }).unwrap();
         let (inner, outer) = std::os::unix::net::UnixStream::pair().unwrap();
         outer.set_nonblocking(true).unwrap();

@@ -31,7 +31,14 @@ pub fn operate(
         (Mode::HttpConnect, false) => Hop::ServerUnix,
     };
     let security = options.lanes.security;
-    let patient = Patient { program: "proxy-server", abilities, live: live.clone(), security, hop };
+    let patient = Patient {
+        program: "proxy-server",
+        abilities,
+        trust: splicer.trust(),
+        live: live.clone(),
+        security,
+        hop,
+    };
     let counted = splicer.clone();
     if let Err(error) = metrics.konduit.show_engine(move || counted.snapshot()) {
         tracing::warn!(%error, "The engine's counters are not among the metrics");

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, RECEIVE_LEAST, UNSENT_MOST};
 
-/// What one flow may hold back in a direction: half of it received, [`RECEIVE_LEAST`] at the least; of what that leaves a
-/// quarter in userspace or a pipe, half unsent; the kernel's last segment takes the rest. A grant of [`GRANT_MOST`] leaves
-/// the kernel's autotuning alone.
+/// What one flow may hold back in a direction: half of it received, [`RECEIVE_LEAST`] at the least; of what that leaves
+/// a quarter in userspace or a pipe, half unsent; the kernel's last segment takes the rest. A grant of [`GRANT_MOST`]
+/// leaves the kernel's autotuning alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Grant(u64);
 
@@ -46,8 +46,8 @@ impl Grant {
         self.behind().map_or(UNSENT_MOST, |bytes| bytes as u32 / 2)
     }
 
-    /// Too little for the kernel to keep by itself: it looks at what is unsent only where it begins a segment, which may
-    /// get 64 KiB long.
+    /// Too little for the kernel to keep by itself: it looks at what is unsent only where it begins a segment, which
+    /// may get 64 KiB long.
     pub(super) fn is_scarce(self) -> bool {
         self.bounded().is_some_and(|bytes| bytes / 2 < RECEIVE_LEAST)
     }

@@ -84,13 +84,16 @@ pub struct SpliceConfig {
 /// Engines that may be used on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proven {
-    pub sockmap: bool,
+    /// Redirecting TCP → TCP.
+    pub sockmap_tcp: bool,
+    /// Redirecting Unix → TCP.
+    pub sockmap_unix: bool,
     pub splice: bool,
 }
 
 impl Default for Proven {
     fn default() -> Proven {
-        Proven { sockmap: true, splice: true }
+        Proven { sockmap_tcp: true, sockmap_unix: true, splice: true }
     }
 }
 

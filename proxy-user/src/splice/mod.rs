@@ -30,6 +30,7 @@ mod stats;
 mod stream;
 mod tokio_end;
 mod track;
+mod trust;
 mod worker;
 
 pub(crate) use budget::container_limit;
@@ -41,3 +42,4 @@ pub use join::{Canceller, Join};
 pub(crate) use policy::{BRIEF_BYTES, BRIEF_TIME};
 pub use splicer::Splicer;
 pub use stats::{Fallback, Snapshot};
+pub use trust::Trust;

@@ -69,7 +69,7 @@ impl Track {
     }
 
     pub(super) fn promote(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> Result<(), Lost> {
-        let Some(map) = turn.map.filter(|map| map.is_trusted()) else {
+        let Some(map) = turn.map.filter(|map| map.takes(link.from)) else {
             return self.step(Event::NotPromoted);
         };
         match InMap::enter(

@@ -1,19 +1,20 @@
 //! The kernel's map as the engine uses it: who is in, how much may wait, whom an overflow concerns.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use socket2::SockRef;
 
-use super::Plain;
 use super::budget::Grant;
 use super::conserve::{self, Stage, Violation};
 use super::control::Control;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
 use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX};
 use super::stats::{Fallback, Stats};
+use super::trust::Trust;
+use super::{Plain, Proven};
 
 /// How many times its limit a direction may have unsent while it leaves.
 const WHILE_LEAVING: u32 = 2;
@@ -25,18 +26,26 @@ pub(super) struct KernelMap {
     owners: Mutex<HashMap<SlotId, Arc<Control>>>,
     /// Flows with a direction that wants to leave, and when the kernel was last asked to let them.
     leavers: Mutex<(Vec<Arc<Control>>, Option<Instant>)>,
-    trusted: AtomicBool,
+    proven: Proven,
+    trust: Trust,
     budget: AtomicU64,
     flow_most: u64,
 }
 
 impl KernelMap {
-    pub(super) fn new(sockmap: Sockmap, budget: u64, flow_most: u64) -> KernelMap {
+    pub(super) fn new(
+        sockmap: Sockmap,
+        proven: Proven,
+        trust: Trust,
+        budget: u64,
+        flow_most: u64,
+    ) -> KernelMap {
         KernelMap {
             sockmap,
             owners: Mutex::new(HashMap::new()),
             leavers: Mutex::new((Vec::new(), None)),
-            trusted: AtomicBool::new(true),
+            proven,
+            trust,
             budget: AtomicU64::new(budget),
             flow_most,
         }
@@ -46,13 +55,11 @@ impl KernelMap {
         &self.sockmap
     }
 
-    pub(super) fn is_trusted(&self) -> bool {
-        self.trusted.load(Ordering::Relaxed)
-    }
-
-    /// The kernel was caught at a wrong count: no new direction enters.
-    pub(super) fn distrust(&self) {
-        self.trusted.store(false, Ordering::Relaxed);
+    /// Whether directions from such a source may enter: that was proven, and the kernel was not caught at a wrong count
+    /// since.
+    pub(super) fn takes(&self, from: &Plain) -> bool {
+        let proven = if from.is_unix() { self.proven.sockmap_unix } else { self.proven.sockmap_tcp };
+        proven && !self.trust.is_lost()
     }
 
     /// Bytes that may wait unsent for one direction: its share of the budget.
@@ -214,7 +221,7 @@ impl InMap {
     }
 
     pub(super) fn distrust(&self) {
-        self.map.distrust();
+        self.map.trust.lose();
     }
 }
 

@@ -20,6 +20,7 @@ use super::stats::{Fallback, Snapshot};
 use super::stream::{self, StreamCancel};
 use super::tokio_end::Unjoined;
 use super::track::Track;
+use super::trust::Trust;
 use super::{End, EndIo, EngineChoice, Plain, SpliceConfig, SpliceError};
 use crate::flow::{Direction, Meter};
 
@@ -30,6 +31,7 @@ pub struct Splicer {
     engine: Arc<AtomicU8>,
     /// splice(2) was proven.
     splice: bool,
+    trust: Trust,
 }
 
 impl Splicer {
@@ -41,13 +43,16 @@ impl Splicer {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let count = if config.threads == 0 { cpus.div_ceil(2).min(8) } else { config.threads };
         let budget = config.buffer_budget.unwrap_or_else(budget::default_bytes);
+        let (proven, trust) = (config.proven, Trust::default());
         let map = match config.engine {
-            _ if !config.proven.sockmap => None,
-            EngineChoice::Auto | EngineChoice::Sockmap => load(budget, config.flow_buffer_max),
+            _ if !proven.sockmap_tcp && !proven.sockmap_unix => None,
+            EngineChoice::Auto | EngineChoice::Sockmap => {
+                load(|sockmap| KernelMap::new(sockmap, proven, trust.clone(), budget, config.flow_buffer_max))
+            }
             EngineChoice::Splice | EngineChoice::Copy => None,
         };
         let threads = Arc::new(Threads::start(count, budget, map, [config.calm_after, config.orphan_after])?);
-        let splicer = Splicer { threads, engine: Arc::default(), splice: config.proven.splice };
+        let splicer = Splicer { threads, engine: Arc::default(), splice: proven.splice, trust };
         splicer.set_engine(config.engine);
         Ok(splicer)
     }
@@ -64,6 +69,11 @@ impl Splicer {
     /// Chooses the engine for new flows; running flows go on as they are.
     pub fn set_engine(&self, engine: EngineChoice) {
         self.engine.store(engine as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel's map is still used for new flows, now and later.
+    pub fn trust(&self) -> Trust {
+        self.trust.clone()
     }
 
     /// The engine's counters as they are now.
@@ -155,9 +165,9 @@ impl Splicer {
     }
 }
 
-fn load(budget: u64, flow_most: u64) -> Option<Arc<KernelMap>> {
+fn load(map: impl FnOnce(Sockmap) -> KernelMap) -> Option<Arc<KernelMap>> {
     match Sockmap::load(DIRECTIONS) {
-        Ok(sockmap) => Some(Arc::new(KernelMap::new(sockmap, budget, flow_most))),
+        Ok(sockmap) => Some(Arc::new(map(sockmap))),
         Err(error) => {
             tracing::info!(%error, "flows are moved by splice(2) and copy");
             None

@@ -186,13 +186,14 @@ impl Track {
     /// half-close of its peer would destroy what the kernel holds for it.
     fn is_mappable(&self, link: &Link<'_>, turn: &Turn<'_>) -> bool {
         let tcp = !link.from.is_unix() && !link.to.is_unix();
-        tcp && !self.refused && turn.map.is_some_and(|map| map.is_trusted())
+        tcp && !self.refused && turn.map.is_some_and(|map| map.takes(link.from))
     }
 
     /// Maps a Unix source, where that was asked for, before anything invites its peer to speak. One that spoke already
     /// may speak on while it enters, and its bytes would pass the verdict by.
     pub(super) fn enter_early(&mut self, link: &Link<'_>, turn: &mut Turn<'_>) -> Result<(), Lost> {
-        let possible = link.from.is_unix() && !link.to.is_unix() && turn.map.is_some();
+        let possible =
+            link.from.is_unix() && !link.to.is_unix() && turn.map.is_some_and(|map| map.takes(link.from));
         if !possible || self.engine != EngineChoice::Sockmap {
             return Ok(());
         }
@@ -339,10 +340,10 @@ impl Track {
 
     fn drain(&mut self, link: &Link<'_>) -> Result<(), Lost> {
         let Some(pipe) = &self.pipe else { return self.step(Event::PipeGiven) };
-        let held = self.direction.held();
         if link.to.is_sated(link.grant) {
             return self.step(Event::Full);
         }
+        let held = self.direction.held();
         match splice(&pipe.read, link.to, held) {
             Err(Errno::AGAIN) => self.step(Event::Full),
             // Less than asked for is no sign of a full socket here: it may be the end of a page run.

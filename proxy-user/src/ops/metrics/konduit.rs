@@ -24,7 +24,6 @@ fn tasks() -> u64 {
 pub struct KonduitMetrics {
     registry: Registry,
     dials: HistogramVec,
-    proven: IntGaugeVec,
     in_force: IntGaugeVec,
     queued: IntGaugeVec,
     mux_pauses: IntCounter,
@@ -50,11 +49,6 @@ impl KonduitMetrics {
                 "Latency of successful dials, by path.",
                 &["path"],
                 &DIAL,
-            )?,
-            proven: make.gauge_vec(
-                "engine_proven",
-                "1 where the start-up self-test proved the engine on this machine.",
-                &["engine"],
             )?,
             in_force: make.gauge_vec(
                 "in_force",
@@ -89,10 +83,6 @@ impl KonduitMetrics {
     /// A dial succeeded on this path.
     pub fn dial(&self, path: Path, took: Duration) {
         self.dials.with_label_values(&[path.name()]).observe(took.as_secs_f64());
-    }
-
-    pub fn proven(&self, engine: &str, proven: bool) {
-        self.proven.with_label_values(&[engine]).set(i64::from(proven));
     }
 
     /// `setting` now has this value, set by this layer (`flag`, `file`, `operator`).
@@ -134,6 +124,20 @@ impl KonduitMetrics {
     /// Shows a counter that somebody else moves, such as the log's lost lines.
     pub fn show_counter(&self, counter: IntCounter) -> Result<(), Error> {
         self.registry.register(Box::new(counter))
+    }
+
+    /// Shows from now on which engines count as proven; once.
+    pub fn show_proven<const N: usize>(
+        &self,
+        proven: impl Fn() -> [(&'static str, bool); N] + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        self.registry.register(Box::new(Snapshot::gauge(
+            "konduit_engine_proven",
+            "1 where the start-up self-test proved the engine on this machine, and it was not caught at a wrong count \
+             since: new flows may use it.",
+            &["engine"],
+            move || proven().map(|(name, proven)| (vec![name.to_owned()], u64::from(proven))).into(),
+        )?))
     }
 
     /// Shows an engine's counters from now on; once.

@@ -296,7 +296,7 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
     server.konduit.show_engine(crate::splice::Snapshot::default).unwrap();
     server.konduit.show_server_lanes(crate::lane::counters::ServerLaneStats::default).unwrap();
     server.konduit.dial(Path::Mux, Duration::ZERO);
-    server.konduit.proven("splice", true);
+    server.konduit.show_proven(|| [("splice", true)]).unwrap();
     server.konduit.in_force("lanes", "auto", "flag");
     server.konduit.frontend_socket(true);
     let agent = AgentMetrics::new(&FlowTable::new()).unwrap();

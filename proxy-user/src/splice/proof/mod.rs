@@ -17,6 +17,7 @@ mod unix;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::Trust;
 use super::kernel::Sockmap;
 
 /// Directions that the checks map at a time, and then some: slots rest for a second before they are reused.
@@ -87,10 +88,32 @@ impl Abilities {
         Abilities { sockmap_tcp: not(), sockmap_unix: not(), splice: not(), took: Duration::ZERO }
     }
 
-    /// What the splicer may use. One doubt about redirects puts all of them off.
+    /// What is in force now.
+    #[must_use]
+    pub fn in_force(&self, trust: &Trust) -> Abilities {
+        match trust.is_lost() {
+            true => self.clone().without_sockmap(
+                "proven at the start, but it was caught at a wrong count since (konduit_engine_events_total, \
+                 event=\"violation\"); new flows do without until a restart",
+            ),
+            false => self.clone(),
+        }
+    }
+
+    fn without_sockmap(mut self, why: &str) -> Abilities {
+        for proof in [&mut self.sockmap_tcp, &mut self.sockmap_unix] {
+            if proof.is_proven() {
+                *proof = Proof::NotProven(why.to_owned());
+            }
+        }
+        self
+    }
+
+    /// What the splicer may use, each by itself: a fault of Unix sources says nothing of TCP.
     pub fn proven(&self) -> super::Proven {
         super::Proven {
-            sockmap: self.sockmap_tcp.is_proven() && self.sockmap_unix.is_proven(),
+            sockmap_tcp: self.sockmap_tcp.is_proven(),
+            sockmap_unix: self.sockmap_unix.is_proven(),
             splice: self.splice.is_proven(),
         }
     }
@@ -141,7 +164,12 @@ pub fn prove() -> Abilities {
         Ok(sockmap) => (ladder(&sockmap, &TCP_CHECKS), ladder(&sockmap, &UNIX_CHECKS)),
         Err(why) => (Proof::NotProven(why.to_string()), Proof::NotProven(why.to_string())),
     };
-    Abilities { sockmap_tcp, sockmap_unix, splice, took: started.elapsed() }
+    let abilities = Abilities { sockmap_tcp, sockmap_unix, splice, took: started.elapsed() };
+    match abilities.splice.is_proven() {
+        true => abilities,
+        // What leaves the map would have nowhere to go.
+        false => abilities.without_sockmap("it is not used without splice(2)"),
+    }
 }
 
 /// [`prove`] on a thread of its own. Must be called inside a tokio runtime.
@@ -169,6 +197,43 @@ fn verdict(result: &Result<(), (&'static str, Doubt)>) -> Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn all_proven() -> Abilities {
+        let (sockmap_tcp, sockmap_unix, splice) = (Proof::Proven, Proof::Proven, Proof::Proven);
+        Abilities { sockmap_tcp, sockmap_unix, splice, took: Duration::ZERO }
+    }
+
+    #[test]
+    fn what_is_used_is_what_is_reported() {
+        let not = || Proof::NotProven("no".to_owned());
+        for [tcp, unix, splice] in
+            [[true, false, true], [false, true, true], [false, false, true], [true; 3], [false; 3]]
+        {
+            let mut abilities = all_proven();
+            for (proof, proven) in [
+                (&mut abilities.sockmap_tcp, tcp),
+                (&mut abilities.sockmap_unix, unix),
+                (&mut abilities.splice, splice),
+            ] {
+                *proof = if proven { Proof::Proven } else { not() };
+            }
+            let used = abilities.proven();
+            assert_eq!([used.sockmap_tcp, used.sockmap_unix, used.splice], [tcp, unix, splice]);
+            let reported = abilities.each().map(|(_, proof)| proof.is_proven());
+            assert_eq!(reported, [tcp, unix, splice]);
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_was_caught_has_nothing_proven_but_splice() {
+        let (mut abilities, trust) = (all_proven(), Trust::default());
+        abilities.sockmap_unix = Proof::NotProven("as before".to_owned());
+        assert_eq!(abilities.in_force(&trust), abilities);
+        trust.lose();
+        let now = abilities.in_force(&trust);
+        assert!(now.sockmap_tcp.why_not().unwrap().contains("caught at a wrong count"), "{now}");
+        assert_eq!((now.sockmap_unix.why_not(), now.splice), (Some("as before"), Proof::Proven));
+    }
 
     #[test]
     fn the_verdict_says_what_failed() {
