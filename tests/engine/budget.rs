@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use proxy_tests::memory::pipe_bytes;
 use proxy_user::splice::{End, EndIo, EngineChoice, SpliceConfig, Watched};
-use socket2::SockRef;
 
 use crate::bench::{Bench, Flow, Kind, Outer};
 use crate::integrity::TURN;
@@ -32,10 +31,6 @@ impl Stalled {
         let flow = bench.join(client, target);
         for outer in [&flow.client, &flow.target] {
             set_nonblocking(outer, true);
-            if let Outer::Tcp(socket) = outer {
-                // What waits outside of the engine is not what this is about, and takes long to read.
-                SockRef::from(socket).set_send_buffer_size(64 << 10).unwrap();
-            }
         }
         Stalled { flow, inner, both, sent: [0; 2] }
     }
