@@ -11,5 +11,6 @@ mod distrust;
 mod gone;
 mod integrity;
 mod ladder;
+mod misplaced;
 mod pattern;
 mod watched;
