@@ -24,7 +24,7 @@ async fn talker() -> std::io::Result<Target> {
     .await
 }
 
-async fn forced(server: EngineChoice, agent: EngineChoice) -> anyhow::Result<Cell> {
+pub(crate) async fn forced(server: EngineChoice, agent: EngineChoice) -> anyhow::Result<Cell> {
     Cell::start(|on_server, on_agent| {
         (on_server.splice.engine, on_agent.splice.engine) = (server, agent);
         for lanes in [&mut on_server.lanes, &mut on_agent.lanes] {
