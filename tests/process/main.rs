@@ -14,6 +14,7 @@ mod live;
 mod log;
 mod lower;
 mod profiles;
+mod proven;
 mod reload;
 mod reload_frontends;
 mod search;
