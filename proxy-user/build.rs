@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use stamp::Stamp;
-
 fn main() -> Result<(), Box<dyn Error>> {
     protocol()?;
     commit();
@@ -43,40 +41,22 @@ fn protocol() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A release build refuses without a matching object: a binary that silently lost its fast path is worse than
-/// none. A debug build goes on and the binary says so.
 fn object() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
-    for path in
-        ["ebpf", "../proxy-ebpf/Cargo.toml", "../proxy-ebpf/src", "../Cargo.lock", "../xtask/src/stamp.rs"]
-    {
+    for path in [
+        "ebpf",
+        "../proxy-ebpf/Cargo.toml",
+        "../proxy-ebpf/src",
+        "../Cargo.lock",
+        "../Cargo.toml",
+        "../xtask/src/stamp.rs",
+    ] {
         println!("cargo:rerun-if-changed={path}");
     }
-    match matching(&root) {
-        Ok((object, stamp)) => {
-            fs::write(Path::new(&env::var("OUT_DIR")?).join("proxy-ebpf.o"), object)?;
-            println!("cargo:rustc-cfg=ebpf_object");
-            println!("cargo:rustc-env=KONDUIT_EBPF_STAMP={} by {}", &stamp.sources[..12], stamp.toolchain);
-            Ok(())
-        }
-        Err(why) if env::var("PROFILE")? == "release" => Err(format!(
-            "{why}. Run: cargo xtask build (or build with --no-default-features for a binary without eBPF)"
-        )
-        .into()),
-        Err(_) => Ok(()),
+    if let Some((object, stamp)) = stamp::to_embed(&root, &env::var("PROFILE")?)? {
+        fs::write(Path::new(&env::var("OUT_DIR")?).join("proxy-ebpf.o"), object)?;
+        println!("cargo:rustc-cfg=ebpf_object");
+        println!("cargo:rustc-env=KONDUIT_EBPF_STAMP={} by {}", &stamp.sources[..12], stamp.toolchain);
     }
-}
-
-fn matching(root: &Path) -> Result<(Vec<u8>, Stamp), String> {
-    let stamp = Stamp::read(root).ok_or("there is no eBPF object yet")?;
-    let object = fs::read(stamp::object_path(root)).map_err(|_| "there is a stamp but no eBPF object")?;
-    let sources =
-        stamp::sources(root).map_err(|error| format!("could not read proxy-ebpf's sources: {error}"))?;
-    if stamp.sources != sources {
-        return Err("the eBPF object was built from other sources than these".to_owned());
-    }
-    if stamp.object != stamp::digest(&object) {
-        return Err("the eBPF object is not the one its stamp names".to_owned());
-    }
-    Ok((object, stamp))
+    Ok(())
 }

@@ -42,15 +42,16 @@ pub(crate) fn binaries(profile: &str) -> Result<()> {
 /// Builds the object unless one with a matching stamp lies there already.
 pub(crate) fn ebpf(force: bool) -> Result<()> {
     let root = sh::root();
-    let sources = stamp::sources(&root).context("could not read proxy-ebpf's sources")?;
-    if !force && is_current(&root, &sources) {
+    if !force && is_current(&root, Toolchain::find().and_then(|toolchain| toolchain.version())) {
         sh::say("the eBPF object is up to date");
         return Ok(());
     }
     let toolchain = setup::ready_to_build()?;
+    let sources = stamp::sources(&root).context("could not read what the eBPF object is made of")?;
     let built = compile(&root, &toolchain)?;
     let object = fs::read(&built).with_context(|| format!("no object at {}", built.display()))?;
-    let stamp = Stamp { sources, object: stamp::digest(&object), toolchain: toolchain.version() };
+    let version = toolchain.version().context("the compiler or bpf-linker does not tell its version")?;
+    let stamp = Stamp { sources, object: stamp::digest(&object), toolchain: version };
     let place = stamp::object_path(&root);
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
@@ -61,22 +62,18 @@ pub(crate) fn ebpf(force: bool) -> Result<()> {
     Ok(())
 }
 
-fn is_current(root: &Path, sources: &str) -> bool {
-    let Some(stamp) = Stamp::read(root) else { return false };
-    let Ok(object) = fs::read(stamp::object_path(root)) else { return false };
-    stamp.sources == sources && stamp.object == stamp::digest(&object)
+/// A machine that lacks the toolchain uses what it was given.
+pub(crate) fn is_current(root: &Path, toolchain: Option<String>) -> bool {
+    stamp::matching(root)
+        .is_ok_and(|(_, stamp)| toolchain.is_none_or(|toolchain| toolchain == stamp.toolchain))
 }
 
 fn compile(root: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     let target = root.join("target/ebpf");
     let linker = sh::find("bpf-linker").context("bpf-linker is not on PATH")?;
-    let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
-        "-Cdebuginfo=2".to_owned(),
-        "-Ctarget-cpu=v3".to_owned(),
-        format!("-Clinker={}", linker.display()),
-        "-Clink-arg=--btf".to_owned(),
-    ];
+    let mut flags = stamp::FLAGS.map(str::to_owned).to_vec();
+    flags.push(format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH));
+    flags.push(format!("-Clinker={}", linker.display()));
     let mut cargo = match toolchain {
         Toolchain::Debian { cargo, rustc } => {
             let mut command = Command::new(cargo);

@@ -61,15 +61,16 @@ impl Toolchain {
         Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir().then_some(Toolchain::Nightly)
     }
 
-    /// The compiler's own name of itself.
-    pub(crate) fn version(&self) -> String {
-        let version = match self {
+    /// The compiler's and the linker's own names of themselves; `None` when one cannot be asked.
+    pub(crate) fn version(&self) -> Option<String> {
+        let rustc = match self {
             Toolchain::Debian { rustc, .. } => sh::ask(Command::new(rustc).arg("--version")),
             Toolchain::Nightly => {
                 sh::ask(Command::new("rustup").args(["run", "nightly", "rustc", "--version"]))
             }
         };
-        version.unwrap_or_else(|| "rustc of unknown version".to_owned())
+        let linker = sh::ask(Command::new(sh::find("bpf-linker")?).arg("--version"));
+        Some(format!("{}, {}", rustc?, linker?))
     }
 }
 

@@ -1,9 +1,11 @@
-//! An object of other sources must not pass for one of these, and one of these must not be built anew.
+//! An object of other sources, flags or tools must not pass for one of these, and one of these must not be built
+//! anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::stamp::{Stamp, digest, sources, stamp_path};
+use crate::build::is_current;
+use crate::stamp::{FLAGS, Stamp, digest, made_of, matching, object_path, sources, stamp_path, to_embed};
 
 /// A repository that holds what the stamp looks at; gone when dropped.
 struct Repository(PathBuf);
@@ -40,11 +42,14 @@ const LOCK: &str = "version = 4\n\n\
     [[package]]\nname = \"aya-ebpf-macros\"\nversion = \"0.2.0\"\nchecksum = \"23\"\n\n\
     [[package]]\nname = \"tokio\"\nversion = \"1.0.0\"\nchecksum = \"70\"\n";
 
-const FILES: [(&str, &str); 5] = [
+const MANIFEST: &str = "[workspace]\n\n[profile.release]\nlto = \"thin\"\n\n[profile.dev]\ndebug = 1\n";
+
+const FILES: [(&str, &str); 6] = [
     ("proxy-ebpf/Cargo.toml", "[package]\nname = \"proxy-ebpf\"\n"),
     ("proxy-ebpf/src/main.rs", "fn verdict() {}\n"),
     ("proxy-ebpf/src/maps.rs", "static FLOWS: u8 = 0;\n"),
     ("Cargo.lock", LOCK),
+    ("Cargo.toml", MANIFEST),
     ("proxy-user/src/lib.rs", "//! The library.\n"),
 ];
 
@@ -62,6 +67,8 @@ fn what_the_object_is_made_of_changes_the_digest_and_nothing_else_does() {
         ("the manifest", "proxy-ebpf/Cargo.toml", "[package]\nname = \"proxy-ebpf\"\n\n".to_owned(), true),
         ("a dependency's checksum", "Cargo.lock", lock("\"ea\"", "\"eb\""), true),
         ("a macro crate's version", "Cargo.lock", lock("0.2.0", "0.2.2"), true),
+        ("the release profile", "Cargo.toml", MANIFEST.replace("thin", "fat"), true),
+        ("another profile", "Cargo.toml", MANIFEST.replace("debug = 1", "debug = 2"), false),
         ("a userspace dependency", "Cargo.lock", lock("1.0.0", "1.0.1"), false),
         ("a userspace source", "proxy-user/src/lib.rs", "//! Another.\n".to_owned(), false),
         ("the licence", "proxy-ebpf/LICENSE", "GPL\n".to_owned(), false),
@@ -79,6 +86,55 @@ fn what_the_object_is_made_of_changes_the_digest_and_nothing_else_does() {
         }
         assert_eq!(repository.sources(), before, "{what}, undone");
     }
+}
+
+#[test]
+fn every_flag_of_the_compiler_is_part_of_the_digest() {
+    let repository = Repository::new("flags");
+    for at in 0..FLAGS.len() {
+        let mut flags = FLAGS.to_vec();
+        flags[at] = "-Ctarget-cpu=v4";
+        assert_ne!(made_of(&repository.0, &flags).unwrap(), repository.sources(), "without {}", FLAGS[at]);
+    }
+}
+
+#[test]
+fn an_object_is_used_only_with_its_own_stamp_sources_flags_and_tools() {
+    let repository = Repository::new("matching");
+    let object = object_path(Path::new(""));
+    let object = object.to_str().unwrap();
+    let stamp = |sources: String| Stamp {
+        sources,
+        object: digest(b"object"),
+        toolchain: "rustc 1.96.0, bpf-linker 0.13.0".to_owned(),
+    };
+    let is_current = |tools: Option<&str>| is_current(&repository.0, tools.map(str::to_owned));
+    let refused = |why: &str| {
+        assert_eq!(matching(&repository.0).unwrap_err(), why);
+        assert!(!is_current(None), "{why}");
+        let said = to_embed(&repository.0, "release").unwrap_err();
+        assert!(said.starts_with(why) && said.contains("cargo xtask build"), "{said}");
+        assert_eq!(to_embed(&repository.0, "debug"), Ok(None));
+    };
+    refused("there is no eBPF object yet");
+    let ours = stamp(repository.sources());
+    write_stamp(&repository, &ours.render());
+    refused("there is a stamp but no eBPF object");
+    repository.write(object, "object");
+    for profile in ["debug", "release"] {
+        assert_eq!(to_embed(&repository.0, profile), Ok(Some((b"object".to_vec(), ours.clone()))));
+    }
+    assert!(is_current(Some(&ours.toolchain)) && is_current(None));
+    assert!(!is_current(Some("rustc 1.97.0, bpf-linker 0.13.0")), "another compiler");
+    repository.write(object, "another");
+    refused("the eBPF object is not the one its stamp names");
+    repository.write(object, "object");
+    let others = "the eBPF object was built from other sources or with other flags than these";
+    repository.write("proxy-ebpf/src/maps.rs", "static FLOWS: u8 = 1;\n");
+    refused(others);
+    repository.write("proxy-ebpf/src/maps.rs", FILES[2].1);
+    write_stamp(&repository, &stamp(made_of(&repository.0, &["-Ctarget-cpu=v4"]).unwrap()).render());
+    refused(others);
 }
 
 #[test]
