@@ -105,26 +105,31 @@ func TestEgressConfigurationsNameTheServersSocket(t *testing.T) {
 	}
 }
 
-// Flags of the manifests must be flags that the binaries know: `--help` of each is the list.
-func TestManifestsUseKnownFlags(t *testing.T) {
+// What a manifest gives a binary is right when nothing but its files is
+// missing: the binary tells all mistakes at once before it does anything.
+func TestBinariesTakeTheManifestsArguments(t *testing.T) {
 	for _, program := range []struct{ variable, manifest string }{
-		{"KONDUIT_SERVER", "server/pod.yaml"},
-		{"KONDUIT_AGENT", "agent/daemonset.yaml"},
+		{"KONDUIT_SERVER", "server"},
+		{"KONDUIT_SERVER", "overlays/raw-lanes/server"},
+		{"KONDUIT_AGENT", "agent"},
+		{"KONDUIT_AGENT", "overlays/raw-lanes/agent"},
 	} {
-		binary := os.Getenv(program.variable)
-		if binary == "" {
-			t.Skipf("SKIPPED: %s is not set, so nothing says which flags are known", program.variable)
-		}
-		help := helpOf(t, binary)
-		for _, line := range strings.Split(string(read(t, program.manifest)), "\n") {
-			flag, isFlag := strings.CutPrefix(strings.TrimSpace(line), "- --")
-			if !isFlag {
-				continue
+		t.Run(program.manifest, func(t *testing.T) {
+			binary := os.Getenv(program.variable)
+			if binary == "" {
+				t.Skipf("SKIPPED: %s is not set, so nothing says which arguments are right", program.variable)
 			}
-			name, _, _ := strings.Cut(flag, "=")
-			if !strings.Contains(help, "--"+name) {
-				t.Errorf("%s: %s does not know --%s", program.manifest, binary, name)
+			_, pod := pod(t, program.manifest)
+			args, files := elsewhere(t, pod.Containers[0])
+			mistakes := mistakesOf(t, binary, args, pod.Containers[0].Env)
+			for _, mistake := range mistakes {
+				if !strings.Contains(mistake, "no such file or directory") {
+					t.Errorf("%s", mistake)
+				}
 			}
-		}
+			if !t.Failed() && len(mistakes) != files {
+				t.Errorf("%d files are missing, and these are told:\n%s", files, strings.Join(mistakes, "\n"))
+			}
+		})
 	}
 }
