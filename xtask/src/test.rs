@@ -62,6 +62,11 @@ const STEPS: &[Step] = &[
     Step { name: "unit", shows: "logic beside the code", run: unit },
     Step { name: "behaviour", shows: "real sockets, processes, kernels", run: behaviour },
     Step {
+        name: "upstream",
+        shows: "upstream's own programs beside ours, where they are given",
+        run: upstream,
+    },
+    Step {
         name: "kubernetes",
         shows: "the API server's own code, kubectl, a kubelet's streaming",
         run: kubernetes,
@@ -168,10 +173,37 @@ fn unit(_: Form) -> Result<()> {
 
 fn behaviour(form: Form) -> Result<()> {
     let mut tests = cargo(&["test", "-p", "proxy-tests"]);
+    // There they are played, see `upstream`.
+    for variable in UPSTREAM {
+        tests.env_remove(variable);
+    }
     if form == Form::Full {
         tests.env("KONDUIT_FULL", "1");
     }
     kernel::watched(Sockmap::Forced, || sh::run("test behaviour", &mut tests))
+}
+
+/// Upstream's own programs, which a person builds and names.
+const UPSTREAM: [&str; 2] = ["KONDUIT_UPSTREAM_SERVER", "KONDUIT_UPSTREAM_AGENT"];
+
+/// The pairings that `behaviour` has with upstream's part played, with the programs themselves.
+fn upstream(_: Form) -> Result<()> {
+    if UPSTREAM.iter().any(|variable| std::env::var_os(variable).is_none_or(|path| path.is_empty())) {
+        sh::say(format!(
+            "!!! SKIPPED: upstream's own programs beside ours: {} do not both name one (CONTRIBUTING.md). \
+             The step `behaviour` plays them by what we know of them",
+            UPSTREAM.join(" and ")
+        ));
+        return Ok(());
+    }
+    // Cargo runs tests in another directory.
+    let mut tests = cargo(&["test", "-p", "proxy-tests", "--test", "upstream", "--", "cases::"]);
+    tests.args(["--skip", "between_ours"]);
+    for variable in UPSTREAM {
+        let path = std::env::var_os(variable).unwrap_or_default();
+        tests.env(variable, fs::canonicalize(&path).with_context(|| format!("{variable} names no program"))?);
+    }
+    kernel::watched(Sockmap::Chosen, || sh::run("test ours with upstream's own programs", &mut tests))
 }
 
 fn kubernetes(form: Form) -> Result<()> {
@@ -181,8 +213,14 @@ fn kubernetes(form: Form) -> Result<()> {
     let mut go = Command::new("go");
     go.current_dir(&module).args(["test", "-json", "-count=1", "-timeout", form.time_out(), "./..."]);
     go.env("KONDUIT_SERVER", release.join("proxy-server")).env("KONDUIT_AGENT", release.join("proxy-agent"));
-    if form == Form::Full {
-        go.env("KONDUIT_FULL", "1");
+    match form {
+        Form::Full => {
+            go.env("KONDUIT_FULL", "1");
+        }
+        Form::Short => sh::say(
+            "!!! SHORT FORM: `kubectl cp` moves 1 GiB in one cell of each kind of lane, 32 MiB in the others; \
+             --full moves 1 GiB in every cell",
+        ),
     }
     kernel::watched(Sockmap::Chosen, || {
         gotest::run("test the Kubernetes path", &mut go)?;
