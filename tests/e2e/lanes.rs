@@ -61,6 +61,40 @@ async fn clear_lanes_need_both_ends() {
     }
 }
 
+/// As nearly everybody runs both: with no flag of lanes or engines at either end, and so with a short wait for a lane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_default_flows_one_after_another_ride_on_lanes() {
+    let cell = Cell::start(|_, _| {}).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    for _ in 0..11 {
+        echo_once(&cell.server, &target.name()).await.unwrap();
+        until("the flow to end", || cell.server.flows().is_empty()).await.unwrap();
+        let ready = || cell.server.lanes.as_ref().unwrap().stats().idle > 0;
+        until("a lane for the next one", ready).await.unwrap();
+    }
+    let totals = cell.server.flows().totals();
+    let [encrypt, mux] = [Path::LaneEncrypt, Path::Mux]
+        .map(|path| Outcome::ALL.map(|how| totals.ended(path, how)).iter().sum::<u64>());
+    assert_eq!(encrypt + mux, 11);
+    // A busy machine may be late with some.
+    assert!(encrypt > 5, "of 11 flows {mux} were carried as packets");
+}
+
+/// The first dial finds no lane, and waits for one. A busy machine may be late with some, not with each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_default_a_dial_waits_until_its_lane_is_open() {
+    let target = Target::echo().await.unwrap();
+    for _ in 0..10 {
+        let cell = Cell::start(|_, _| {}).await.unwrap();
+        echo_once(&cell.server, &target.name()).await.unwrap();
+        until("the flow to end", || cell.server.flows().is_empty()).await.unwrap();
+        if cell.server.lanes.as_ref().unwrap().stats().on_new > 0 {
+            return;
+        }
+    }
+    panic!("ten first dials, and not one was carried by a lane");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_clients_that_come_and_go_find_a_lane_each_time() {
     for path in [Path::LaneRaw, Path::LaneEncrypt] {
