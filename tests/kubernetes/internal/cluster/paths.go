@@ -59,6 +59,16 @@ func (p Paths) Are(path string, n int64) bool {
 	return sum == n
 }
 
+// OnLanes is how many of them were carried by lanes, of whatever kind.
+func (p Paths) OnLanes() (sum int64) {
+	for path, flows := range p {
+		if strings.HasPrefix(path, "lane-") {
+			sum += flows
+		}
+	}
+	return sum
+}
+
 // Carried is how many bytes one direction ("to_target" or "to_client") moved,
 // by engine.
 func (m Metrics) Carried(direction string) map[string]int64 {
