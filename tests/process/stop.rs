@@ -6,10 +6,13 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use proxy_tests::calls::Client;
 use proxy_tests::child::Child;
 use proxy_tests::memory::open_fds;
 use proxy_tests::ports;
 use proxy_tests::scrape::http_get;
+use proxy_user::wire::ids::DialId;
+use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 use rustix::process::Signal;
 
 use crate::ground::{Place, SOON, echo, open, ping};
@@ -34,6 +37,33 @@ fn flows_go_on_until_the_graceful_timeout() {
     assert!(began.elapsed() >= Duration::from_millis(9900), "left after {:?}", began.elapsed());
     // An end or an abort.
     let _ = flow.read_to_end(&mut Vec::new());
+}
+
+/// Whether the cut comes at once or at the deadline, each call hears CLOSE_RSP and then its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_clients_are_told_of_the_end() {
+    for timeout in ["0s", "1s"] {
+        let place = Place::new().unwrap();
+        let timeout = format!("--graceful-shutdown-timeout={timeout}");
+        let mut server = place.start_server("server", &["--mode=grpc", &timeout]).unwrap();
+        let _agent = place.start_agent().unwrap();
+        let client = Client::new(tokio::net::UnixStream::connect(place.socket()).await.unwrap()).await;
+        let mut call = client.call("/ProxyService/Proxy", &[]).await;
+        let (dial, address) = (DialId(7), echo().unwrap());
+        call.say(Packet::DialRequest(DialRequest { dial, protocol: "tcp".into(), address, lane_dial: 0 }));
+        let answer = call.hear().await;
+        let Some(Packet::DialResponse(DialResponse { outcome: Ok(Answer::Here(conn)), .. })) = answer else {
+            panic!("{answer:?}")
+        };
+        let data = Packet::Data { conn, data: "there and back".into() };
+        call.say(data.clone());
+        assert_eq!(call.hear().await, Some(data));
+        server.signal(Signal::TERM).unwrap();
+        let closed = Packet::CloseResponse { conn, error: String::new() };
+        assert_eq!(call.hear().await, Some(closed), "{timeout}");
+        assert_eq!(call.status().await.0, "0", "{timeout}");
+        assert_eq!(server.wait(SOON).unwrap().code(), Some(0));
+    }
 }
 
 #[test]

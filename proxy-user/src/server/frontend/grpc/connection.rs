@@ -19,6 +19,8 @@ const HANDSHAKE: Duration = Duration::from_secs(120);
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// How often a client is asked for a sign of life while the server drains: only the GOAWAY's answer ends a connection.
 const DRAINING_KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long a connection whose calls are cut off goes on, so that their clients hear of it: some round trips.
+const LAST_PACKETS: Duration = Duration::from_millis(250);
 /// What a client may send on one stream before the target took it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Never the brake: a stalled stream would starve its neighbours.
@@ -53,8 +55,8 @@ pub(super) enum ConnectionError {
     Http(#[from] h2::Error),
 }
 
-/// Serves a connection until its client leaves. Its calls run in tasks of their own, which outlive it for as long
-/// as their flows take to notice.
+/// Serves a connection until its client leaves, or work is cut off and its calls have said so. They run in tasks of
+/// their own, which outlive it for as long as their flows take to notice.
 pub(super) async fn serve<B: Backend>(
     socket: impl AsyncRead + AsyncWrite + Unpin,
     keepalive: Duration,
@@ -85,9 +87,16 @@ pub(super) async fn serve<B: Backend>(
                 draining = true;
                 connection.graceful_shutdown();
             }
-            () = cut.cut() => return Ok(()),
+            () = cut.cut() => break,
         }
     }
+    if !draining {
+        connection.graceful_shutdown();
+    }
+    // Whoever calls now is turned away.
+    let gone = async { while let Some(Ok(_)) = connection.accept().await {} };
+    let _ = tokio::time::timeout(LAST_PACKETS, gone).await;
+    Ok(())
 }
 
 /// Resolves when a ping found nobody.

@@ -45,6 +45,8 @@ pub(super) async fn serve<B: Backend>(
     mut drain: DrainWatch,
 ) {
     tokio::select! {
+        // A call without a flow ends with its status.
+        biased;
         () = answer(request, respond, &*backend, drain.clone()) => {}
         () = drain.cut() => {}
     }

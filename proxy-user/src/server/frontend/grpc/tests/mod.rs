@@ -1,6 +1,7 @@
 //! The frontend against an h2 client that speaks packets, with real sockets behind it.
 
 mod crowd;
+mod cut;
 mod dials;
 mod draining;
 mod flows;
