@@ -1,9 +1,10 @@
 //! Dials to targets, with failures in the words of upstream's agent.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::flow::{DialError, DialReason, FlowTable};
 use crate::net::dial::{Refused, connect};
@@ -38,10 +39,7 @@ impl Targets {
             let text = format!("dial {protocol} {address}: socket: too many open files");
             return Err(DialError::new(DialReason::Exhausted, text));
         }
-        let dialled = tokio::time::timeout(LIMIT, self.attempt(protocol, address)).await;
-        let timeout =
-            || DialError::new(DialReason::Timeout, format!("dial {protocol} {address}: i/o timeout"));
-        let dialled = dialled.unwrap_or_else(|_| Err(timeout()));
+        let dialled = self.attempt(protocol, address, Instant::now() + LIMIT).await;
         match &dialled {
             Ok(_) => self.metrics.dial_succeeded(began.elapsed()),
             Err(error) => {
@@ -52,7 +50,12 @@ impl Targets {
         dialled
     }
 
-    async fn attempt(&self, protocol: &str, address: &str) -> Result<TcpStream, DialError> {
+    async fn attempt(
+        &self,
+        protocol: &str,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<TcpStream, DialError> {
         let wanted = match protocol {
             "tcp" => None,
             "tcp4" => Some(false),
@@ -64,10 +67,12 @@ impl Targets {
         };
         let bad = |text: String| DialError::new(DialReason::BadAddress, format!("dial {protocol}: {text}"));
         let (host, port) = split(address).map_err(bad)?;
-        let mut addresses =
-            self.names.addresses(host, port).await.map_err(|error| unresolved(protocol, &error))?;
+        let mut addresses = timeout_at(deadline, self.names.addresses(host, port))
+            .await
+            .unwrap_or_else(|_| Err(ResolveError::Timeout(host.to_owned())))
+            .map_err(|error| unresolved(protocol, &error))?;
         addresses.retain(|address| wanted.is_none_or(|six| address.is_ipv6() == six));
-        match connect(addresses).await {
+        match connect(addresses, deadline).await {
             Ok(Some(stream)) => Ok(stream),
             Ok(None) => Err(bad(format!("address {host}: no suitable address found"))),
             Err(refused) => Err(failed(protocol, &refused)),
@@ -134,6 +139,10 @@ fn failed(protocol: &str, refused: &Refused) -> DialError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
     use crate::wire::connect;
 
@@ -147,6 +156,31 @@ mod tests {
         assert_eq!(split("[fd00::1]"), Err("address [fd00::1]: missing port in address".into()));
         assert_eq!(split("a:http"), Err("lookup tcp/http: unknown port".into()));
         assert_eq!(split("a:70000"), Err("address 70000: invalid port".into()));
+    }
+
+    /// The lookup has its share of the one deadline, and failures tell what was being done.
+    #[tokio::test]
+    async fn whatever_is_silent_is_told_of() {
+        let dns = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let table = FlowTable::new();
+        let metrics = AgentMetrics::new(&table).unwrap();
+        let names = Names::asking(dns.local_addr().unwrap());
+        let targets = Targets { names, metrics, table, most_flows: 10 };
+        let soon = || Instant::now() + Duration::from_millis(300);
+        let error = targets.attempt("tcp", "svc.ns.svc:443", soon()).await.unwrap_err();
+        assert_eq!(error.text, "dial tcp: lookup svc.ns.svc: i/o timeout");
+        assert_eq!(error.reason, DialReason::Timeout);
+
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let silent = full.local_addr().unwrap().as_socket().unwrap();
+        let _first = std::net::TcpStream::connect(silent).unwrap();
+        let name = format!("localhost:{}", silent.port());
+        let targets = Targets { names: Names::from_system(), ..targets };
+        let error = targets.attempt("tcp4", &name, soon()).await.unwrap_err();
+        assert_eq!(error.text, format!("dial tcp4 {silent}: i/o timeout"));
+        assert_eq!(error.reason, DialReason::Timeout);
     }
 
     fn refused(source: impl Into<io::Error>) -> DialError {

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::sockopt;
 
@@ -25,15 +26,25 @@ pub struct Refused {
 /// Connects to the first address that answers, with [`sockopt::tune`] applied. `None`: there was no address.
 ///
 /// # Errors
-/// The first address's error, once all have failed.
-pub async fn connect(addresses: Vec<SocketAddr>) -> Result<Option<TcpStream>, Refused> {
-    if let [address] = addresses[..] {
-        // The common case, without a task for it.
-        return one(address).await.map(Some).map_err(|source| Refused { address, source });
+/// The first address's error, once all have failed or at the `deadline`; an address that is silent until then has
+/// [`io::ErrorKind::TimedOut`].
+pub async fn connect(addresses: Vec<SocketAddr>, deadline: Instant) -> Result<Option<TcpStream>, Refused> {
+    let order = interleave(addresses);
+    let Some(&address) = order.front() else { return Ok(None) };
+    let mut refused = Refused { address, source: io::ErrorKind::TimedOut.into() };
+    match tokio::time::timeout_at(deadline, race(order, &mut refused)).await {
+        Ok(Some(stream)) => Ok(Some(stream)),
+        Ok(None) | Err(_) => Err(refused),
     }
-    let mut waiting = interleave(addresses);
+}
+
+/// `None`: all have failed. What becomes of the address of `first` goes there.
+async fn race(mut waiting: VecDeque<SocketAddr>, first: &mut Refused) -> Option<TcpStream> {
+    if waiting.len() == 1 {
+        // The common case, without a task for it.
+        return one(first.address).await.map_err(|error| first.source = error).ok();
+    }
     let mut trying = JoinSet::new();
-    let mut first: Option<Refused> = None;
     loop {
         if let Some(address) = waiting.pop_front() {
             trying.spawn(async move { one(address).await.map_err(|source| Refused { address, source }) });
@@ -47,12 +58,10 @@ pub async fn connect(addresses: Vec<SocketAddr>) -> Result<Option<TcpStream>, Re
             }
         };
         match tried {
-            Some(Ok(Ok(stream))) => return Ok(Some(stream)),
-            Some(Ok(Err(refused))) => {
-                first.get_or_insert(refused);
-            }
-            Some(Err(_)) => {}
-            None => return first.map_or(Ok(None), Err),
+            Some(Ok(Ok(stream))) => return Some(stream),
+            Some(Ok(Err(refused))) if refused.address == first.address => *first = refused,
+            Some(Ok(Err(_)) | Err(_)) => {}
+            None => return None,
         }
     }
 }
@@ -115,27 +124,52 @@ mod tests {
         assert_eq!(order, ["10.0.0.1:1", "[fd00::1]:1", "10.0.0.2:1", "10.0.0.3:1"]);
     }
 
+    fn in_a_while() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    /// With its backlog full a listener drops every SYN.
+    fn silent() -> (Socket, SocketAddr, std::net::TcpStream) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let first = std::net::TcpStream::connect(address).unwrap();
+        (listener, address, first)
+    }
+
     #[tokio::test]
     async fn the_first_address_that_answers_wins_and_the_first_error_is_told() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listener.local_addr().unwrap();
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let stream = connect(vec![gone, there]).await.unwrap().unwrap();
+        let stream = connect(vec![gone, there], in_a_while()).await.unwrap().unwrap();
         assert_eq!(stream.peer_addr().unwrap(), there);
-        let refused = connect(vec![gone]).await.unwrap_err();
+        let refused = connect(vec![gone], in_a_while()).await.unwrap_err();
         assert_eq!((refused.address, refused.source.kind()), (gone, io::ErrorKind::ConnectionRefused));
-        assert!(connect(vec![]).await.unwrap().is_none());
+        assert!(connect(vec![], in_a_while()).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn at_the_deadline_the_first_address_is_told_of() {
+        let (_listener, silent, _first) = silent();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for (addresses, kind) in [
+            (vec![silent], io::ErrorKind::TimedOut),
+            (vec![gone, silent], io::ErrorKind::ConnectionRefused),
+            (vec![silent, gone], io::ErrorKind::TimedOut),
+        ] {
+            let first = addresses[0];
+            let refused = connect(addresses, Instant::now() + Duration::from_millis(500)).await.unwrap_err();
+            assert_eq!((refused.address, refused.source.kind()), (first, kind));
+        }
     }
 
     #[tokio::test]
     async fn a_connection_that_takes_its_time_is_waited_for() {
-        // With its backlog full the listener drops the SYN; the next one comes a second later.
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        listener.listen(0).unwrap();
-        let address = listener.local_addr().unwrap().as_socket().unwrap();
-        let _first = std::net::TcpStream::connect(address).unwrap();
-        let mut second = tokio::spawn(connect(vec![address]));
+        let (listener, address, _first) = silent();
+        // Once there is room the next SYN is answered, which comes a second later.
+        let mut second = tokio::spawn(connect(vec![address], in_a_while()));
         assert!(tokio::time::timeout(Duration::from_millis(100), &mut second).await.is_err());
         listener.accept().unwrap();
         let second = tokio::time::timeout(Duration::from_secs(20), second).await.unwrap();

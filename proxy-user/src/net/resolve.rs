@@ -44,6 +44,21 @@ impl Names {
         Names(Arc::new(resolver))
     }
 
+    /// Asks this server and no other.
+    #[cfg(test)]
+    pub(crate) fn asking(server: SocketAddr) -> Names {
+        use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+        let build = move || {
+            let mut udp = ConnectionConfig::udp();
+            udp.port = server.port();
+            let servers = vec![NameServerConfig::new(server.ip(), true, vec![udp])];
+            let config = ResolverConfig::from_name_servers(servers);
+            Ok::<_, Infallible>(TokioResolver::builder_with_config(config, Default::default()).build().ok())
+        };
+        let Ok(resolver) = Reloading::start("names", Vec::new(), POLL, build, || ());
+        Names(Arc::new(resolver))
+    }
+
     /// The addresses of `host`, which may be one itself, in the resolver's order; those without a route last.
     ///
     /// # Errors
@@ -123,6 +138,15 @@ mod tests {
     async fn names_of_the_hosts_file_and_addresses_resolve() {
         let names = Names::from_system();
         assert_eq!(names.addresses("::1", 7).await.unwrap(), ["[::1]:7".parse().unwrap()]);
+        let lo = link("lo").unwrap();
+        let number = lo.to_string();
+        for zone in ["lo", &number] {
+            let zoned = names.addresses(&format!("fe80::1%{zone}"), 7).await.unwrap();
+            let wanted = SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, lo);
+            assert_eq!(zoned, [SocketAddr::from(wanted)]);
+        }
+        let nowhere = names.addresses("fe80::1%no-such-link", 7).await;
+        assert_eq!(nowhere, Err(ResolveError::NoSuchHost("fe80::1%no-such-link".into())));
         let local = names.addresses("localhost", 7).await.unwrap();
         assert!(local.iter().all(|address| address.ip().is_loopback() && address.port() == 7), "{local:?}");
     }
