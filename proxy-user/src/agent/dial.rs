@@ -95,14 +95,35 @@ fn split(address: &str) -> Result<(&str, u16), String> {
         None => &address[..colon],
     };
     let port = &address[colon + 1..];
-    match port.parse::<u16>() {
-        Ok(port) => Ok((if host.is_empty() { "127.0.0.1" } else { host }, port)),
-        Err(_) if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
+    let named =
+        || SERVICES.iter().find(|(name, _)| name.eq_ignore_ascii_case(port)).map(|(_, number)| *number);
+    match port.parse::<u16>().ok().or_else(named) {
+        Some(port) => Ok((if host.is_empty() { "127.0.0.1" } else { host }, port)),
+        None if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
             Err(format!("address {port}: invalid port"))
         }
-        Err(_) => Err(format!("lookup tcp/{port}: unknown port")),
+        None => Err(format!("lookup tcp/{port}: unknown port")),
     }
 }
+
+/// The names for ports that Go knows without /etc/services.
+const SERVICES: [(&str, u16); 15] = [
+    ("domain", 53),
+    ("ftp", 21),
+    ("ftps", 990),
+    ("gopher", 70),
+    ("http", 80),
+    ("https", 443),
+    ("imap2", 143),
+    ("imap3", 220),
+    ("imaps", 993),
+    ("pop3", 110),
+    ("pop3s", 995),
+    ("smtp", 25),
+    ("submissions", 465),
+    ("ssh", 22),
+    ("telnet", 23),
+];
 
 fn unresolved(protocol: &str, error: &ResolveError) -> DialError {
     let reason = match error {
@@ -154,7 +175,10 @@ mod tests {
         assert_eq!(split("a"), Err("address a: missing port in address".into()));
         assert_eq!(split("fd00::1:80"), Err("address fd00::1:80: too many colons in address".into()));
         assert_eq!(split("[fd00::1]"), Err("address [fd00::1]: missing port in address".into()));
-        assert_eq!(split("a:http"), Err("lookup tcp/http: unknown port".into()));
+        assert_eq!(split("a:http"), Ok(("a", 80)));
+        assert_eq!(split("[fe80::1%lo]:HTTPS"), Ok(("fe80::1%lo", 443)));
+        assert_eq!(split("a:nonsense"), Err("lookup tcp/nonsense: unknown port".into()));
+        assert_eq!(split("a:"), Err("lookup tcp/: unknown port".into()));
         assert_eq!(split("a:70000"), Err("address 70000: invalid port".into()));
     }
 

@@ -1,7 +1,7 @@
 //! Names to addresses, asked anew each time; failures in Go's words.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
+use rustix::net::netdevice::name_to_index;
 
 use super::reload::{POLL, Reloading};
 
@@ -68,6 +69,12 @@ impl Names {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let named = || host.to_owned();
+        if let Some((ip, zone)) = host.split_once('%')
+            && let Ok(ip) = ip.parse::<Ipv6Addr>()
+        {
+            let link = link(zone).ok_or_else(|| ResolveError::NoSuchHost(named()))?;
+            return Ok(vec![SocketAddrV6::new(ip, port, 0, link).into()]);
+        }
         let resolver = self.0.current();
         let Some(resolver) = &*resolver else { return Err(ResolveError::Misbehaving(named())) };
         let found = resolver.lookup_ip(host).await.map_err(|error| match error {
@@ -84,6 +91,14 @@ impl Names {
         }
         if addresses.is_empty() { Err(ResolveError::NoSuchHost(named())) } else { Ok(addresses) }
     }
+}
+
+/// The interface that a zone of RFC 4007 means: by its name, else by its number.
+fn link(zone: &str) -> Option<u32> {
+    let any =
+        UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
+    let named = any.ok().and_then(|socket| name_to_index(&socket, zone).ok());
+    named.or_else(|| zone.parse().ok())
 }
 
 fn build() -> Resolver {
