@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use proxy_tests::calls::Client;
 use proxy_tests::dark::Dark;
 use proxy_tests::runner::{Cell, Ground, RunningAgent, RunningServer, SOON, connect, until};
 use proxy_tests::scrape::Page;
@@ -11,9 +12,13 @@ use proxy_tests::targets::Target;
 use proxy_user::flow::Path;
 use proxy_user::ops::flags::LanesMode;
 use proxy_user::ops::metrics::encode;
+use proxy_user::server::options::Mode;
+use proxy_user::wire::ids::DialId;
+use proxy_user::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
-use crate::paths::cell;
+use crate::paths::{cell, cell_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flows_on_packets_end_with_their_agent() {
@@ -30,6 +35,29 @@ async fn flows_on_packets_end_with_their_agent() {
     until("the flow to end", || server.flows().is_empty()).await.unwrap();
     let (_, head) = server.connect(&target.name()).await.unwrap();
     assert!(head.starts_with("HTTP/1.1 500"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_clients_are_told_that_their_agent_is_lost() {
+    let cell = cell_with(Path::Mux, |options| options.mode = Mode::Grpc).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    let client = Client::new(UnixStream::connect(cell.server.socket()).await.unwrap()).await;
+    let mut calls = Vec::new();
+    for number in 1..=5 {
+        let mut call = client.call("/ProxyService/Proxy", &[]).await;
+        let (dial, address) = (DialId(number), target.name());
+        call.say(Packet::DialRequest(DialRequest { dial, protocol: "tcp".into(), address, lane_dial: 0 }));
+        let answer = call.hear().await;
+        let Some(Packet::DialResponse(DialResponse { outcome: Ok(Answer::Here(conn)), .. })) = answer else {
+            panic!("{answer:?}")
+        };
+        calls.push((call, conn));
+    }
+    cell.agent.end().await.unwrap();
+    for (mut call, conn) in calls {
+        assert_eq!(call.hear().await, Some(Packet::CloseResponse { conn, error: String::new() }));
+        assert_eq!(call.status().await.0, "0");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

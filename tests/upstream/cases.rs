@@ -197,7 +197,10 @@ async fn agent_killed(pairing: Pairing) -> anyhow::Result<()> {
     // An agent gives a dial five seconds: on a machine so busy it may have answered them all before it was killed.
     let answered_before = began.elapsed() > Duration::from_secs(4);
     for flow in flows {
-        flow.ended().await?;
+        match pairing.server {
+            Side::Ours => flow.told_of_its_end().await?,
+            Side::Upstream => flow.ended().await?,
+        }
     }
     // Upstream's server leaves dials by gRPC without an answer.
     if (pairing.server, pairing.frontend) != (Side::Upstream, Frontend::Grpc) {

@@ -171,7 +171,18 @@ impl Flow {
         }
     }
 
-    /// Until the other side has ended it, which a gRPC client is told without an error.
+    /// As [`Flow::ended`], where whoever ends it lives to say so.
+    pub(crate) async fn told_of_its_end(mut self) -> anyhow::Result<()> {
+        if let Flow::Grpc(call, conn) = &mut self {
+            let told = call.hear().await;
+            ensure!(told == Some(Packet::CloseResponse { conn: *conn, error: String::new() }), "{told:?}");
+            ensure!(call.status().await.0 == "0", "the call did not end in order");
+            return Ok(());
+        }
+        self.ended().await
+    }
+
+    /// Until the other side has ended it, which a gRPC client is told without an error unless its server was killed.
     pub(crate) async fn ended(self) -> anyhow::Result<()> {
         match self {
             Flow::Connect(mut stream) => {
