@@ -203,3 +203,21 @@ fn failure(error: &DialError, via: Via) -> Option<DialFailure> {
         _ => Some(DialFailure::ErrorResponse),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_could_not_be_sent_counts_against_the_agent() {
+        for via in [Via::Grpc, Via::Connect] {
+            for (reason, counted) in [
+                (DialReason::SendFailed, DialFailure::BackendClose),
+                (DialReason::SendTimeout, DialFailure::BackendDialTimeout),
+            ] {
+                assert!(failure(&DialError::new(reason, ""), via) == Some(counted), "{reason:?}");
+                assert!(agent_failed(reason), "{reason:?}");
+            }
+        }
+    }
+}

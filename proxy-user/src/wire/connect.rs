@@ -154,5 +154,17 @@ mod tests {
             reply(DialReason::AgentLost, "context canceled"),
             "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nBackend context error: context canceled\r\n"
         );
+        for (reason, status, what) in [
+            (DialReason::SendFailed, "502 Bad Gateway", "Failed to tunnel dial request"),
+            (DialReason::SendTimeout, "504 Gateway Timeout", "Failed to tunnel dial request"),
+            (DialReason::AgentTimeout, "504 Gateway Timeout", "Backend dial timeout"),
+        ] {
+            assert_eq!(
+                reply(reason, "why"),
+                format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{what}: why\r\n"
+                )
+            );
+        }
     }
 }

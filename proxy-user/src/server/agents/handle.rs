@@ -296,3 +296,7 @@ impl Drop for Busy {
         self.0.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;
