@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use proxy_tests::runner::until;
-use tokio::io::AsyncWriteExt;
+use proxy_tests::runner::{SOON, until};
+use proxy_tests::targets::Target;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::cell::{Cell, Plan};
@@ -17,11 +18,13 @@ async fn what_is_no_connect_is_told_so() {
     let cell = Cell::start(Plan::default()).await.unwrap();
     let mut witness = Witness::new(&cell).await;
     let endless = format!("CONNECT a:1 HTTP/1.1\r\n{}", "X: y\r\n".repeat(20_000));
+    let huge = format!("CONNECT a:1 HTTP/1.1\r\nX: {}", "y".repeat(2 << 20));
     for (before, (request, status)) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 Method Not Allowed\r\n"),
         ("\u{0}\u{1}\u{2}\r\n\r\n", "HTTP/1.1 400 Bad Request\r\n"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 "),
         (endless.as_str(), "HTTP/1.1 431 Request Header Fields Too Large\r\n"),
+        (huge.as_str(), "HTTP/1.1 431 Request Header Fields Too Large\r\n"),
     ]
     .into_iter()
     .enumerate()
@@ -38,6 +41,22 @@ async fn what_is_no_connect_is_told_so() {
         witness.still_works().await;
     }
     dials(&cell).await;
+}
+
+/// As long as Go takes it, in pieces that end anywhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_head_is_no_mistake() {
+    let cell = Cell::start(Plan::default()).await.unwrap();
+    let target = Target::echo().await.unwrap();
+    let headers = format!("X-Long: {}\r\n", "y".repeat(900)).repeat(1000);
+    let head = format!("CONNECT {} HTTP/1.1\r\n{headers}\r\nafter", target.name());
+    let mut stream = UnixStream::connect(cell.socket()).await.unwrap();
+    for piece in head.as_bytes().chunks(7001) {
+        stream.write_all(piece).await.unwrap();
+    }
+    let mut answer = [0; 44];
+    tokio::time::timeout(SOON, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 200 Connection Established\r\n\r\nafter");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

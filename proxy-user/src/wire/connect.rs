@@ -1,11 +1,14 @@
 //! The head of an HTTP CONNECT request and every reply upstream gives to one, byte for byte.
 
 use std::fmt::Write;
+use std::mem::MaybeUninit;
 
 use crate::flow::{DialError, DialReason};
 
-/// The most bytes a request head may have.
-pub const MAX_HEAD: usize = 64 << 10;
+/// The most bytes a request head may have, as Go has it.
+pub const MAX_HEAD: usize = 1 << 20;
+/// Go has no such bound; whoever comes near it does not mean a CONNECT.
+const MAX_HEADERS: usize = 1024;
 
 /// The reply to a dial that succeeded. No header follows it: Go clients read on right behind it.
 pub const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
@@ -21,16 +24,21 @@ pub enum Head {
     Other,
     /// No HTTP/1 request.
     Malformed,
-    /// More than [`MAX_HEAD`] bytes and no end.
+    /// No end within [`MAX_HEAD`] bytes, or too many headers.
     TooLong,
 }
 
 impl Head {
     /// The target is the request-target, not the Host header: clients put anything there.
     pub fn parse(bytes: &[u8]) -> Head {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(bytes) {
+        // The library would pass over empty lines, without an end; Go does not.
+        if let Some(b'\r' | b'\n') = bytes.first() {
+            return Head::Malformed;
+        }
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, &mut headers) {
+            Ok(httparse::Status::Complete(end)) if end > MAX_HEAD => Head::TooLong,
             Ok(httparse::Status::Complete(end)) => match (request.method, request.path) {
                 (Some("CONNECT"), Some(target)) => Head::Connect { target: target.to_owned(), end },
                 _ => Head::Other,
@@ -124,7 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn a_head_may_be_as_long_as_gos() {
+        let head = |headers: usize, value: usize| {
+            let header = [b"X: ".as_slice(), &vec![b'a'; value], b"\r\n"].concat();
+            [b"CONNECT a:80 HTTP/1.1\r\n", header.repeat(headers).as_slice(), b"\r\n"].concat()
+        };
+        for long in [head(1000, 900), head(1, MAX_HEAD - 100)] {
+            assert_eq!(Head::parse(&long), Head::Connect { target: "a:80".into(), end: long.len() });
+        }
+        assert_eq!(Head::parse(&head(1, MAX_HEAD)), Head::TooLong);
+        assert_eq!(Head::parse(&head(1, MAX_HEAD)[..MAX_HEAD]), Head::TooLong);
+        assert_eq!(Head::parse(&head(1, MAX_HEAD)[..MAX_HEAD - 1]), Head::Partial);
+        assert_eq!(Head::parse(&head(1025, 1)), Head::TooLong);
+    }
+
+    #[test]
     fn what_is_no_connect_is_told_so() {
+        assert_eq!(Head::parse(b"\r\nCONNECT a:80 HTTP/1.1\r\n\r\n"), Head::Malformed);
         assert_eq!(Head::parse(b"GET / HTTP/1.1\r\n\r\n"), Head::Other);
         assert_eq!(Head::parse(b"\x16\x03\x01\x02\x00\x01"), Head::Malformed);
         assert_eq!(Head::parse(&[b"GET /", &[b'a'; MAX_HEAD][..]].concat()), Head::TooLong);

@@ -22,6 +22,8 @@ use crate::wire::connect::{ESTABLISHED, Head, MAX_HEAD, dial_failed, refused};
 
 /// A head that is not complete by then is given up, as upstream has it.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A head's first bytes are looked at as they come: what is no HTTP at all need not end a line.
+const EAGER: usize = 1024;
 /// What a client may send before its dial was answered.
 const MAX_EARLY: usize = 64 << 10;
 /// How long a client may take to read why it was refused.
@@ -145,11 +147,16 @@ async fn answer(mut client: impl Client, heard: Heard, dialer: Arc<Dialer>, plac
 }
 
 async fn read_head(client: &mut impl Client, buffer: &mut BytesMut) -> io::Result<Head> {
+    let mut seen = 0;
     loop {
-        match Head::parse(buffer) {
-            Head::Partial => {}
-            head => return Ok(head),
+        // Each look begins anew, so a long head that comes byte by byte is looked at once a line: there are not many.
+        if seen < EAGER || buffer.len() >= MAX_HEAD || buffer[seen..].contains(&b'\n') {
+            match Head::parse(buffer) {
+                Head::Partial => {}
+                head => return Ok(head),
+            }
         }
+        seen = buffer.len();
         buffer.reserve(1024);
         if client.take(MAX_HEAD as u64).read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
