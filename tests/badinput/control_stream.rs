@@ -40,8 +40,13 @@ async fn an_agent_that_does_not_say_who_it_is_is_refused() {
         assert_eq!(status, "2", "{metadata:?}");
         assert!(!message.is_empty(), "{metadata:?}");
     }
-    let (status, message) = client.call(PROXY, &[]).await.status().await;
-    assert_eq!(status, "12", "{message}");
+    for (path, words) in [
+        (PROXY, "unknown service ProxyService"),
+        ("/AgentService/Other", "unknown method Other for service AgentService"),
+    ] {
+        let (status, message) = client.call(path, &[]).await.status().await;
+        assert_eq!((status.as_str(), message.replace("%20", " ").as_str()), ("12", words));
+    }
     assert_eq!(cell.server_count("ready_backends", &[]), 1.0);
     witness.still_works().await;
 }

@@ -8,6 +8,7 @@ mod huffman;
 pub mod identifiers;
 pub mod ids;
 pub mod metadata;
+pub mod method;
 pub mod packet;
 pub mod range;
 

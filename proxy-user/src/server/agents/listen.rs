@@ -20,6 +20,7 @@ use tonic::transport::server::Connected;
 
 use super::preface;
 use super::service::Service;
+use super::unknown::TellUnknown;
 use crate::lane::record::RecordExact;
 use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
@@ -95,7 +96,7 @@ pub async fn serve(
         stopped.cancelled().await;
         streams.streams().iter().for_each(|stream| stream.link.dismiss());
     };
-    let service = AgentServiceServer::new(service).max_decoding_message_size(MAX_PACKET);
+    let service = TellUnknown(AgentServiceServer::new(service).max_decoding_message_size(MAX_PACKET));
     let incoming = ReceiverStream::new(incoming).map(Ok::<Control, io::Error>);
     let grpc = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(keepalive.min(IDLE)))

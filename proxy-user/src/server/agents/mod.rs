@@ -6,3 +6,4 @@ mod preface;
 pub mod registry;
 pub mod service;
 mod trouble;
+mod unknown;

@@ -19,6 +19,7 @@ use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{ServerMetrics, Service};
 use crate::splice::End;
 use crate::wire::ids::{ConnId, DialId};
+use crate::wire::method;
 use crate::wire::packet::{Answer, DialRequest, DialResponse, Packet};
 
 /// What a call needs of the server: dials, and somebody who takes the two ends of a flow.
@@ -88,14 +89,10 @@ fn route(request: &Request<RecvStream>) -> Result<(), Response<()>> {
         Some([] | [b'+' | b';', ..]) => {}
         _ => return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
     }
-    let path = request.uri().path();
-    let refusal = match path.trim_start_matches('/').rsplit_once('/') {
-        None => format!("malformed method name: {path:?}"),
-        Some((SERVICE, METHOD)) => return Ok(()),
-        Some((SERVICE, method)) => format!("unknown method {method} for service {SERVICE}"),
-        Some((service, _)) => format!("unknown service {service}"),
-    };
-    Err(trailers_only(status(Code::Unimplemented, &refusal)))
+    match method::unknown(request.uri().path(), SERVICE, METHOD) {
+        None => Ok(()),
+        Some(refusal) => Err(trailers_only(status(Code::Unimplemented, &refusal))),
+    }
 }
 
 fn plain(code: StatusCode) -> Response<()> {
