@@ -8,6 +8,7 @@ mod goaway;
 mod lease;
 pub mod operate;
 pub mod options;
+mod packets;
 mod phase;
 pub mod route;
 pub mod run;

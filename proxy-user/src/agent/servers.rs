@@ -9,11 +9,12 @@ use super::control::{self, OpenError, Opening};
 use super::flows::Flows;
 use super::lease::LeaseCounter;
 use super::options::{Options, ServerCountSource};
+use super::packets::ServerPackets;
 use super::phase::{Life, Phase};
 use super::route::Route;
 use crate::lane::AgentLanes;
-use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
-use crate::ops::metrics::{AgentMetrics, GaugeGuard, Segment};
+use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Pool, Role};
+use crate::ops::metrics::{GaugeGuard, Segment};
 use crate::wire::code;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::ids::ServerId;
@@ -150,7 +151,10 @@ impl Servers {
             role: Role::Acceptor,
             dialect: Dialect::of_version(opening.hello.mux),
             pool: self.pool.clone(),
-            observer: Arc::new(ServerPackets(self.flows.metrics.clone())),
+            observer: Arc::new(ServerPackets {
+                metrics: self.flows.metrics.clone(),
+                warns: self.options.warn_on_channel_limit,
+            }),
             pulse: opening.pulse.clone(),
         });
         {
@@ -223,36 +227,6 @@ impl Servers {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Connected>> {
         self.state.connected.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct ServerPackets(AgentMetrics);
-
-impl Observer for ServerPackets {
-    fn sent(&self, kind: &'static str) {
-        self.0.packet(Segment::FromAgent, kind);
-    }
-
-    fn received(&self, kind: &'static str) {
-        self.0.packet(Segment::ToAgent, kind);
-    }
-
-    fn unsent(&self, kind: &'static str) {
-        self.0.stream_error(Segment::FromAgent, code::name(tonic::Code::Unavailable), kind);
-    }
-
-    fn pauses(&self) -> Option<GaugeGuard> {
-        self.0.konduit.mux_paused();
-        None
-    }
-
-    fn queued(&self, bytes: u64) {
-        self.0.konduit.queued("mux", bytes);
-    }
-
-    fn gave_up(&self, conn: crate::wire::ids::ConnId) {
-        tracing::warn!(%conn, "Ended a flow that nobody read");
-        self.0.konduit.flow_ended_by_us("stalled");
     }
 }
 

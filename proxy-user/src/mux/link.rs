@@ -29,8 +29,8 @@ pub trait Observer: Send + Sync + 'static {
     fn received(&self, _kind: &'static str) {}
     /// It waited to be sent when the stream failed.
     fn unsent(&self, _kind: &'static str) {}
-    /// The stream is not read for a while because one flow's queue is full; what comes back is held meanwhile.
-    fn pauses(&self) -> Option<GaugeGuard> {
+    /// The stream is not read for a while because this flow's queue is full; what comes back is held meanwhile.
+    fn pauses(&self, _full: ConnId) -> Option<GaugeGuard> {
         None
     }
     /// So many bytes wait to be read on all links together.

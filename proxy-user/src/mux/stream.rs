@@ -221,7 +221,7 @@ impl Inner {
     /// A flow is at its bound: waits until it has drained a little, as long as the brake allows. At its last bound
     /// the stream waits on, but only for a reader that keeps a pace.
     async fn hold(&self, conn: ConnId, brake: &mut Brake) {
-        let _paused = self.config.observer.pauses();
+        let _paused = self.config.observer.pauses(conn);
         let began = Instant::now();
         if let Some(allowance) = brake.allowance(began) {
             let enough = self.queued(conn).saturating_sub(self.config.pool.limits.step());

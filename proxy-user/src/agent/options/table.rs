@@ -139,8 +139,8 @@ fn upstream() -> Vec<Flag<Options>> {
             FLOWS,
             "warn-on-channel-limit",
             warn_on_channel_limit,
-            "Accepted without effect: no queue of one flow holds up another."
-        )
-        .powerless(),
+            "Warn in the log, once in a while, when one flow's full queue makes the others of an upstream server wait. \
+             Between Konduit's own ends none ever does."
+        ),
     ]
 }

@@ -15,7 +15,7 @@ use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
 use crate::ops::metrics::{GaugeGuard, Segment, ServerMetrics, Service as Method};
 use crate::server::auth::Authenticator;
 use crate::wire::code;
-use crate::wire::ids::ServerId;
+use crate::wire::ids::{ConnId, ServerId};
 use crate::wire::metadata::{AgentHello, Secret, ServerHello};
 use crate::wire::packet::Packet;
 use crate::wire::pb;
@@ -130,7 +130,7 @@ impl Observer for AgentPackets {
         self.0.stream_error(Segment::ToAgent, code::name(Code::Cancelled), kind);
     }
 
-    fn pauses(&self) -> Option<GaugeGuard> {
+    fn pauses(&self, _: ConnId) -> Option<GaugeGuard> {
         self.0.konduit.mux_paused();
         Some(self.0.full_receive_channel(Method::Connect))
     }
@@ -139,7 +139,7 @@ impl Observer for AgentPackets {
         self.0.konduit.queued("mux", bytes);
     }
 
-    fn gave_up(&self, conn: crate::wire::ids::ConnId) {
+    fn gave_up(&self, conn: ConnId) {
         tracing::warn!(%conn, "Ended a flow that nobody read");
         self.0.konduit.flow_ended_by_us("stalled");
     }
