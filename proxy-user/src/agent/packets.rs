@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::mux::Observer;
-use crate::net::room::Seldom;
+use crate::net::seldom::Seldom;
 use crate::ops::metrics::{AgentMetrics, GaugeGuard, Segment};
 use crate::wire::code;
 use crate::wire::ids::ConnId;

@@ -56,7 +56,7 @@ impl Names {
             let config = ResolverConfig::from_name_servers(servers);
             Ok::<_, Infallible>(TokioResolver::builder_with_config(config, Default::default()).build().ok())
         };
-        let Ok(resolver) = Reloading::start("names", Vec::new(), POLL, build, || ());
+        let Ok(resolver) = Reloading::start("names", Vec::new(), POLL, build, |_| ());
         Names(Arc::new(resolver))
     }
 

@@ -1,8 +1,9 @@
 //! What clients hear when work is cut off.
 
-use crate::wire::packet::{DialResponse, Packet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::wire::packet::DialResponse;
 
 /// As of an agent that is lost: CLOSE_RSP, then the end of the call (upstream's hard stop of its agents' port).
 #[tokio::test]
