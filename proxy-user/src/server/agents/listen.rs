@@ -41,7 +41,7 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(20);
 /// Nobody is idle for longer: balancers forget what is, some after 10 s and without a word, and a dial would wait for
 /// an answer that cannot come. An agent answers as many pings as it is sent.
-const IDLE: Duration = Duration::from_secs(5);
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// Tokens and many identifiers exceed the usual 16 KiB.
 const MAX_HEADERS: u32 = 16 << 20;
 /// What a peer may send before we read it. The brake towards an upstream agent works through this window alone.

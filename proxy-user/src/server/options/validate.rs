@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::Options;
 use crate::kube::{names, selector};
 use crate::net::cipher::TlsPolicy;
+use crate::ops::flags::Value;
 use crate::ops::flags::checks::{exists, mistake, odd_host, pair};
+use crate::server::agents::listen::IDLE;
 use crate::server::lease;
 use crate::wire::metadata::is_carried;
 
@@ -209,5 +211,14 @@ fn warn(o: &mut Options) {
     if o.enable_lease_controller {
         let leases = leases(o);
         o.warnings.extend(leases);
+    }
+    // A default is no wish.
+    let asked = o.keepalive_time;
+    if asked != Options::default().keepalive_time && keepalive(asked) > IDLE {
+        o.warnings.push(format!(
+            "--keepalive-time={} is taken as {IDLE:?}, the most there is: balancers forget who is idle \
+             for longer.",
+            asked.show()
+        ));
     }
 }

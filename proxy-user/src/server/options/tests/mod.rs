@@ -236,3 +236,20 @@ fn pings_are_never_a_busy_loop() {
     assert_eq!(options.keepalive_time, Duration::from_secs(7200));
     assert_eq!(options.frontend_keepalive_time, Duration::from_secs(1));
 }
+
+/// Balancers come first. The default is upstream's and no wish.
+#[test]
+fn a_keepalive_time_that_agents_do_not_get_is_told_once() {
+    let line = Line::new();
+    let told = |args: &[&str]| {
+        let warnings = line.options(args).warnings.into_iter();
+        warnings.filter(|text| text.contains("keepalive-time")).collect::<Vec<_>>()
+    };
+    for (asked, shown) in [("30s", "30s"), ("5001ms", "5.001s"), ("0", "0s")] {
+        let [told] = told(&[&format!("--keepalive-time={asked}")]).try_into().unwrap();
+        assert!(told.starts_with(&format!("--keepalive-time={shown} is taken as 5s, ")), "{told}");
+    }
+    for heeded in ["--keepalive-time=5s", "--keepalive-time=1s", "--keepalive-time=1h"] {
+        assert_eq!(told(&[heeded, "--frontend-keepalive-time=30s"]), [""; 0], "{heeded}");
+    }
+}
