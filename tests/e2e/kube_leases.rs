@@ -11,21 +11,21 @@ use proxy_tests::{ports, scrape};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-const OURS: &str = "konnectivity-proxy-server-this";
+pub(crate) const OURS: &str = "konnectivity-proxy-server-this";
 
-fn labels() -> Value {
+pub(crate) fn labels() -> Value {
     json!({ "k8s-app": "konnectivity-server" })
 }
 
-fn publisher(field: &Field, flags: &[&str]) -> anyhow::Result<Child> {
+pub(crate) fn publisher(field: &Field, flags: &[&str]) -> anyhow::Result<Child> {
     field.server(&field.api.kubeconfig(Caller::Token)?, &[&["--enable-lease-controller"], flags].concat())
 }
 
-fn lease(field: &Field, name: &str) -> Option<Value> {
+pub(crate) fn lease(field: &Field, name: &str) -> Option<Value> {
     field.api.leases().into_iter().find(|lease| lease["metadata"]["name"] == json!(name))
 }
 
-fn counter(field: &Field, flags: &[&str]) -> anyhow::Result<(Child, SocketAddr)> {
+pub(crate) fn counter(field: &Field, flags: &[&str]) -> anyhow::Result<(Child, SocketAddr)> {
     let kubeconfig = format!("--kubeconfig={}", field.api.kubeconfig(Caller::Token)?.display());
     field.agent("agent", &[&["--count-server-leases", &kubeconfig], flags].concat())
 }
@@ -34,7 +34,7 @@ fn known(pages: SocketAddr) -> f64 {
     scrape::Page::get(pages).map_or(f64::NAN, |page| page.sum("agent_known_server_count", &[]))
 }
 
-fn counts(pages: SocketAddr, servers: f64) -> anyhow::Result<()> {
+pub(crate) fn counts(pages: SocketAddr, servers: f64) -> anyhow::Result<()> {
     Ok(ports::wait(SOON, &format!("{servers} servers to be known"), || known(pages) == servers)?)
 }
 

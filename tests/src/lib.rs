@@ -16,6 +16,7 @@ pub mod link;
 pub mod load;
 pub mod memory;
 pub mod netns;
+pub mod pings;
 pub mod ports;
 pub mod relay;
 pub mod runner;

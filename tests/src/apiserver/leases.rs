@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,7 +13,13 @@ use super::{failure, lock};
 pub(super) struct Leases {
     store: Mutex<Store>,
     changed: watch::Sender<u64>,
+    /// Happens once, right behind the next list that is taken.
+    behind_list: Mutex<Option<Behind>>,
+    /// The HTTP status of every watch; 0: they are well.
+    no_watch: AtomicU16,
 }
+
+type Behind = Box<dyn FnOnce(&Leases) + Send>;
 
 #[derive(Default)]
 struct Store {
@@ -24,7 +31,12 @@ struct Store {
 
 impl Default for Leases {
     fn default() -> Leases {
-        Leases { store: Mutex::default(), changed: watch::channel(0).0 }
+        Leases {
+            store: Mutex::default(),
+            changed: watch::channel(0).0,
+            behind_list: Mutex::default(),
+            no_watch: AtomicU16::new(0),
+        }
     }
 }
 
@@ -74,6 +86,20 @@ impl Leases {
         lock(&self.store).conflicts = count;
     }
 
+    pub(super) fn behind_list(&self, what: impl FnOnce(&Leases) + Send + 'static) {
+        *lock(&self.behind_list) = Some(Box::new(what));
+    }
+
+    pub(super) fn refuse_watches(&self, code: u16) {
+        self.no_watch.store(code, Ordering::Relaxed);
+    }
+
+    /// What a watch is refused with.
+    pub(super) fn no_watch(&self) -> Option<(u16, Value)> {
+        let code = self.no_watch.load(Ordering::Relaxed);
+        (code != 0).then(|| failure(code, "Unwell", "the stand-in was told to refuse watches"))
+    }
+
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -98,6 +124,11 @@ impl Leases {
             "kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1",
             "metadata": { "resourceVersion": store.version.to_string() }, "items": items,
         });
+        drop(store);
+        let behind = lock(&self.behind_list).take();
+        if let Some(behind) = behind {
+            behind(self);
+        }
         (200, list)
     }
 

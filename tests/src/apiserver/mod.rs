@@ -134,6 +134,21 @@ impl ApiServer {
         self.state.leases.remove(name);
     }
 
+    /// Renews this lease, of `kube-system`, once somebody has listed leases.
+    pub fn renew_behind_list(&self, name: &'static str, labels: Value) {
+        self.state.leases.behind_list(move |leases| leases.put("kube-system", name, &labels, Duration::ZERO));
+    }
+
+    /// Deletes it then.
+    pub fn drop_lease_behind_list(&self, name: &'static str) {
+        self.state.leases.behind_list(move |leases| leases.remove(name));
+    }
+
+    /// Whoever asks to watch leases gets this HTTP status.
+    pub fn refuse_lease_watches(&self, code: u16) {
+        self.state.leases.refuse_watches(code);
+    }
+
     /// Makes the next `count` updates fail: somebody else was faster.
     pub fn conflicts(&self, count: usize) {
         self.state.leases.conflict(count);

@@ -105,6 +105,9 @@ async fn answer(
         if query("watch").is_empty() {
             return reply(state.leases.list(namespace, &selector));
         }
+        if let Some(refused) = state.leases.no_watch() {
+            return reply(refused);
+        }
         let namespace = namespace.to_owned();
         let since = move |version| state.leases.since(&namespace, version, &selector);
         watch(state, from, limit, state.leases.changes(), since)
