@@ -17,6 +17,7 @@ mod targets;
 mod tickets;
 mod tls_frontends;
 mod towards_agents;
+mod unsent;
 
 use std::path::Path;
 

@@ -10,4 +10,5 @@ mod flow;
 mod go;
 mod pair;
 mod paused;
+mod paused_counts;
 mod words;

@@ -1,0 +1,52 @@
+//! A server that reads nothing and then ends the stream: the agent counts what it could not send.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use proxy_tests::runner::until;
+use proxy_tests::targets::Target;
+use tokio::io::AsyncWriteExt;
+
+use crate::puppet::{Puppet, dial};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_counts_the_packets_that_it_could_not_send() {
+    let written = Arc::new(AtomicU64::new(0));
+    let count = written.clone();
+    let target = Target::start(move |mut stream| {
+        let count = count.clone();
+        async move {
+            while stream.write_all(&[7; 16 << 10]).await.is_ok() {
+                count.fetch_add(16 << 10, Ordering::Relaxed);
+            }
+        }
+    })
+    .await
+    .unwrap();
+    for ours in [false, true] {
+        let puppet = Puppet::start(ours);
+        let sending = [("segment", "from_agent"), ("code", "Unavailable"), ("packet_type", "DATA")];
+        let to_server = [("direction", "to_server")];
+        let counted = || {
+            let errors = puppet.count("stream_errors_total", &sending);
+            (errors, puppet.count("server_connection_failure_count", &to_server))
+        };
+        let mut call = puppet.stream().await;
+        dial(&mut call, &target.name()).await;
+        assert_eq!(counted(), (0.0, 0.0));
+        // Until nothing moves any more: every window and buffer on the way is full.
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let now = written.load(Ordering::Relaxed);
+            if now == before && now > 0 {
+                break;
+            }
+            before = now;
+        }
+        call.send.send_reset(h2::Reason::INTERNAL_ERROR);
+        until("the packet to be counted", || counted() == (1.0, 1.0)).await.unwrap();
+        puppet.agent_has_nothing_left("at the end").await;
+    }
+}
