@@ -123,7 +123,7 @@ fn a_log_file_on_a_full_disk_is_told_on_stderr_once() {
 }
 
 /// What one server of these flags leaves: its log file, if any, and its stderr. It logs one error that ends nothing.
-fn leaves(flags: &[&str]) -> (Option<String>, String) {
+pub(crate) fn leaves(flags: &[&str]) -> (Option<String>, String) {
     let place = Place::new().unwrap();
     let [taken] = ports::free().unwrap();
     let _taken = TcpListener::bind(("127.0.0.1", taken)).unwrap();
