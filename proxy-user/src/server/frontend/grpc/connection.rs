@@ -106,10 +106,13 @@ async fn watch(
     mut drain: DrainWatch,
 ) -> ConnectionError {
     let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
+    let mut draining = false;
     loop {
         tokio::select! {
             () = tokio::time::sleep(keepalive) => {}
-            () = drain.draining(), if !drain.is_draining() => keepalive = keepalive.min(DRAINING_KEEPALIVE),
+            () = drain.draining(), if !draining => {
+                (draining, keepalive) = (true, keepalive.min(DRAINING_KEEPALIVE));
+            }
         }
         match tokio::time::timeout(SILENCE, ping_pong.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{SOON, dial, echo, server};
+use tokio::io::AsyncWriteExt;
+
+use super::connection::{self, ConnectionError, SILENCE};
+use super::{SOON, dial, echo, local, server};
+use crate::ops::drain;
 use crate::wire::packet::{DialResponse, Packet};
 
 /// A drain lets flows go on and takes no new ones; a cut ends them.
@@ -37,4 +41,17 @@ async fn a_drain_waits_for_no_call_without_a_flow() {
     for call in [&mut silent, &mut failed] {
         assert_eq!(call.status().await.0, "0");
     }
+}
+
+/// Whose connection is made while the server leaves is asked for a sign of life at once, as all others.
+#[tokio::test]
+async fn a_frozen_client_that_comes_late_holds_nobody_up() {
+    let (mut client, socket) = tokio::io::duplex(1 << 16);
+    // The preface and empty SETTINGS (RFC 9113, 3.4).
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let (trigger, watch) = drain::channel();
+    trigger.start();
+    let served = connection::serve(socket, Duration::from_secs(3600), local(), watch);
+    let end = tokio::time::timeout(SILENCE + SOON, served).await.expect("it goes on");
+    assert!(matches!(end, Err(ConnectionError::Silent)), "{end:?}");
 }
