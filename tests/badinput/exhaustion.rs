@@ -35,6 +35,19 @@ async fn echoes(stream: &mut UnixStream) {
     assert_eq!(&back, b"still here");
 }
 
+/// A flow, as soon as there is room for it.
+async fn in_time(socket: &Path, target: &Target, lanes: Lanes) -> UnixStream {
+    let began = Instant::now();
+    loop {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        match connect(&mut stream, &target.name()).await {
+            head if head.starts_with("HTTP/1.1 200 ") => return stream,
+            head => assert!(began.elapsed() < LONG, "{lanes:?}: not served: {head:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
     for lanes in [Lanes::Raw, Lanes::Mux] {
@@ -81,7 +94,7 @@ async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
         for _ in 0..120 {
             silent.push(UnixStream::connect(&pair.socket).await.unwrap());
         }
-        let mut spoke = open(&pair.socket, &target).await;
+        let mut spoke = in_time(&pair.socket, &target, lanes).await;
         echoes(&mut spoke).await;
         echoes(&mut old).await;
         let given_up = [("port", "frontend"), ("reason", "head")];
@@ -90,16 +103,7 @@ async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
         assert!(given_up > 0.0, "{lanes:?}: connections that made room are counted");
         drop(spoke);
         drop(silent);
-        let began = Instant::now();
-        let mut served = loop {
-            let mut stream = UnixStream::connect(&pair.socket).await.unwrap();
-            match connect(&mut stream, &target.name()).await {
-                head if head.starts_with("HTTP/1.1 200 ") => break stream,
-                head => assert!(began.elapsed() < LONG, "{lanes:?}: not served again: {head:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        echoes(&mut served).await;
+        echoes(&mut in_time(&pair.socket, &target, lanes).await).await;
         let noise = [&pair.server.log, &pair.agent.log].map(|log| fs::read_to_string(log).unwrap());
         let told = noise.iter().map(|log| log.matches("cannot accept").count()).sum::<usize>();
         assert!(told <= 4, "{told} lines tell of the same");

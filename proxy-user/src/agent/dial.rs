@@ -97,9 +97,11 @@ fn split(address: &str) -> Result<(&str, u16), String> {
     let port = &address[colon + 1..];
     let named =
         || SERVICES.iter().find(|(name, _)| name.eq_ignore_ascii_case(port)).map(|(_, number)| *number);
+    // As Go, which takes no port for port 0.
+    let port = if port.is_empty() { "0" } else { port };
     match port.parse::<u16>().ok().or_else(named) {
         Some(port) => Ok((if host.is_empty() { "127.0.0.1" } else { host }, port)),
-        None if port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() => {
+        None if port.bytes().all(|byte| byte.is_ascii_digit()) => {
             Err(format!("address {port}: invalid port"))
         }
         None => Err(format!("lookup tcp/{port}: unknown port")),
@@ -178,7 +180,7 @@ mod tests {
         assert_eq!(split("a:http"), Ok(("a", 80)));
         assert_eq!(split("[fe80::1%lo]:HTTPS"), Ok(("fe80::1%lo", 443)));
         assert_eq!(split("a:nonsense"), Err("lookup tcp/nonsense: unknown port".into()));
-        assert_eq!(split("a:"), Err("lookup tcp/: unknown port".into()));
+        assert_eq!(split("a:"), Ok(("a", 0)));
         assert_eq!(split("a:70000"), Err("address 70000: invalid port".into()));
     }
 

@@ -72,7 +72,12 @@ impl Names {
         if let Some((ip, zone)) = host.split_once('%')
             && let Ok(ip) = ip.parse::<Ipv6Addr>()
         {
-            let link = link(zone).ok_or_else(|| ResolveError::NoSuchHost(named()))?;
+            let link = match zone.parse() {
+                Ok(number) => number,
+                Err(_) => link(zone)
+                    .map_err(|_| ResolveError::Misbehaving(named()))?
+                    .ok_or_else(|| ResolveError::NoSuchHost(named()))?,
+            };
             return Ok(vec![SocketAddrV6::new(ip, port, 0, link).into()]);
         }
         let resolver = self.0.current();
@@ -93,12 +98,11 @@ impl Names {
     }
 }
 
-/// The interface that a zone of RFC 4007 means: by its name, else by its number.
-fn link(zone: &str) -> Option<u32> {
+/// The number of the interface that a zone of RFC 4007 names, which any socket can be asked for.
+fn link(zone: &str) -> std::io::Result<Option<u32>> {
     let any =
-        UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
-    let named = any.ok().and_then(|socket| name_to_index(&socket, zone).ok());
-    named.or_else(|| zone.parse().ok())
+        UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))?;
+    Ok(name_to_index(&any, zone).ok())
 }
 
 fn build() -> Resolver {
@@ -153,7 +157,7 @@ mod tests {
     async fn names_of_the_hosts_file_and_addresses_resolve() {
         let names = Names::from_system();
         assert_eq!(names.addresses("::1", 7).await.unwrap(), ["[::1]:7".parse().unwrap()]);
-        let lo = link("lo").unwrap();
+        let lo = link("lo").unwrap().unwrap();
         let number = lo.to_string();
         for zone in ["lo", &number] {
             let zoned = names.addresses(&format!("fe80::1%{zone}"), 7).await.unwrap();

@@ -18,7 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::bundle::{self, Clients, Servers};
 use super::cipher::TlsPolicy;
 use super::listener::{Accepted, unbracketed};
-use super::pem::{self, PemError, Roots};
+use super::pem::{self, PemError};
 use super::refusal::{self, Why, is_about_certificate};
 use super::reload::{POLL, Reloading};
 use super::sessions::Sessions;
@@ -138,10 +138,13 @@ impl ServerTls {
         let builder = ServerConfig::builder_with_provider(self.policy.provider())
             .with_protocol_versions(self.policy.versions())
             .map_err(TlsError::Policy)?;
+        let mut authorities = Vec::new();
         let clients = match &self.client_ca {
             None => None,
             Some(ca) => {
-                let bundle = bundle::of_clients(roots(ca)?, self.policy.provider());
+                let roots = pem::roots(ca)?;
+                authorities.clone_from(&roots.certificates);
+                let bundle = bundle::of_clients(roots, self.policy.provider());
                 Some(bundle.map_err(|source| unusable(ca, source))?)
             }
         };
@@ -161,6 +164,7 @@ impl ServerTls {
         config.session_storage = Arc::new(server::NoServerSessionStorage {});
         // First words go with the first flight, unless a client certificate has yet to be verified.
         config.send_half_rtt_data = true;
+        self.client_ca.iter().for_each(|ca| validity::note(ca, Use::Bundle, &authorities));
         Ok((config, clients))
     }
 
@@ -265,7 +269,9 @@ impl ClientTls {
 
     fn make(&self) -> Result<(ClientConfig, Arc<Servers>), TlsError> {
         let policy = TlsPolicy::default();
-        let servers = bundle::of_servers(roots(&self.ca)?, policy.provider());
+        let roots = pem::roots(&self.ca)?;
+        let authorities = roots.certificates.clone();
+        let servers = bundle::of_servers(roots, policy.provider());
         let servers = servers.map_err(|source| unusable(&self.ca, source))?;
         let builder = ClientConfig::builder_with_provider(policy.provider())
             .with_protocol_versions(policy.versions())
@@ -281,6 +287,7 @@ impl ClientTls {
         };
         config.alpn_protocols = self.alpn.clone();
         config.resumption = Resumption::store(Arc::new(Sessions::default()));
+        validity::note(&self.ca, Use::Bundle, &authorities);
         Ok((config, servers))
     }
 
@@ -389,12 +396,6 @@ fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     // Who vouches for it may be behind it; peers judge that.
     validity::note(cert, Use::Own, certified.cert.get(..1).unwrap_or_default());
     Ok(certified)
-}
-
-fn roots(ca: &Path) -> Result<Roots, PemError> {
-    let roots = pem::roots(ca)?;
-    validity::note(ca, Use::Bundle, &roots.certificates);
-    Ok(roots)
 }
 
 fn unusable(ca: &Path, source: VerifierBuilderError) -> TlsError {

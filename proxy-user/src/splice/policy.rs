@@ -101,7 +101,7 @@ pub(super) const WATCH_EVERY: Duration = Duration::from_secs(1);
 pub(super) const DIRECTIONS: u32 = 20_000;
 
 /// A flow gets a thirty-second of what is left of the budget in each direction: of 8 MiB the first gets 256 KiB, the
-/// 16th and all after it the least. With the most nothing is bounded below [`UNSENT_MOST`].
+/// 17th and all after it the least. With the most nothing is bounded below [`UNSENT_MOST`].
 pub(super) const GRANT_SHARE: u64 = 32;
 pub(super) const GRANT_LEAST: u64 = RECEIVE_LEAST + (32 << 10);
 pub(super) const GRANT_MOST: u64 = 2 * UNSENT_MOST as u64;

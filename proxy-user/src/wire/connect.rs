@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 
 use crate::flow::{DialError, DialReason};
 
-/// The most bytes a request head may have, as Go has it.
-pub const MAX_HEAD: usize = 1 << 20;
+/// The most bytes a request head may have: Go's `DefaultMaxHeaderBytes`, and what `initialReadLimitSize` adds to it.
+pub const MAX_HEAD: usize = (1 << 20) + 4096;
 /// Go has no such bound; whoever comes near it does not mean a CONNECT.
 const MAX_HEADERS: usize = 1024;
 

@@ -12,15 +12,7 @@ const GLIBC: &str = "LGPL-2.1-or-later";
 const LIBGCC: &str = "GPL-3.0-or-later WITH GCC-exception-3.1";
 
 /// All that our programs may need. Whatever else appears here one day is to be looked at before it is passed on.
-const KNOWN: [(&str, &str); 6] = [
-    ("libc.so.6", GLIBC),
-    ("libm.so.6", GLIBC),
-    ("libgcc_s.so.1", LIBGCC),
-    // Of glibc before 2.34.
-    ("libdl.so.2", GLIBC),
-    ("libpthread.so.0", GLIBC),
-    ("librt.so.1", GLIBC),
-];
+const KNOWN: [(&str, &str); 3] = [("libc.so.6", GLIBC), ("libm.so.6", GLIBC), ("libgcc_s.so.1", LIBGCC)];
 
 /// What a program needs beside itself to start.
 pub(super) struct Needs {
@@ -55,7 +47,11 @@ impl Needs {
                 continue;
             }
             let Some((_, licence)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-                bail!("it needs {name}, whose licence {} does not know", file!());
+                bail!(
+                    "it needs {name}, which {} does not know: images want glibc 2.34 or newer, before which more was \
+                     loaded by name at run time",
+                    file!()
+                );
             };
             let (path, bytes, more) = find(&name, elf.machine, triple)?;
             needs.files.insert(path, bytes);

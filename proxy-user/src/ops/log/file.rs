@@ -91,7 +91,9 @@ impl LogFile {
         let mut lost = 0;
         if self.max_size > 0 && self.size + line.len() as u64 > self.max_size {
             lost += self.write();
-            if self.set_aside().is_err() {
+            let begun = if self.is_moved() { self.reopen() } else { self.set_aside() };
+            if let Err(error) = begun {
+                self.failed = Some(error);
                 return lost + 1;
             }
         }
@@ -107,8 +109,17 @@ impl LogFile {
         if batch.text.is_empty() {
             return 0;
         }
-        if self.is_moved() && self.reopen().is_ok() {
-            self.size += batch.text.len() as u64;
+        if self.is_moved() {
+            match self.reopen() {
+                Ok(()) => self.size += batch.text.len() as u64,
+                // Nobody will ever read what has no name any more.
+                Err(error) if self.file.metadata().is_ok_and(|file| file.nlink() == 0) => {
+                    self.failed = Some(error);
+                    self.size -= batch.text.len() as u64;
+                    return batch.lines;
+                }
+                Err(_) => {}
+            }
         }
         let torn = if self.torn { "\n" } else { "" };
         match self.file.write_all(torn.as_bytes()).and_then(|()| self.file.write_all(batch.text.as_bytes())) {
@@ -168,6 +179,30 @@ mod tests {
         std::fs::write(&path, "theirs\n").unwrap();
         assert_eq!(log.gather("three\n") + log.write(), 0);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "theirs\nthree\n");
+    }
+
+    #[test]
+    fn a_full_file_that_was_removed_is_begun_anew_and_what_cannot_be_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("logs/log");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let mut log = LogFile::open(path.clone(), 10, None).unwrap();
+        assert_eq!(log.gather("one two\n") + log.write(), 0);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(log.gather("three four\n") + log.write(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three four\n");
+        assert!(log.failed().is_none());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        // It overflows the file; and it does not.
+        for max_size in [10, 0] {
+            log.max_size = max_size;
+            assert_eq!(log.gather("lost\n") + log.write(), 1, "{max_size}");
+            assert_eq!(log.failed().map(io::Error::kind), Some(io::ErrorKind::NotFound));
+        }
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(log.gather("five\n") + log.write(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "five\n");
+        assert!(log.failed().is_none());
     }
 
     #[test]

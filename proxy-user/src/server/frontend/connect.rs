@@ -116,12 +116,10 @@ async fn hear(client: &mut impl Client, timeout: Duration, mut drain: DrainWatch
 
 /// Serves a client to its end.
 async fn answer(mut client: impl Client, heard: Heard, dialer: Arc<Dialer>, place: Place) {
-    let Heard { head, mut buffer } = heard;
-    let target = match head {
-        Head::Connect { target, end } => {
-            let _ = buffer.split_to(end);
-            target
-        }
+    let Heard { head, buffer } = heard;
+    let (target, mut buffer) = match head {
+        // A head may be long, and nobody needs its room any more.
+        Head::Connect { target, end } => (target, BytesMut::from(&buffer[end..])),
         other => {
             dialer.metrics.konduit.refused("frontend", "head");
             let date = httpdate(SystemTime::now());

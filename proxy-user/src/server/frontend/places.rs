@@ -64,12 +64,17 @@ impl Places {
     /// Passes on what came of looking for a place; tells when there was none, and counts who does not hear it.
     pub(super) fn told(&self, found: Option<Place>) -> Option<Place> {
         if found.as_ref().is_none_or(Place::is_refused) {
-            tell_no_room(Of::Connections, self.most);
+            self.tell();
         }
         if found.is_none() {
             self.metrics.konduit.refused("frontend", "room");
         }
         found
+    }
+
+    /// The log tells of it once in a while, however many find no room or make some for others.
+    pub(super) fn tell(&self) {
+        tell_no_room(Of::Connections, self.most);
     }
 
     pub(super) fn strangers(&self) -> MutexGuard<'_, Strangers> {
@@ -85,6 +90,7 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stranger::MEANT;
     use super::*;
     use crate::flow::FlowTable;
 
@@ -123,7 +129,10 @@ mod tests {
         assert_eq!(closed(), 1);
         // A stranger gives its place up to another, and nobody is without one.
         drop(kept);
-        let _strangers = [(); 3].map(|()| places.admit().unwrap());
+        let _strangers = [(); 3].map(|()| {
+            std::thread::sleep(MEANT);
+            places.admit().unwrap()
+        });
         assert_eq!(closed(), 1);
     }
 }

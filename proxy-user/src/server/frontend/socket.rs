@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+
 use crate::net::uds::{Claim, Leads};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::KonduitMetrics;
@@ -14,6 +16,8 @@ pub(super) const POLL: Duration = Duration::from_secs(5);
 /// from which on it is a successor's.
 pub(super) async fn watch(claim: Claim, metrics: KonduitMetrics, poll: Duration, mut drain: DrainWatch) {
     let mut tick = tokio::time::interval(poll);
+    // A process that stood still looks twice with time between the looks, too.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut before, mut told) = (Leads::ToIt, Leads::ToIt);
     metrics.frontend_socket(true);
     loop {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -16,14 +17,17 @@ pub(super) struct Strangers {
     held: BTreeMap<u64, Held>,
 }
 
+/// How long nobody takes a stranger's place: one that is meant may have spoken already and not been heard.
+pub(super) const MEANT: Duration = Duration::from_millis(100);
+
 struct Held {
     place: Place,
+    since: Instant,
     /// Dropped when the place goes to another.
     _keeps: oneshot::Sender<Infallible>,
 }
 
-/// A connection that has not shown yet who it is. Its place goes to a newer one when there is no other: a handshake
-/// that is meant takes milliseconds.
+/// A connection that has not shown yet who it is. After [`MEANT`] its place goes to a newer one when there is no other.
 pub(super) struct Stranger {
     number: u64,
     places: Places,
@@ -34,13 +38,16 @@ impl Strangers {
     fn add(&mut self, place: Place) -> (u64, oneshot::Receiver<Infallible>) {
         let (_keeps, lost) = oneshot::channel();
         self.next += 1;
-        self.held.insert(self.next, Held { place, _keeps });
+        self.held.insert(self.next, Held { place, since: Instant::now(), _keeps });
         (self.next, lost)
     }
 
     /// The oldest place that has room for a flow.
     fn give_up(&mut self) -> Option<Place> {
-        let (&number, _) = self.held.iter().find(|(_, held)| !held.place.is_refused())?;
+        let (&number, oldest) = self.held.iter().find(|(_, held)| !held.place.is_refused())?;
+        if oldest.since.elapsed() < MEANT {
+            return None;
+        }
         self.held.remove(&number).map(|held| held.place)
     }
 }
@@ -51,7 +58,10 @@ impl Places {
         let mut strangers = self.strangers();
         let place = match self.find() {
             Some(place) if !place.is_refused() => Some(place),
-            refused => strangers.give_up().or(refused),
+            refused => {
+                self.tell();
+                strangers.give_up().or(refused)
+            }
         };
         let place = self.told(place)?;
         let (number, lost) = strangers.add(place);
@@ -110,6 +120,7 @@ mod tests {
         let places = places(2);
         let oldest = tokio::spawn(places.admit().unwrap().shake(pending::<()>(), drain.clone()));
         let (known, ()) = places.admit().unwrap().shake(ready(()), drain.clone()).await.unwrap();
+        tokio::time::sleep(MEANT).await;
         let newer = places.admit().unwrap();
         assert!(!newer.is_refused());
         assert!(oldest.await.unwrap().is_none());
@@ -136,6 +147,7 @@ mod tests {
             assert!(!places.take().unwrap().is_refused());
         }
         let stranger = places.admit().unwrap();
+        tokio::time::sleep(MEANT).await;
         drop(places.admit().unwrap());
         assert!(stranger.shake(pending::<()>(), drain.clone()).await.is_none());
         assert!(!places.take().unwrap().is_refused());

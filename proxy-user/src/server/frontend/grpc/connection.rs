@@ -19,8 +19,9 @@ const HANDSHAKE: Duration = Duration::from_secs(120);
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// How often a client is asked for a sign of life while the server drains: only the GOAWAY's answer ends a connection.
 const DRAINING_KEEPALIVE: Duration = Duration::from_secs(5);
-/// How long a connection whose calls are cut off goes on, so that their clients hear of it: some round trips.
-const LAST_PACKETS: Duration = Duration::from_millis(250);
+/// How long a connection whose calls are cut off goes on, so that their clients hear of it: some round trips, on a
+/// machine that is busy.
+const LAST_PACKETS: Duration = Duration::from_secs(1);
 /// What a client may send on one stream before the target took it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Never the brake: a stalled stream would starve its neighbours.

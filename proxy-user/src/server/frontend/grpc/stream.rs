@@ -131,7 +131,7 @@ impl Call {
                 },
                 Err(ended) => return self.end(ended),
             };
-            match self.dial(&request, backend).await {
+            match self.dial(&request, backend, &mut drain).await {
                 Outcome::Opened(opened) => {
                     let conn = ConnId(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
                     self.answer(request.dial, Ok(Answer::Here(conn)));
@@ -147,7 +147,12 @@ impl Call {
     }
 
     /// Waits for the dial, and for the client to give it up.
-    async fn dial<B: Backend>(&mut self, request: &DialRequest, backend: &B) -> Outcome<B::Opened> {
+    async fn dial<B: Backend>(
+        &mut self,
+        request: &DialRequest,
+        backend: &B,
+        drain: &mut DrainWatch,
+    ) -> Outcome<B::Opened> {
         let dialing = backend.dial(request);
         tokio::pin!(dialing);
         loop {
@@ -160,6 +165,8 @@ impl Call {
                         return Outcome::Answered;
                     }
                 },
+                // The call ends with its status.
+                () = drain.cut() => return Outcome::Ended(Ended::Half),
                 item = self.receiver.item() => match item {
                     Ok(Item::Packet(Packet::CloseDial { dial })) if dial == request.dial => {
                         return Outcome::GivenUp;

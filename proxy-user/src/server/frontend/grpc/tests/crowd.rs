@@ -14,6 +14,7 @@ use crate::net::listener::TcpListener;
 use crate::net::tls::{ALPN_H2, ClientTls, ServerTls};
 use crate::ops::drain;
 use crate::server::frontend::places::Places;
+use crate::server::frontend::stranger::MEANT;
 use crate::server::options::Mode;
 
 /// Whoever leaves a handshake unfinished keeps nobody out; whoever finished one keeps its place.
@@ -49,6 +50,7 @@ async fn the_oldest_unfinished_handshake_makes_room() {
             stranger.write_all(b"\x16\x03\x01\x00\x04\x01\x00\x40\x00").await.unwrap();
             strangers.push(stranger);
         }
+        tokio::time::sleep(MEANT).await;
         let socket = TcpStream::connect(address).await.unwrap();
         let stream = client.connect("server.test", socket, SOON).await.unwrap();
         let handshake = h2::client::handshake(stream);

@@ -21,6 +21,9 @@ async fn a_cut_is_told_to_every_call() {
         let Packet::DialResponse(DialResponse { outcome: Err(_), .. }) = failed.hear().await else {
             panic!()
         };
+        let mut dialling = server.call().await;
+        dialling.say(dial("hang", 8));
+        server.reached(|backend| &backend.hanging, 1).await;
         if drains {
             server.drain.start();
         }
@@ -29,7 +32,7 @@ async fn a_cut_is_told_to_every_call() {
             assert_eq!(call.hear().await, Packet::CloseResponse { conn: *conn, error: String::new() });
             assert_eq!(call.status().await.0, "0", "drains: {drains}");
         }
-        for call in [&mut silent, &mut failed] {
+        for call in [&mut silent, &mut failed, &mut dialling] {
             assert_eq!(call.status().await.0, "0", "drains: {drains}");
         }
         tokio::time::timeout(SOON, server.drain.drained()).await.expect("somebody still works");
