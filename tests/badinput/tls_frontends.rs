@@ -140,7 +140,7 @@ async fn what_is_no_connect_behind_tls_is_told_so() {
     let target = Target::echo().await.unwrap();
     let cell = start(Frontend::Connect).await;
     let mut flow = Flow::open(&cell, Frontend::Connect, &target).await;
-    let endless = format!("CONNECT a:1 HTTP/1.1\r\nX: {}", "y".repeat(1 << 20));
+    let endless = format!("CONNECT a:1 HTTP/1.1\r\nX: {}", "y".repeat((1 << 20) + 8192));
     let cases: [(&[u8], &str); 4] = [
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 Method Not Allowed\r\n"),
         (b"\x00\x01\x02\r\n\r\n", "HTTP/1.1 400 Bad Request\r\n"),

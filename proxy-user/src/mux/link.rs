@@ -74,6 +74,8 @@ pub(super) struct Book {
     pub(super) closed: Option<Result<(), Status>>,
     /// It was closed since it, or its connection, failed.
     failed: bool,
+    /// What waited when the outlet was dropped, which may be the first sign of a failure.
+    left: Vec<&'static str>,
     /// The peer was told to go.
     pub(super) dismissed: bool,
 }
@@ -98,6 +100,7 @@ impl Link {
             outlet: None,
             closed: None,
             failed: false,
+            left: Vec::new(),
             dismissed: false,
         };
         let inner = Arc::new(Inner { config, book: Mutex::new(book), ended: Notify::new() });
@@ -228,6 +231,9 @@ impl Book {
 
     pub(super) fn close(&mut self, inner: &Inner, end: Result<(), Status>) {
         if self.closed.is_some() {
+            if end.is_err() {
+                self.left.drain(..).for_each(|kind| inner.config.observer.unsent(kind));
+            }
             return;
         }
         self.failed = end.is_err() || inner.config.pulse.loss().is_some();
@@ -317,10 +323,17 @@ impl Stream for Outlet {
 impl Drop for Outlet {
     fn drop(&mut self) {
         let mut book = self.inner.book();
-        book.close(&self.inner, Ok(()));
-        let left = std::mem::take(&mut book.control);
+        let mut left = Vec::new();
+        if book.closed.is_none() {
+            left.extend(book.flows.values().filter(|flow| flow.has_unsent_data()).map(|_| "DATA"));
+            book.close(&self.inner, Ok(()));
+        }
+        let control = std::mem::take(&mut book.control);
         if book.failed {
-            left.iter().for_each(|packet| self.inner.config.observer.unsent(packet.kind()));
+            control.iter().for_each(|packet| self.inner.config.observer.unsent(packet.kind()));
+        } else {
+            left.extend(control.iter().map(Packet::kind));
+            book.left = left;
         }
     }
 }

@@ -15,8 +15,9 @@ impl Observer for Unsent {
     }
 }
 
-/// A dial and a flow's bytes wait to be sent when the stream ends.
-async fn left_by(end: Result<(), Status>) -> Vec<&'static str> {
+/// A dial and a flow's bytes wait to be sent when the stream ends, which the link hears before its outlet is dropped or
+/// after.
+async fn left_by(end: Result<(), Status>, first: bool) -> Vec<&'static str> {
     let observer = Arc::new(Unsent::default());
     let (link, outlet) = Link::new(LinkConfig {
         role: Role::Dialer,
@@ -30,8 +31,13 @@ async fn left_by(end: Result<(), Status>) -> Vec<&'static str> {
     flow.write_all(b"waiting").await.unwrap();
     let (dial, protocol, address) = (DialId(1), "tcp".to_owned(), "a:80".to_owned());
     link.send(Packet::DialRequest(DialRequest { dial, protocol, address, lane_dial: 0 })).unwrap();
-    link.close(end);
-    drop(outlet);
+    if first {
+        link.close(end);
+        drop(outlet);
+    } else {
+        drop(outlet);
+        link.close(end);
+    }
     let mut unsent = observer.0.lock().unwrap().clone();
     unsent.sort_unstable();
     unsent
@@ -39,6 +45,8 @@ async fn left_by(end: Result<(), Status>) -> Vec<&'static str> {
 
 #[tokio::test]
 async fn what_waits_to_be_sent_counts_when_the_stream_fails_and_not_when_it_ends() {
-    assert_eq!(left_by(Err(Status::cancelled(""))).await, ["DATA", "DIAL_REQ"]);
-    assert!(left_by(Ok(())).await.is_empty());
+    for first in [true, false] {
+        assert_eq!(left_by(Err(Status::cancelled("")), first).await, ["DATA", "DIAL_REQ"], "{first}");
+        assert!(left_by(Ok(()), first).await.is_empty(), "{first}");
+    }
 }
