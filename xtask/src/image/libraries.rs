@@ -48,8 +48,8 @@ impl Needs {
             }
             let Some((_, licence)) = KNOWN.iter().find(|(known, _)| *known == name) else {
                 bail!(
-                    "it needs {name}, which {} does not know: images want glibc 2.34 or newer, before which more was \
-                     loaded by name at run time",
+                    "it needs {name}, whose licence {} does not know; if that is a part of glibc, make images on \
+                     version 2.34 or newer, before which more was loaded by name at run time",
                     file!()
                 );
             };
