@@ -50,6 +50,11 @@ pub(crate) fn file_descriptors() -> usize {
     usize::try_from(now).unwrap_or(1 << 20)
 }
 
+/// Descriptors of which lanes may take their part: four to each lane that `--lanes-max` allows, else all there are.
+pub(crate) fn lane_files(max: Option<u32>) -> usize {
+    max.map_or_else(file_descriptors, |max| max as usize * 4)
+}
+
 /// What the process holds whatever it serves: listeners, logs, epolls, eBPF objects, control streams.
 const OWN_FILES: usize = 64;
 

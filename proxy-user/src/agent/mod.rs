@@ -147,7 +147,7 @@ impl Agent {
 }
 
 fn lanes(options: &Options) -> Result<AgentLanes, StartError> {
-    let fds = options.lanes.max.map_or_else(parts::file_descriptors, |max| max as usize * 4);
+    let fds = parts::lane_files(options.lanes.max);
     let mut config = AgentLaneConfig::new(parts::security(options.lanes.security), fds);
     config.wait = options.lanes.wait;
     Ok(AgentLanes::new(config, route::lanes(options)?))

@@ -52,6 +52,14 @@ pub struct LinkConfig {
     pub pulse: Pulse,
 }
 
+#[cfg(test)]
+impl LinkConfig {
+    /// Of a link with a pool for itself that nobody watches.
+    pub(crate) fn alone(role: Role, dialect: Dialect, limits: super::brake::Limits) -> LinkConfig {
+        LinkConfig { role, dialect, pool: Pool::new(limits), observer: Arc::new(()), pulse: Pulse::default() }
+    }
+}
+
 /// A handle to one control stream; clones are the same link.
 #[derive(Clone)]
 pub struct Link {

@@ -15,7 +15,7 @@ use crate::net::listener::{ListenError, TcpListener};
 use crate::net::tls::{ALPN_H2, ServerEndpoint, ServerTls, TlsError, alpn_enforced};
 use crate::ops::flags::LanesMode;
 use crate::ops::metrics::ServerMetrics;
-use crate::parts::{file_descriptors, security};
+use crate::parts::{file_descriptors, lane_files, security};
 use crate::splice::SpliceError;
 
 /// Why a server did not start.
@@ -92,7 +92,7 @@ pub(super) fn lanes(options: &Options) -> Result<Option<ServerLanes>, StartError
     if options.lanes.mode == LanesMode::Off {
         return Ok(None);
     }
-    let fds = options.lanes.max.map_or_else(file_descriptors, |max| max as usize * 4);
+    let fds = lane_files(options.lanes.max);
     let mut config = ServerLaneConfig::new(options.server_id.as_str(), security(options.lanes.security), fds);
     config.ping = options.lanes.ping;
     let lanes = ServerLanes::start(config)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    ConnId, Dialect, Limits, Link, LinkEnd, Packet, Role, SOON, config, flow, hold_nothing, links, pb,
+    ConnId, Dialect, Limits, Link, LinkConfig, LinkEnd, Packet, Role, SOON, flow, hold_nothing, links, pb,
 };
 use crate::mux::window::FIRST_WINDOW;
 use crate::splice::FlowStream;
@@ -88,7 +88,7 @@ async fn a_flow_given_up_behind_a_clean_close_does_not_read_as_clean() {
 
 #[tokio::test]
 async fn a_packet_without_payload_ends_its_stream_with_an_error() {
-    let (link, mut outlet) = Link::new(config(Role::Dialer, Dialect::Upstream, Limits::default()));
+    let (link, mut outlet) = Link::new(LinkConfig::alone(Role::Dialer, Dialect::Upstream, Limits::default()));
     let mut flow = link.attach(ConnId(1)).unwrap();
     let end = link.run(futures_util::stream::iter([Ok(pb::Packet::default())]), |_| {}).await;
     assert!(matches!(end, LinkEnd::Malformed(_)));
@@ -99,7 +99,7 @@ async fn a_packet_without_payload_ends_its_stream_with_an_error() {
 
 #[tokio::test]
 async fn a_peer_that_reads_no_answers_loses_its_stream() {
-    let (link, _outlet) = Link::new(config(Role::Acceptor, Dialect::Upstream, Limits::default()));
+    let (link, _outlet) = Link::new(LinkConfig::alone(Role::Acceptor, Dialect::Upstream, Limits::default()));
     let flood = (1..).map(|conn| Ok(pb::Packet::from(Packet::CloseRequest { conn: ConnId(conn) })));
     let end = tokio::time::timeout(SOON, link.run(futures_util::stream::iter(flood), |_| {})).await.unwrap();
     assert!(matches!(end, LinkEnd::Us));
@@ -120,7 +120,7 @@ async fn the_peers_last_words_are_kept_behind_its_bytes() {
         (Dialect::OURS, reset("unrecognized connectID"), false, "unrecognized connectID"),
         (Dialect::OURS, reset(""), false, ""),
     ] {
-        let (link, _outlet) = Link::new(config(Role::Dialer, dialect, Limits::default()));
+        let (link, _outlet) = Link::new(LinkConfig::alone(Role::Dialer, dialect, Limits::default()));
         let mut flow = link.attach(conn).unwrap();
         let packets = [Packet::Data { conn, data: "bytes".into() }, last, response("too late")];
         let end = link.run(futures_util::stream::iter(packets.map(pb::Packet::from).map(Ok)), |_| {}).await;
@@ -135,7 +135,7 @@ async fn the_peers_last_words_are_kept_behind_its_bytes() {
 #[tokio::test]
 async fn a_peer_that_goes_when_it_was_told_to_did_not_end_the_stream() {
     for dismissed in [false, true] {
-        let (link, _outlet) = Link::new(config(Role::Dialer, Dialect::OURS, Limits::default()));
+        let (link, _outlet) = Link::new(LinkConfig::alone(Role::Dialer, Dialect::OURS, Limits::default()));
         if dismissed {
             link.dismiss();
         }

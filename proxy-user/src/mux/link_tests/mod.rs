@@ -5,25 +5,19 @@ mod outlet;
 mod upstream;
 mod windows;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::mux::brake::Limits;
 use crate::mux::{LinkEnd, MuxStream};
-use crate::net::pulse::Pulse;
 
 /// The largest wait that is no failure on a machine that is busy.
 const SOON: Duration = Duration::from_secs(20);
 
-fn config(role: Role, dialect: Dialect, limits: Limits) -> LinkConfig {
-    LinkConfig { role, dialect, pool: Pool::new(limits), observer: Arc::new(()), pulse: Pulse::default() }
-}
-
 /// A dialer and an acceptor whose outlets are each other's inbound.
 fn links(dialect: Dialect, limits: Limits) -> (Link, Link) {
-    let (dialer, from_dialer) = Link::new(config(Role::Dialer, dialect, limits));
-    let (acceptor, from_acceptor) = Link::new(config(Role::Acceptor, dialect, limits));
+    let (dialer, from_dialer) = Link::new(LinkConfig::alone(Role::Dialer, dialect, limits));
+    let (acceptor, from_acceptor) = Link::new(LinkConfig::alone(Role::Acceptor, dialect, limits));
     let (a, b) = (dialer.clone(), acceptor.clone());
     tokio::spawn(async move { a.run(from_acceptor, |_| {}).await });
     tokio::spawn(async move { b.run(from_dialer, |_| {}).await });

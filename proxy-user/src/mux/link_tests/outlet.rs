@@ -7,11 +7,11 @@ use std::task::{Context, Poll, Wake};
 
 use futures_util::Stream;
 
-use super::{Dialect, Limits, Link, Outlet, Packet, Role, config, pb};
+use super::{Dialect, Limits, Link, LinkConfig, Outlet, Packet, Role, pb};
 
 #[tokio::test]
 async fn an_idle_outlet_lets_others_add_their_packets_before_it_sends() {
-    let (link, outlet) = Link::new(config(Role::Dialer, Dialect::OURS, Limits::default()));
+    let (link, outlet) = Link::new(LinkConfig::alone(Role::Dialer, Dialect::OURS, Limits::default()));
     let mut outlet = ByHand { outlet, wakes: Arc::default() };
     assert!(outlet.poll().is_none());
     link.send(Packet::Drain).unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Dialect, Limits, Link, LinkEnd, MuxStream, Packet, Role, SOON, config, flow, links, pb};
+use super::{Dialect, Limits, Link, LinkConfig, LinkEnd, MuxStream, Packet, Role, SOON, flow, links, pb};
 use crate::mux::window::{FIRST_WINDOW, FIRST_WINDOW_OF_1, MAX_WINDOW};
 use crate::splice::{FlowStream, Room};
 use crate::wire::packet::MAX_DATA;
@@ -124,7 +124,7 @@ async fn bytes_that_wait_for_the_peers_window_are_unacknowledged() {
 
 #[tokio::test]
 async fn a_peer_that_exceeds_its_window_loses_the_flow_only() {
-    let (link, outlet) = Link::new(config(Role::Acceptor, Dialect::OURS, Limits::default()));
+    let (link, outlet) = Link::new(LinkConfig::alone(Role::Acceptor, Dialect::OURS, Limits::default()));
     let mut bad = link.open().unwrap();
     let mut good = link.open().unwrap();
     let data = |stream: &MuxStream, bytes: usize| {

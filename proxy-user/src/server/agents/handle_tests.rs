@@ -1,19 +1,12 @@
 use super::*;
 use crate::flow::FlowTable;
 use crate::mux::brake::Limits;
-use crate::mux::{Dialect, LinkConfig, Pool, Role};
-use crate::net::pulse::Pulse;
+use crate::mux::{Dialect, LinkConfig, Role};
 
 /// Nobody waits for the answer to a dial that cannot go out.
 #[tokio::test]
 async fn a_dial_on_a_closed_link_fails_at_once() {
-    let config = LinkConfig {
-        role: Role::Dialer,
-        dialect: Dialect::OURS,
-        pool: Pool::new(Limits::default()),
-        observer: Arc::new(()),
-        pulse: Pulse::default(),
-    };
+    let config = LinkConfig::alone(Role::Dialer, Dialect::OURS, Limits::default());
     let (link, _outlet) = Link::new(config);
     let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
     let identifiers = Identifiers::default();

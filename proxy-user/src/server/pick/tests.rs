@@ -3,8 +3,7 @@ use super::*;
 use crate::flow::FlowTable;
 use crate::lane::Fallback;
 use crate::mux::brake::Limits;
-use crate::mux::{Dialect, Link, LinkConfig, Pool, Role};
-use crate::net::pulse::Pulse;
+use crate::mux::{Dialect, Link, LinkConfig, Role};
 use crate::ops::metrics::ServerMetrics;
 use crate::server::agents::registry::{Registered, Registry};
 use crate::wire::identifiers::Identifiers;
@@ -25,13 +24,7 @@ impl World {
     }
 
     fn agent(&self, name: &str, identifiers: &str) -> Registered {
-        let config = LinkConfig {
-            role: Role::Dialer,
-            dialect: Dialect::OURS,
-            pool: Pool::new(Limits::default()),
-            observer: Arc::new(()),
-            pulse: Pulse::default(),
-        };
+        let config = LinkConfig::alone(Role::Dialer, Dialect::OURS, Limits::default());
         let identifiers = Identifiers::parse(identifiers).unwrap();
         let (number, link) = (self.registry.number(), Link::new(config).0);
         let metrics = self.metrics.clone();

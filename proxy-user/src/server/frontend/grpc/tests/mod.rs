@@ -25,8 +25,7 @@ use super::stream::Backend;
 use super::{connection, send};
 use crate::flow::{DialError, DialReason, FlowTable, Meter};
 use crate::mux::brake::Limits;
-use crate::mux::{Dialect, Link, LinkConfig, Pool, Role};
-use crate::net::pulse::Pulse;
+use crate::mux::{Dialect, Link, LinkConfig, Role};
 use crate::ops::drain::{self, DrainTrigger};
 use crate::ops::metrics::ServerMetrics;
 use crate::splice::{End, SpliceConfig, Splicer};
@@ -50,9 +49,8 @@ const WORDS: &str = "the target said: 100 %\n";
 
 /// The flow of a link on which the peer sends a few bytes and ends the flow.
 fn with_words() -> End {
-    let (role, dialect, pool) = (Role::Dialer, Dialect::Upstream, Pool::new(Limits::default()));
-    let (observer, pulse) = (Arc::new(()), Pulse::default());
-    let (link, outlet) = Link::new(LinkConfig { role, dialect, pool, observer, pulse });
+    let config = LinkConfig::alone(Role::Dialer, Dialect::Upstream, Limits::default());
+    let (link, outlet) = Link::new(config);
     let conn = ConnId(1);
     let flow = link.attach(conn).unwrap();
     let said =
