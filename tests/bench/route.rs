@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use proxy_tests::load::Way;
 use proxy_tests::runner::ABILITIES;
@@ -11,6 +13,8 @@ use proxy_user::flow::Engine;
 
 /// Less than all: what comes before a flow is in a map, or while its reader is late.
 const NEARLY_ALL: f64 = 0.9;
+/// What the kernel redirected is booked once a second, when nothing wakes the flow.
+const BOOKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A running way to the target. Its processes end with it.
 pub struct Route {
@@ -159,8 +163,19 @@ impl Route {
         self.engine.is_none() && !self.mappable.is_empty() && proven
     }
 
+    /// An error when a hop gave no byte since `before` to the kernel although it could.
+    pub fn check_promoted_since(&self, before: &Shares) -> anyhow::Result<()> {
+        let patience = Instant::now() + BOOKED_WITHIN;
+        loop {
+            match self.check_promoted(&self.shares()?.since(before)) {
+                Err(_) if Instant::now() < patience => sleep(Duration::from_millis(50)),
+                checked => return checked,
+            }
+        }
+    }
+
     /// An error when a hop gave none of these bytes to the kernel although it could.
-    pub fn check_promoted(&self, moved: &Shares) -> anyhow::Result<()> {
+    fn check_promoted(&self, moved: &Shares) -> anyhow::Result<()> {
         let kept = |hop: &&&str| moved.of_engine(hop, Engine::Sockmap.name()) == 0.0;
         let without: Vec<_> = self.mappable.iter().filter(kept).copied().collect();
         anyhow::ensure!(

@@ -32,7 +32,7 @@ pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             sleep(Duration::from_millis(20));
         }
         let times = echo::Times::of(echo.trips(ENOUGH, context.window(), Duration::from_secs(5))?);
-        route.check_promoted(&route.shares()?.since(&before))?;
+        route.check_promoted_since(&before)?;
         Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99))])
     })?;
     let mut p50 = samples.line("round trip p50", "p50", "µs");
@@ -83,6 +83,6 @@ fn beside_bulk(context: &Context, route: &Route) -> anyhow::Result<Sample> {
     anyhow::ensure!(bulk.lost() == 0, "{} of 4 bulk flows ended by themselves", bulk.lost());
     drop(bulk);
     sleep(context.settle());
-    route.check_promoted(&route.shares()?.since(&shares))?;
+    route.check_promoted_since(&shares)?;
     Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99)), ("gbit", gbit)])
 }

@@ -22,7 +22,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         let turned = turned(route, bytes)?;
         sleep(context.settle());
         // Else nothing had to be taken back from the kernel.
-        route.check_promoted(&route.shares()?.since(&before))?;
+        route.check_promoted_since(&before)?;
         Ok::<Sample, _>(vec![("cold", cold), ("turned", turned)])
     })?;
     let mut lines = Vec::new();
