@@ -16,6 +16,7 @@ pub(crate) fn splicer(options: &EngineOptions, abilities: &Abilities) -> Result<
         engine: options.engine,
         flow_buffer_max: options.flow_buffer_max.0,
         buffer_budget: options.buffer_budget.map(|budget| budget.0),
+        busy_poll: options.busy_poll,
         proven: abilities.proven(),
         ..SpliceConfig::default()
     })

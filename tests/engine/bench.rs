@@ -254,6 +254,17 @@ pub struct Flow {
     pub ending: tokio::task::JoinHandle<Ending>,
 }
 
+impl Flow {
+    /// So many bytes to the target and back.
+    pub fn exchange(&mut self, bytes: usize) {
+        let mut message = vec![7; bytes];
+        self.client.write_all(&message).unwrap();
+        self.target.read_exact(&mut message).unwrap();
+        self.target.write_all(&message).unwrap();
+        self.client.read_exact(&mut message).unwrap();
+    }
+}
+
 impl Bench {
     pub fn new(engine: EngineChoice) -> Bench {
         Bench::with(SpliceConfig { engine, ..SpliceConfig::default() })

@@ -18,20 +18,12 @@ const REDIRECTED: usize = 8;
 fn promote(bench: &Bench, flow: &mut Flow) -> u64 {
     let mut sent = 0;
     wait("both directions in the map", || {
-        exchange(flow, 64);
+        flow.exchange(64);
         sent += 64;
         std::thread::sleep(Duration::from_millis(20));
         bench.splicer.snapshot().mapped == 2
     });
     sent
-}
-
-fn exchange(flow: &mut Flow, bytes: usize) {
-    let mut message = vec![7; bytes];
-    flow.client.write_all(&message).unwrap();
-    flow.target.read_exact(&mut message).unwrap();
-    flow.target.write_all(&message).unwrap();
-    flow.client.read_exact(&mut message).unwrap();
 }
 
 /// As a kernel that delivered a segment twice: one byte more in the slot that has redirected just so many. The table is
@@ -92,7 +84,7 @@ fn a_flow_that_counts_more_than_it_received_ends_and_no_other_is_mapped() {
         bench.splicer.set_engine(engine);
         let mut next = bench.flow(client, Kind::Tcp);
         for _ in 0..20 {
-            exchange(&mut next, 64);
+            next.exchange(64);
             std::thread::sleep(Duration::from_millis(20));
         }
         next.client.finish();

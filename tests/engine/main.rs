@@ -6,6 +6,7 @@ mod abort;
 mod adapt;
 mod bench;
 mod budget;
+mod busy;
 mod copy;
 mod distrust;
 mod gone;

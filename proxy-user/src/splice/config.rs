@@ -71,6 +71,9 @@ pub struct SpliceConfig {
     /// Threads for interactive flows, and as many for bulk flows; 0: by the number of CPUs. Read at the start
     /// only.
     pub threads: usize,
+    /// Whether a thread for interactive flows polls awake for up to 50 µs while events follow each other closely; one
+    /// thread at a time, and none where the process may use only one CPU. Read at the start only.
+    pub busy_poll: bool,
     /// How long a direction must have been small or rare before `auto` gives it to the kernel. Read at the start
     /// only.
     pub calm_after: Duration,
@@ -104,6 +107,7 @@ impl Default for SpliceConfig {
             flow_buffer_max: 16 << 20,
             buffer_budget: None,
             threads: 0,
+            busy_poll: true,
             calm_after: CALM_AFTER,
             orphan_after: ORPHAN_AFTER,
             proven: Proven::default(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::SpliceError;
 use super::budget::{Grant, Grants, Room};
+use super::busy::Wakefulness;
 use super::control::Control;
 use super::inbox::Inbox;
 use super::pair::Pair;
@@ -29,6 +30,7 @@ pub(super) struct Crew {
     /// None where the kernel's map was not proven or not allowed.
     pub(super) map: Option<Arc<KernelMap>>,
     pub(super) stats: Stats,
+    pub(super) wakefulness: Wakefulness,
     pub(super) grants: Arc<Grants>,
     pub(super) calm_after: Duration,
     pub(super) orphan_after: Duration,
@@ -118,6 +120,7 @@ impl Threads {
         count: usize,
         budget: u64,
         map: Option<Arc<KernelMap>>,
+        wakefulness: Wakefulness,
         [calm_after, orphan_after]: [Duration; 2],
     ) -> Result<Threads, SpliceError> {
         let inboxes = (0..count.max(1) * 2).map(|_| Inbox::new()).collect::<Result<Vec<_>, _>>()?;
@@ -128,6 +131,7 @@ impl Threads {
             grants: Arc::new(Grants::new(budget)),
             map,
             stats: Stats::default(),
+            wakefulness,
             calm_after,
             orphan_after,
         });

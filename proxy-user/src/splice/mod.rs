@@ -5,6 +5,7 @@
 
 mod brief;
 mod budget;
+mod busy;
 mod config;
 mod conserve;
 mod control;

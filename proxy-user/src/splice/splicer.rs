@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::brief::Begin;
 use super::budget;
+use super::busy::Wakefulness;
 use super::control::Control;
 use super::crew::{Share, Threads};
 use super::half::Half;
@@ -51,7 +52,9 @@ impl Splicer {
             }
             EngineChoice::Splice | EngineChoice::Copy => None,
         };
-        let threads = Arc::new(Threads::start(count, budget, map, [config.calm_after, config.orphan_after])?);
+        let wakefulness = Wakefulness::new(config.busy_poll, cpus);
+        let times = [config.calm_after, config.orphan_after];
+        let threads = Arc::new(Threads::start(count, budget, map, wakefulness, times)?);
         let splicer = Splicer { threads, engine: Arc::default(), splice: proven.splice, trust };
         splicer.set_engine(config.engine);
         Ok(splicer)

@@ -60,6 +60,8 @@ pub struct Snapshot {
     pub promotions: u64,
     /// Times that a direction left the map while it went on, ever.
     pub demotions: u64,
+    /// Times that a thread polled awake instead of sleeping at once, ever; 50 µs at the most each.
+    pub busy_polls: u64,
     /// Mapped directions that stayed over their limit for a second, ever, and their bytes since then.
     pub misplaced: u64,
     pub misplaced_bytes: u64,
@@ -83,6 +85,7 @@ pub(super) struct Stats {
     pub(super) flows: AtomicU64,
     pub(super) promotions: AtomicU64,
     pub(super) demotions: AtomicU64,
+    pub(super) busy_polls: AtomicU64,
     pub(super) misplaced: AtomicU64,
     pub(super) misplaced_bytes: AtomicU64,
     pub(super) violations: AtomicU64,
@@ -108,6 +111,7 @@ impl Stats {
             pipes: 0,
             promotions: read(&self.promotions),
             demotions: read(&self.demotions),
+            busy_polls: read(&self.busy_polls),
             misplaced: read(&self.misplaced),
             misplaced_bytes: read(&self.misplaced_bytes),
             violations: read(&self.violations),

@@ -15,6 +15,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use slab::Slab;
 
 use super::SpliceError;
+use super::busy::BusyPoll;
 use super::crew::{Crew, Role};
 use super::inbox::{Command, Inbox};
 use super::pair::{Next, Pair, earlier};
@@ -73,6 +74,7 @@ pub(super) struct Worker {
     scratch: Vec<u8>,
     /// When the watchdog's next round is due; none while no flow is mapped.
     watch: Option<Instant>,
+    busy: BusyPoll,
 }
 
 /// The eventfd's and the kernel's events' places in epoll's data; flows have `key << 1 | side`.
@@ -102,6 +104,7 @@ impl Worker {
             serial: 0,
             scratch: vec![0; COPY_QUANTUM],
             watch: None,
+            busy: BusyPoll::default(),
         })
     }
 
@@ -162,12 +165,28 @@ impl Worker {
 
     fn wait(&mut self, events: &mut Vec<epoll::Event>) {
         self.settle_timers();
-        let patience = if self.hungry.is_empty() {
+        if !self.hungry.is_empty() {
+            return self.poll(events, Some(Duration::ZERO));
+        }
+        let began = Instant::now();
+        if let Some(_awake) = self.busy.begin(&self.crew.wakefulness) {
+            self.crew.stats.add(&self.crew.stats.busy_polls, 1);
+            while events.is_empty() && began.elapsed() < BusyPoll::MOST {
+                // Whoever is waited for may need this CPU.
+                std::thread::yield_now();
+                self.poll(events, Some(Duration::ZERO));
+            }
+        }
+        if events.is_empty() {
             let timer = earlier(self.timers.peek().map(|Reverse((at, ..))| *at), self.watch);
-            timer.map(|at| at.saturating_duration_since(Instant::now()))
-        } else {
-            Some(Duration::ZERO)
-        };
+            self.poll(events, timer.map(|at| at.saturating_duration_since(Instant::now())));
+        }
+        if self.crew.role(self.index) == Role::Quick {
+            self.busy.note(began.elapsed());
+        }
+    }
+
+    fn poll(&self, events: &mut Vec<epoll::Event>, patience: Option<Duration>) {
         // A wait in whole milliseconds would end too early and spin; epoll_pwait2 may be missing, so round up.
         let patience = patience.map(|time| {
             let millis = time.as_micros().div_ceil(1000).min(60_000) as i64;

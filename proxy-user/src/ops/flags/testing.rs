@@ -27,7 +27,7 @@ pub(crate) const KLOG: [Row; 15] = [
 ];
 
 /// Ours, which both have.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "lanes",
     "lane-security",
     "lane-wait",
@@ -36,6 +36,7 @@ const OURS: [&str; 12] = [
     "engine",
     "buffer-budget",
     "flow-buffer-max",
+    "busy-poll",
     "mux-flow-buffer",
     "mux-buffer",
     "operator-socket",

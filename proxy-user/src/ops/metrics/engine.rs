@@ -30,13 +30,15 @@ pub(super) fn register(
     )?))?;
     registry.register(Box::new(Snapshot::counter(
         "konduit_engine_events_total",
-        "What happened in the engine, by event. A violation is a direction whose counts disagree with the kernel's.",
+        "What happened in the engine, by event. A violation is a direction whose counts disagree with the kernel's, a \
+         busy poll are up to 50 µs that a thread looked for its next event instead of sleeping.",
         &["event"],
         read(|now| {
             named([
                 ("promoted", now.promotions),
                 ("demoted", now.demotions),
                 ("misplaced", now.misplaced),
+                ("busy_poll", now.busy_polls),
                 ("violation", now.violations),
             ])
         }),
