@@ -103,6 +103,20 @@ fn a_dead_source_behind_a_stalled_reader_ends_the_flow() {
 }
 
 /// Its shutdown takes our socket out of the kernel's map, and nobody is told.
+/// Also where tokio copies, which hears of a reset only when it looks, and bytes moved until just before.
+#[test]
+fn a_client_that_resets_behind_its_own_stalled_upload_is_seen_soon() {
+    let bench = Bench::new(EngineChoice::Auto);
+    let mut flow = bench.flow(Kind::Tcp, Kind::Stream);
+    assert!(fill(&mut flow.client) > 0);
+    let since = Instant::now();
+    flow.client.reset();
+    let ending = bench.ending(flow.ending);
+    assert_eq!(ending.up, Finish::Aborted);
+    // A look within a second, and a second for what the target may yet take; 6 to 11 s were seen.
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
 #[test]
 fn what_a_client_sends_that_reads_no_more_arrives_all_the_same() {
     if !mappable() {

@@ -100,6 +100,10 @@ fn an_agent_obeys_its_own_file() {
         opened.iter_mut().for_each(|flow| ping(flow).unwrap());
     };
     leads_to("mux");
+    let packets =
+        |reason| Page::get(pages).unwrap().sum("konduit_mux_fallbacks_total", &[("reason", reason)]);
+    assert!(packets("lanes_off") > 0.0, "the agent says why");
+    assert_eq!(packets("lanes_failing"), 0.0, "nothing fails");
     fs::write(&settings, b"# as the flags say\n").unwrap();
     obeyed("lanes", "auto", "flag");
     obeyed("engine", "auto", "flag");

@@ -205,6 +205,8 @@ impl AgentCounters {
         let name = match why {
             OnMux::Late => "lane_late",
             OnMux::Failing => "lanes_failing",
+            OnMux::Off => "lanes_off",
+            OnMux::Draining => "draining",
             OnMux::Lost => "lane_lost",
         };
         self.labelled.add(MUX, name);
@@ -218,6 +220,10 @@ pub(super) enum OnMux {
     Late,
     /// Lanes towards the server are given up for a while.
     Failing,
+    /// Lanes are switched off here.
+    Off,
+    /// An agent that drains opens no lane.
+    Draining,
     /// The lane ended before it carried the flow.
     Lost,
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::client::TlsStream;
 
-use super::counters::{AgentCounters, AgentLaneStats};
+use super::counters::{AgentCounters, AgentLaneStats, OnMux};
 use super::opener::Stream;
 use super::record::RecordExact;
 use super::{Security, Ticket};
@@ -185,8 +185,12 @@ impl Shared {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn opens_none(&self) -> bool {
-        *self.off.borrow() || self.draining.load(Ordering::Relaxed)
+    /// Why no lane is opened by choice.
+    pub(super) fn opens_none(&self) -> Option<OnMux> {
+        if *self.off.borrow() {
+            return Some(OnMux::Off);
+        }
+        self.draining.load(Ordering::Relaxed).then_some(OnMux::Draining)
     }
 
     /// Resolves when lanes are switched off.

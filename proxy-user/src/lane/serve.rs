@@ -118,19 +118,23 @@ impl AgentStream {
     ) -> Answered<T> {
         let stream = &self.stream;
         stream.admit(number, u32::MAX);
-        let failing = stream.is_failing() || stream.shared.opens_none();
+        let none = stream.shared.opens_none().or(stream.is_failing().then_some(OnMux::Failing));
         let mut pending = Pending { stream, number, lane: stream.pend(number) };
         stream.open(1);
         let mut dial = pin!(dial);
         let lane = select! {
             target = &mut dial => match target {
                 Err(error) => return Answered::Failed(error),
-                Ok(target) if failing => return pending.on_mux(target, OnMux::Failing),
-                Ok(target) => match timeout(stream.shared.config.wait, &mut pending.lane).await {
-                    Ok(Ok(lane)) => return stream.good(lane, number, target).await,
-                    Ok(Err(_)) => return pending.on_mux(target, OnMux::Lost),
-                    Err(_) => return pending.on_mux(target, OnMux::Late),
-                },
+                Ok(target) => {
+                    if let Some(why) = none {
+                        return pending.on_mux(target, why);
+                    }
+                    match timeout(stream.shared.config.wait, &mut pending.lane).await {
+                        Ok(Ok(lane)) => return stream.good(lane, number, target).await,
+                        Ok(Err(_)) => return pending.on_mux(target, OnMux::Lost),
+                        Err(_) => return pending.on_mux(target, OnMux::Late),
+                    }
+                }
             },
             lane = &mut pending.lane => lane,
         };

@@ -28,7 +28,8 @@ impl fmt::Display for Why<'_> {
         match cause(self.0) {
             Some(Error::InvalidCertificate(error)) => certificate(error, f),
             Some(Error::NoCertificatesPresented) => f.write_str(
-                "the peer showed no certificate; give it one (--agent-cert and --agent-key of an agent)",
+                "the peer showed no certificate; give it one (--agent-cert and --agent-key of an agent, clientCert and \
+                 clientKey in the EgressSelectorConfiguration of an API server)",
             ),
             Some(Error::AlertReceived(alert)) => told(*alert, f),
             Some(Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)) => f.write_str(

@@ -32,7 +32,7 @@ pub(super) const HELD_MOST: usize = 2 * BRIEF_BYTES as usize;
 
 /// How often the copy on tokio looks after the peers of a flow in which one direction waits or is over: it reads
 /// nothing then that would tell of a dead one.
-pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Commands that wait for one engine thread; beyond it a new flow is refused.
 pub(super) const INBOX_BOUND: usize = 4096;

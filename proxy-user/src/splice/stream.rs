@@ -269,26 +269,27 @@ impl Copy {
             since: Instant::now(),
             moved,
         });
-        while look.timer.as_mut().poll_elapsed(context).is_ready() {
-            let now = Instant::now();
-            look.timer.as_mut().reset(now + every);
-            if look.moved != moved {
-                (look.since, look.moved) = (now, moved);
-                continue;
-            }
-            // A direction that is over was shut by us, and then a half-close of the peer looks the same.
-            let orphaned =
-                |side: usize| self.halves[1 - side].finish().is_none() && self.ends[side].is_orphaned();
-            if (0..2).any(orphaned) && now >= look.since + self.orphan_after {
-                return Poll::Ready(());
-            }
-            let broken = [0, 1].map(|side| self.ends[side].poll_broken(context).is_ready());
-            for side in (0..2).filter(|side| broken[*side]) {
-                if self.side_broke(side) {
-                    context.waker().wake_by_ref();
-                }
-            }
+        if look.timer.as_mut().poll_elapsed(context).is_pending() {
             return Poll::Pending;
+        }
+        let now = Instant::now();
+        look.timer.as_mut().reset(now + every);
+        let _armed = look.timer.as_mut().poll_elapsed(context);
+        if look.moved != moved {
+            (look.since, look.moved) = (now, moved);
+        }
+        let since = look.since;
+        // A direction that is over was shut by us, and then a half-close of the peer looks the same.
+        let orphaned =
+            |side: usize| self.halves[1 - side].finish().is_none() && self.ends[side].is_orphaned();
+        if (0..2).any(orphaned) && now >= since + self.orphan_after {
+            return Poll::Ready(());
+        }
+        let broken = [0, 1].map(|side| self.ends[side].poll_broken(context).is_ready());
+        for side in (0..2).filter(|side| broken[*side]) {
+            if self.side_broke(side) {
+                context.waker().wake_by_ref();
+            }
         }
         Poll::Pending
     }
