@@ -6,18 +6,13 @@ use std::time::{Duration, Instant};
 use proxy_user::flow::{Direction, Engine};
 use proxy_user::splice::EngineChoice;
 
-use crate::bench::{Bench, Kind, Outer, mappable, wait};
+use crate::bench::{Bench, Kind, Outer, exchange, mappable, wait};
 use crate::pattern;
 
 /// Small messages there and back, slowly, for longer than the policy waits before it believes them.
 fn chat(client: &mut (impl Read + Write), target: &mut (impl Read + Write)) {
     for _ in 0..14 {
-        let mut message = [7; 64];
-        client.write_all(&message).unwrap();
-        target.read_exact(&mut message).unwrap();
-        target.write_all(&message).unwrap();
-        client.read_exact(&mut message).unwrap();
-        assert_eq!(message, [7; 64]);
+        exchange(client, target, 64);
         std::thread::sleep(Duration::from_millis(200));
     }
 }

@@ -257,12 +257,18 @@ pub struct Flow {
 impl Flow {
     /// So many bytes to the target and back.
     pub fn exchange(&mut self, bytes: usize) {
-        let mut message = vec![7; bytes];
-        self.client.write_all(&message).unwrap();
-        self.target.read_exact(&mut message).unwrap();
-        self.target.write_all(&message).unwrap();
-        self.client.read_exact(&mut message).unwrap();
+        exchange(&mut self.client, &mut self.target, bytes);
     }
+}
+
+/// So many bytes from one side to the other and back.
+pub fn exchange(from: &mut (impl Read + Write), to: &mut (impl Read + Write), bytes: usize) {
+    let mut message = vec![7; bytes];
+    from.write_all(&message).unwrap();
+    to.read_exact(&mut message).unwrap();
+    to.write_all(&message).unwrap();
+    from.read_exact(&mut message).unwrap();
+    assert_eq!(message, vec![7; bytes]);
 }
 
 impl Bench {

@@ -42,17 +42,11 @@ fn sockets_that_tokio_watches_join_as_others_do() {
 fn a_short_flow_needs_no_engine_thread_and_one_that_lasts_gets_one() {
     let bench = Bench::new(EngineChoice::Auto);
     let threads = || bench.splicer.snapshot().flows;
-    let echo = |flow: &mut crate::bench::Flow| {
-        flow.client.write_all(b"echo").unwrap();
-        flow.target.read_exact(&mut [0; 4]).unwrap();
-        flow.target.write_all(b"echo").unwrap();
-        flow.client.read_exact(&mut [0; 4]).unwrap();
-    };
     // A busy machine may be done only when a flow is short no more.
     let young = || {
         let began = Instant::now();
         let mut flow = bench.flow(Kind::Tcp, Kind::Tcp);
-        echo(&mut flow);
+        flow.exchange(4);
         let seen = threads();
         if began.elapsed() < Duration::from_millis(100) {
             assert_eq!(seen, 0);
@@ -66,7 +60,7 @@ fn a_short_flow_needs_no_engine_thread_and_one_that_lasts_gets_one() {
     let mut flow = (0..20).find_map(|_| young()).expect("too busy a machine");
     // By its age, at its next byte.
     std::thread::sleep(Duration::from_millis(150));
-    echo(&mut flow);
+    flow.exchange(4);
     wait("an engine thread", || threads() == 1);
     flow.client.finish();
     flow.target.finish();

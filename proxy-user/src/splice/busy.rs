@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::policy::{BUSY_POLL_MOST, BUSY_POLL_WORTH};
+use super::policy::BUSY_POLL_WORTH;
 
 /// The right to poll awake, which one thread of the process has at a time: a second CPU stays for whoever is waited for.
 #[derive(Debug, Default)]
@@ -33,9 +33,6 @@ pub(super) struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// Longest time to poll before sleeping.
-    pub(super) const MOST: Duration = BUSY_POLL_MOST;
-
     /// The right to poll now, where that is worth it and no other thread does.
     pub(super) fn begin<'a>(&self, right: &'a Wakefulness) -> Option<Awake<'a>> {
         let taken = right.0.as_ref().filter(|_| self.near)?;

@@ -20,7 +20,7 @@ use super::crew::{Crew, Role};
 use super::inbox::{Command, Inbox};
 use super::pair::{Next, Pair, earlier};
 use super::pipe::Pool;
-use super::policy::{BULK_REST, COPY_QUANTUM, WATCH_EVERY};
+use super::policy::{BULK_REST, BUSY_POLL_MOST, COPY_QUANTUM, WATCH_EVERY};
 use super::sockmap::KernelMap;
 use super::stats::Stats;
 
@@ -171,7 +171,7 @@ impl Worker {
         let began = Instant::now();
         if let Some(_awake) = self.busy.begin(&self.crew.wakefulness) {
             self.crew.stats.add(&self.crew.stats.busy_polls, 1);
-            while events.is_empty() && began.elapsed() < BusyPoll::MOST {
+            while events.is_empty() && began.elapsed() < BUSY_POLL_MOST {
                 // Whoever is waited for may need this CPU.
                 std::thread::yield_now();
                 self.poll(events, Some(Duration::ZERO));
