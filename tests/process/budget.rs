@@ -14,16 +14,15 @@ use crate::ground::{Place, SOON, echo, open, ping};
 const FLOWS: usize = 64;
 const BUDGET: u64 = 8 << 20;
 
-/// A flow of which one side sends without end, and the other takes nothing.
+/// A flow whose target sends without end, and whose client takes nothing; where `both` send, neither takes anything.
 struct Stalled {
     client: UnixStream,
     target: TcpStream,
-    /// The client sends.
-    up: bool,
+    both: bool,
 }
 
 impl Stalled {
-    fn open(place: &Place, up: bool) -> anyhow::Result<Stalled> {
+    fn open(place: &Place, both: bool) -> anyhow::Result<Stalled> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let mut client = UnixStream::connect(place.socket())?;
         client.set_read_timeout(Some(SOON))?;
@@ -32,23 +31,26 @@ impl Stalled {
         client.read_exact(&mut [0; 39])?;
         client.set_nonblocking(true)?;
         target.set_nonblocking(true)?;
-        Ok(Stalled { client, target, up })
+        Ok(Stalled { client, target, both })
     }
 
     /// Sends until nothing more is taken; says how much was.
     fn press(&mut self) -> usize {
+        let mut senders: Vec<&mut dyn Write> = vec![&mut self.target];
+        if self.both {
+            senders.push(&mut self.client);
+        }
         let mut pressed = 0;
-        loop {
-            let sent = match self.up {
-                true => self.client.write(&[7; 64 << 10]),
-                false => self.target.write(&[7; 64 << 10]),
-            };
-            match sent {
-                Ok(bytes) => pressed += bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return pressed,
-                Err(error) => panic!("a stalled flow was ended: {error}"),
+        for sender in senders {
+            loop {
+                match sender.write(&[7; 64 << 10]) {
+                    Ok(bytes) => pressed += bytes,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("a stalled flow was ended: {error}"),
+                }
             }
         }
+        pressed
     }
 
     fn is_lost(&self) -> bool {
@@ -85,8 +87,8 @@ fn stalled_flows_on_packets_share_the_budget() {
     for (process, before) in [&server, &agent].into_iter().zip(before) {
         let held = held(process.pid()).saturating_sub(before);
         println!("held {held}, of that in sockets {}", socket_bytes(process.pid()).unwrap());
-        // Unoptimised, a process holds 3 to 6 MiB more of its own; the bench holds a release build to one and a half.
-        assert!(held <= BUDGET * 2, "{held} bytes are held");
+        // Unoptimised, a process holds more of its own; the bench holds a release build to one and a half.
+        assert!(held <= BUDGET * 7 / 4, "{held} bytes are held");
     }
     println!("longest round trip beside them: {longest:?}");
     assert!(longest < Duration::from_secs(2), "{longest:?}");

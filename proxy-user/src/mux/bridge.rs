@@ -106,8 +106,24 @@ impl FlowStream for MuxStream {
         self.with(|flow| flow.last_words.to_string()).unwrap_or_default()
     }
 
+    fn answers_close(&self) -> bool {
+        self.with(|flow| flow.state.answers_close()).unwrap_or(false)
+    }
+
     fn bound(&mut self, room: Room) {
         self.with(|flow| flow.bound(room));
+    }
+
+    /// A flow that is over has room: the write says so.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let room = self.with(|flow| {
+            if !flow.state.is_writing() || flow.has_room() {
+                return Poll::Ready(());
+            }
+            flow.writer = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        room.unwrap_or(Poll::Ready(()))
     }
 
     /// What no packet carries yet, for want of the peer's window or of the stream's.

@@ -42,6 +42,8 @@ pub(super) struct Flow {
     max_outgoing: usize,
     /// Where a wider window is asked for; none of a flow that is not joined.
     more: Option<Allowance>,
+    /// What waits to be read is copied, whatever its size: the buffer it arrived in holds half as much again.
+    scarce: bool,
     /// Credit to be granted to the peer.
     owed: u64,
     /// The peer was told that its credit does not cover what waits.
@@ -78,6 +80,7 @@ impl Flow {
             outgoing: 0,
             max_outgoing: MAX_OUTGOING,
             more: None,
+            scarce: false,
             owed: 0,
             said_so: false,
             scheduled: false,
@@ -100,6 +103,7 @@ impl Flow {
     /// Keeps within this room from now on.
     pub(super) fn bound(&mut self, room: Room) {
         self.max_outgoing = room.unsent.min(MAX_OUTGOING);
+        self.scarce = room.scarce;
         // Told twice it keeps the first: what was taken of that is in the window.
         self.more.get_or_insert(room.more);
         if self.dialect != Dialect::Upstream && self.state.is_reading() {
@@ -130,6 +134,7 @@ impl Flow {
 
     fn store(&mut self, data: Bytes) {
         if data.len() >= SMALL {
+            let data = if self.scarce { Bytes::copy_from_slice(&data) } else { data };
             return self.inbox.push_back(data);
         }
         let joins = self.inbox.len() > KEPT_APART && self.inbox.back().is_some_and(|last| last.len() < SMALL);
@@ -343,6 +348,25 @@ mod tests {
     use super::*;
 
     const FIRST: usize = crate::mux::window::FIRST_WINDOW as usize;
+
+    /// The packets of one message of the stream share its buffer, which is larger than what one of them says.
+    #[test]
+    fn what_waits_in_a_scarce_flow_keeps_no_buffer_of_others_alive() {
+        struct Buffer(std::sync::Arc<Vec<u8>>);
+        impl AsRef<[u8]> for Buffer {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        for (budget, kept) in [(0, false), (1 << 30, true)] {
+            let mut flow = Flow::new(Role::Acceptor, Dialect::OURS);
+            flow.bound(Room::alone(budget));
+            let bytes = std::sync::Arc::new(vec![7; 48 << 10]);
+            flow.push(Bytes::from_owner(Buffer(bytes.clone())).slice(..32 << 10)).unwrap();
+            assert_eq!(std::sync::Arc::strong_count(&bytes) > 1, kept, "budget {budget}");
+            assert_eq!(flow.pop(usize::MAX).unwrap().unwrap(), vec![7; 32 << 10]);
+        }
+    }
 
     /// The size of each of many payloads, and the places that they take at the most.
     #[test]

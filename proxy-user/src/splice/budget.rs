@@ -47,7 +47,7 @@ impl Grant {
     }
 
     /// Too little for the kernel to keep by itself: it looks at what is unsent only where it begins a segment, which
-    /// may get 64 KiB long.
+    /// may get 64 KiB long. So room is asked for before each send; on tokio no buffer is held until there is some.
     pub(super) fn is_scarce(self) -> bool {
         self.bounded().is_some_and(|bytes| bytes / 2 < RECEIVE_LEAST)
     }
@@ -105,12 +105,15 @@ pub struct Room {
     pub unsent: usize,
     /// Where more than `receive` is to be asked for.
     pub more: Allowance,
+    /// What is received is to hold no more memory than it has bytes.
+    pub scarce: bool,
 }
 
 impl Room {
     pub(super) fn new(grant: Grant, grants: &Arc<Grants>) -> Room {
         let more = Allowance { grants: grants.clone(), taken: 0 };
-        Room { receive: grant.received(), unsent: grant.unsent() as usize, more }
+        let scarce = grant.is_scarce();
+        Room { receive: grant.received(), unsent: grant.unsent() as usize, more, scarce }
     }
 
     /// As of a flow that is alone with this budget.

@@ -54,6 +54,11 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
         String::new()
     }
 
+    /// Whether the peer answers a clean end of our direction at once by ending its own, as upstream's agent does.
+    fn answers_close(&self) -> bool {
+        false
+    }
+
     /// Ready once the peer takes no more bytes, whatever is written. An upstream peer's close ends both directions:
     /// when every byte read from this stream was handed over, the other direction is to be ended with it.
     fn poll_unwritable(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
@@ -79,6 +84,12 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
 
     /// What this flow may hold back where nothing but ourselves bounds it; told once, at the join.
     fn bound(&mut self, _room: Room) {}
+
+    /// Ready unless as much waits to be sent as [`FlowStream::bound`] allows. Asked only where that is too little to hold
+    /// more beside it.
+    fn poll_room(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 
     /// Whether both peers can leave what lies above the clear socket below, as on a raw lane that begins inside TLS.
     fn may_leave(&self) -> bool {
@@ -135,6 +146,11 @@ impl End {
 
     pub fn stream(stream: impl FlowStream + 'static) -> End {
         End { io: EndIo::Stream(Box::new(stream)), early: Bytes::new(), greeting: Bytes::new() }
+    }
+
+    /// As [`FlowStream::answers_close`]; no socket does.
+    pub fn answers_close(&self) -> bool {
+        matches!(&self.io, EndIo::Stream(stream) if stream.answers_close())
     }
 
     pub fn with_early(self, early: Bytes) -> End {

@@ -63,12 +63,22 @@ pub(super) struct Half {
     /// The most that lay in the buffer since the source was quiet.
     used: usize,
     unflushed: bool,
+    /// What a flow may hold is too little to be left to the kernel, or to lie here meanwhile.
+    scarce: bool,
+    /// The destination takes no more for now.
+    held_up: bool,
     source: Option<Finish>,
     failing: bool,
 }
 
 impl Half {
-    pub(super) fn new(side: flow::Direction, greeting: Bytes, early: Bytes, most: usize) -> Half {
+    pub(super) fn new(
+        side: flow::Direction,
+        greeting: Bytes,
+        early: Bytes,
+        most: usize,
+        scarce: bool,
+    ) -> Half {
         Half {
             side,
             phase: Phase::Greet(greeting),
@@ -80,6 +90,8 @@ impl Half {
             most: most.clamp(STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST),
             used: 0,
             unflushed: false,
+            scarce,
+            held_up: false,
             source: None,
             failing: false,
         }
@@ -95,7 +107,7 @@ impl Half {
     /// It has bytes that the destination does not take.
     pub(super) fn is_held_up(&self) -> bool {
         match self.phase {
-            Phase::Move => self.written < self.buffer.len(),
+            Phase::Move => self.held_up || self.written < self.buffer.len(),
             Phase::Done(_) => false,
             _ => true,
         }
@@ -157,8 +169,9 @@ impl Half {
     /// The destination's peer closed both directions and its own is over: so is this one, cleanly unless bytes
     /// are left that nobody takes.
     pub(super) fn end_with_the_other(&mut self) {
-        let nothing_left =
-            self.written == self.buffer.len() && matches!(self.phase, Phase::Move | Phase::Shut);
+        let nothing_left = self.written == self.buffer.len()
+            && !self.held_up
+            && matches!(self.phase, Phase::Move | Phase::Shut);
         self.destination_broke(if nothing_left { Finish::Clean } else { Finish::Aborted });
     }
 
@@ -230,6 +243,7 @@ impl Half {
                     meter.add(self.side, Engine::Copy, sent as u64);
                 }
                 Phase::Move => {
+                    ready!(self.poll_room(context, to));
                     let waits = self.fill(context, from);
                     if self.written == self.buffer.len() {
                         self.buffer.clear();
@@ -265,6 +279,23 @@ impl Half {
                 }
             }
         }
+    }
+
+    /// Ready when a scarce flow may read and write on. While it may not, nothing is read, and no buffer is held that is
+    /// empty.
+    fn poll_room(&mut self, context: &mut Context<'_>, to: &mut TokioEnd) -> Poll<()> {
+        let empty = self.written == self.buffer.len();
+        let over = empty && self.source.is_some();
+        self.held_up = self.scarce && !over && to.poll_room(context).is_pending();
+        if !self.held_up {
+            return Poll::Ready(());
+        }
+        if empty {
+            self.buffer.clear();
+            self.written = 0;
+            self.rest();
+        }
+        Poll::Pending
     }
 
     /// Reads until the buffer is full or the source waits (then true) or ended. Never behind unwritten bytes.
@@ -338,7 +369,9 @@ fn step<T>(polled: Poll<std::io::Result<T>>) -> Result<Poll<T>, Finish> {
 mod tests {
     use std::task::Waker;
 
-    use tokio::net::UnixStream;
+    use std::io::Write;
+
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
 
     use super::*;
 
@@ -347,7 +380,7 @@ mod tests {
     async fn a_broken_destination_says_nothing_of_a_source_that_ended_cleanly() {
         let end = || TokioEnd::Unix(UnixStream::pair().unwrap().0);
         let (mut from, mut to) = (end(), end());
-        let mut half = Half::new(flow::Direction::Up, Bytes::new(), Bytes::new(), 1 << 16);
+        let mut half = Half::new(flow::Direction::Up, Bytes::new(), Bytes::new(), 1 << 16, false);
         half.source = Some(Finish::Clean);
         half.destination_broke(Finish::Aborted);
         let mut context = Context::from_waker(Waker::noop());
@@ -355,5 +388,33 @@ mod tests {
         half.source = Some(Finish::Aborted);
         let lost = half.poll(&mut context, &mut from, &mut to, &Meter::default());
         assert_eq!(lost, Some(Lost::Source));
+    }
+
+    /// What waits at a destination that nobody reads: at most half of the limit, and one buffer that was let in then.
+    /// Meanwhile no buffer is held, and the source is not read.
+    #[tokio::test]
+    async fn a_scarce_direction_holds_nothing_in_front_of_a_destination_that_takes_nothing() {
+        const LIMIT: u32 = 16 << 10;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
+        socket2::SockRef::from(&to).set_tcp_notsent_lowat(LIMIT).unwrap();
+        let (from, sender) = UnixStream::pair().unwrap();
+        let mut sender = sender.into_std().unwrap();
+        let (from, mut to) = (&mut TokioEnd::Unix(from), TokioEnd::Tcp(to));
+        let mut half = Half::new(flow::Direction::Down, Bytes::new(), Bytes::new(), 0, true);
+        let meter = Meter::default();
+        let mut quiet = 0;
+        while quiet < 20 {
+            let before = meter.total(flow::Direction::Down);
+            while sender.write(&[7; 64 << 10]).is_ok() {}
+            std::future::poll_fn(|context| Poll::Ready(half.poll(context, from, &mut to, &meter))).await;
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            quiet = if meter.total(flow::Direction::Down) == before { quiet + 1 } else { 0 };
+        }
+        assert!(half.is_held_up());
+        assert_eq!(half.buffer.capacity(), 0);
+        let unsent = meter.total(flow::Direction::Down) - rustix::io::ioctl_fionread(&peer).unwrap();
+        assert!(unsent <= u64::from(LIMIT / 2) + STREAM_BUFFER_FIRST as u64, "{unsent} bytes wait");
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,6 +11,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::SpliceFlags;
 use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use super::Plain;
 use super::budget::Grant;
@@ -88,12 +91,9 @@ impl Plain {
         if self.is_sated(grant) { Err(Errno::AGAIN) } else { self.send(bytes) }
     }
 
-    /// As much waits here unsent as a scarce grant allows. Asking so makes the kernel tell, by an event, when that has
-    /// changed.
+    /// As much waits here unsent as a scarce grant allows.
     pub(super) fn is_sated(&self, grant: Grant) -> bool {
-        let mut here = [PollFd::new(self, PollFlags::OUT)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        grant.is_scarce() && !self.is_unix() && poll(&mut here, Some(&now)) == Ok(0)
+        grant.is_scarce() && !self.is_unix() && is_sated(self)
     }
 
     /// Bytes that the peer has not acknowledged (TCP) or not read (Unix).
@@ -128,6 +128,26 @@ pub(super) fn prepare_tcp(socket: &impl AsFd, grant: Grant) -> io::Result<()> {
         socket.set_recv_buffer_size(bytes / 2)?;
     }
     Ok(())
+}
+
+/// As much waits here unsent as TCP_NOTSENT_LOWAT allows. Asking so makes the kernel tell, by an event, when that has
+/// changed.
+fn is_sated(socket: &impl AsFd) -> bool {
+    let mut here = [PollFd::new(socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut here, Some(&now)) == Ok(0)
+}
+
+/// Ready unless the socket [`is_sated`]; a broken one is ready, since a write tells why.
+pub(super) fn poll_room(socket: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
+    let ask = || if is_sated(socket) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
+    while ready!(socket.poll_write_ready(context)).is_ok() {
+        match socket.try_io(Interest::WRITABLE, ask) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => break,
+        }
+    }
+    Poll::Ready(())
 }
 
 /// Moves up to `most` bytes between a socket and a pipe.

@@ -117,8 +117,9 @@ impl Splicer {
         let cancel = Arc::new(StreamCancel::default());
         let share = Share::take(&self.threads);
         let most = share.grant.in_hand().min(if begin.is_some() { STREAM_BUFFER_FIRST } else { usize::MAX });
-        let up = Half::new(Direction::Up, right.greeting, left.early, most);
-        let down = Half::new(Direction::Down, left.greeting, right.early, most);
+        let scarce = share.grant.is_scarce();
+        let up = Half::new(Direction::Up, right.greeting, left.early, most, scarce);
+        let down = Half::new(Direction::Down, left.greeting, right.early, most, scarce);
         let lasting = begin.map(|begin| (self.clone(), begin));
         let copy = stream::join(ends, [up, down], share, meter.clone(), cancel.clone(), lasting);
         Join::on_tokio(Box::pin(copy) as Pin<Box<_>>, cancel, meter)

@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::crew::Share;
 use super::kernel::sock::unacknowledged;
-use super::sock::prepare_tcp;
+use super::sock::{poll_room, prepare_tcp};
 use super::{EndIo, FlowStream, Plain, Watched};
 use crate::net::sockopt;
 
@@ -142,6 +142,15 @@ impl TokioEnd {
         match self {
             TokioEnd::Tcp(_) | TokioEnd::Unix(_) => String::new(),
             TokioEnd::Stream(stream) => stream.last_words(),
+        }
+    }
+
+    /// Ready unless as much waits here unsent as a scarce grant allows; a Unix socket has a fixed room of its own.
+    pub(super) fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            TokioEnd::Tcp(socket) => poll_room(socket, context),
+            TokioEnd::Unix(_) => Poll::Ready(()),
+            TokioEnd::Stream(stream) => stream.poll_room(context),
         }
     }
 
