@@ -10,8 +10,14 @@ use crate::ends::AgentEnd;
 use crate::flow::Flow;
 use crate::pair::{Pair, Pairing, Side};
 
-/// The words for a flow that the agent does not know, when bytes come for it.
-async fn unrecognized(server: Side) {
+/// The words for a flow that the agent does not know, when bytes come for it or it is to be closed.
+async fn unknown(server: Side) {
+    for (closes, words) in [(false, "unrecognized connectID"), (true, "Unknown connectID")] {
+        told(server, closes, words).await;
+    }
+}
+
+async fn told(server: Side, closes: bool, words: &str) {
     let (agent, frontend) = (Side::Upstream, Frontend::Grpc);
     let pair = Pair::start(Pairing { server, agent, frontend, lanes: false, killed: false }).await.unwrap();
     let AgentEnd::Peer(agent) = &pair.agents[0] else {
@@ -22,19 +28,22 @@ async fn unrecognized(server: Side) {
     let mut flow = pair.dial(&target.name()).await.unwrap();
     flow.exchange(25, 1).await.unwrap();
     agent.forget();
-    flow.write("lost".into()).await.unwrap();
     let Flow::Grpc(mut call, conn) = flow else { panic!("no flow by gRPC") };
-    let said = Packet::CloseResponse { conn, error: "unrecognized connectID".to_owned() };
+    call.say(match closes {
+        true => Packet::CloseRequest { conn },
+        false => Packet::Data { conn, data: "lost".into() },
+    });
+    let said = Packet::CloseResponse { conn, error: words.to_owned() };
     assert_eq!(call.hear().await, Some(said));
     pair.kept_to_the_contract();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_upstreams_agent_by_our_server() {
-    unrecognized(Side::Ours).await;
+    unknown(Side::Ours).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_upstreams_agent_by_upstreams_server() {
-    unrecognized(Side::Upstream).await;
+    unknown(Side::Upstream).await;
 }

@@ -122,6 +122,11 @@ impl FlowState {
         self.write == Side::Open
     }
 
+    /// The end of our direction is a CLOSE_REQ, which ends both: the peer's CLOSE_RSP is on its way at once.
+    pub fn answers_close(&self) -> bool {
+        (self.role, self.dialect) == (Role::Dialer, Dialect::Upstream)
+    }
+
     pub fn step(&mut self, event: Event) -> Step {
         match event {
             Event::PeerFin => self.read_ends(ReadEnd::Eof),

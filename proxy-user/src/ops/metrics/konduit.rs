@@ -110,8 +110,8 @@ impl KonduitMetrics {
         self.flow_ends.with_label_values(&[reason]).inc();
     }
 
-    /// A connection to this port got no further: for its `tls`, its `head` (HTTP/1), its `preface` (HTTP/2), its
-    /// `metadata`, its `token`, for want of `room`, or, on a port for operators, its `request`.
+    /// A connection to this port got no further: for its `tls`, its `head` (HTTP/1), its `preface` (HTTP/2; or no call
+    /// came behind it), its `metadata`, its `token`, for want of `room`, or, on a port for operators, its `request`.
     pub fn refused(&self, port: &'static str, reason: &'static str) {
         self.refused.with_label_values(&[port, reason]).inc();
     }

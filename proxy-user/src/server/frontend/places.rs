@@ -47,12 +47,12 @@ impl Places {
         }
     }
 
-    /// `None`: nothing can be done for the connection, which is to be closed.
+    #[cfg(test)]
     pub(super) fn take(&self) -> Option<Place> {
         self.told(self.find())
     }
 
-    /// As [`Places::take`], for whoever may still make room otherwise.
+    /// `None`: nothing can be done for the connection, unless room is made otherwise.
     pub(super) fn find(&self) -> Option<Place> {
         if let Ok(_permit) = self.free.clone().try_acquire_owned() {
             return Some(Place::Kept { _permit });

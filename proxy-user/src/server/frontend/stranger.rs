@@ -1,4 +1,4 @@
-//! Connections whose handshake is under way, or on a Unix socket their first words: whoever reaches the frontend can
+//! Connections whose handshake is under way, or on a Unix socket their first request: whoever reaches the frontend can
 //! leave them unfinished.
 
 use std::collections::BTreeMap;

@@ -57,13 +57,15 @@ pub(super) enum ConnectionError {
 }
 
 /// Serves a connection until its client leaves, or work is cut off and its calls have said so. They run in tasks of
-/// their own, which outlive it for as long as their flows take to notice.
+/// their own, which outlive it for as long as their flows take to notice. `first` hears of the first one.
 pub(super) async fn serve<B: Backend>(
     socket: impl AsyncRead + AsyncWrite + Unpin,
     keepalive: Duration,
     backend: Arc<B>,
     mut drain: DrainWatch,
+    first: impl FnOnce(),
 ) -> Result<(), ConnectionError> {
+    let mut first = Some(first);
     let handshake: Handshake<_, Bytes> = settings().handshake(CleanAuthority::new(socket));
     let shaken = tokio::select! {
         shaken = handshake => shaken.map_err(ConnectionError::Http),
@@ -81,6 +83,9 @@ pub(super) async fn serve<B: Backend>(
             call = connection.accept() => {
                 let Some(call) = call else { return Ok(()) };
                 let (request, respond) = call?;
+                if let Some(first) = first.take() {
+                    first();
+                }
                 tokio::spawn(stream::serve(request, respond, backend.clone(), cut.clone()));
             }
             error = &mut watch => return Err(error),

@@ -3,13 +3,16 @@
 //! Served on h2 itself: a stream is a flow, its HTTP/2 windows are its flow control, and DATA goes between
 //! packets and the other end without a queue of its own.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 use self::stream::Backend;
 use super::places::Places;
+use super::stranger::Stranger;
 use crate::flow::DialError;
 use crate::net::listener::{Accepted, TcpListener};
 use crate::net::sockopt;
@@ -26,6 +29,7 @@ mod connection;
 mod encode;
 mod flow;
 mod message;
+mod packets;
 mod parse;
 mod receive;
 mod send;
@@ -44,12 +48,8 @@ pub(super) async fn serve_unix<B: Backend>(
             accepted = listener.accept() => accepted,
             () = drain.draining() => return,
         };
-        let Some(place) = places.take() else { continue };
-        let (backend, drain) = (backend.clone(), drain.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            serve(accepted, keepalive, backend, drain).await;
-        });
+        let Some(stranger) = places.admit() else { continue };
+        tokio::spawn(serve_stranger(accepted, keepalive, backend.clone(), stranger, drain.clone()));
     }
 }
 
@@ -74,20 +74,50 @@ pub(super) async fn serve_tls<B: Backend>(
             if let Some((_place, accepted)) = shaken {
                 // A socket that is gone already says so when read.
                 let _ = sockopt::set_user_timeout(accepted.stream.get_ref().0, connection::SILENCE);
-                serve(accepted, keepalive, backend, drain).await;
+                serve(accepted, keepalive, backend, drain, || {}).await;
             }
         });
     }
 }
 
+/// Serves a client that nothing is known of: until its first call its place may go to another.
+async fn serve_stranger<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
+    accepted: Accepted<S>,
+    keepalive: Duration,
+    backend: Arc<B>,
+    stranger: Stranger,
+    drain: DrainWatch,
+) {
+    let metrics = backend.metrics().clone();
+    let (calls, called) = oneshot::channel();
+    let first = || {
+        // It is listened to for as long as this runs.
+        let _ = calls.send(());
+    };
+    let mut serving = pin!(serve(accepted, keepalive, backend, drain.clone(), first));
+    let called = async {
+        tokio::select! {
+            () = &mut serving => false,
+            called = called => called.is_ok(),
+        }
+    };
+    match stranger.shake(called, drain).await {
+        Some((_place, true)) => serving.await,
+        Some((_, false)) => {}
+        None => metrics.konduit.refused("frontend", "preface"),
+    }
+}
+
+/// `first` hears of the client's first call.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
     accepted: Accepted<S>,
     keepalive: Duration,
     backend: Arc<B>,
     drain: DrainWatch,
+    first: impl FnOnce(),
 ) {
     let remote = accepted.remote;
-    if let Err(error) = connection::serve(accepted.stream, keepalive, backend, drain).await {
+    if let Err(error) = connection::serve(accepted.stream, keepalive, backend, drain, first).await {
         tracing::info!(%remote, %error, "frontend connection ended");
     }
 }
@@ -98,6 +128,10 @@ impl Backend for Dialer {
     async fn dial(&self, request: &DialRequest) -> Result<Opened, DialError> {
         let (protocol, target) = (request.protocol.clone(), request.address.clone());
         Dialer::dial(self, Dial { via: Via::Grpc, protocol, target }).await
+    }
+
+    fn answers_close(opened: &Opened) -> bool {
+        opened.end.answers_close()
     }
 
     async fn join(&self, client: End, opened: Opened) {

@@ -21,6 +21,7 @@ pub(super) struct Receiver {
     metrics: ServerMetrics,
     parser: Parser,
     unreleased: usize,
+    over: bool,
 }
 
 /// Why nothing more comes.
@@ -36,10 +37,25 @@ pub(super) enum Ended {
 
 impl Receiver {
     pub(super) fn new(stream: RecvStream, metrics: ServerMetrics) -> Receiver {
-        Receiver { stream, metrics, parser: Parser::default(), unreleased: 0 }
+        Receiver { stream, metrics, parser: Parser::default(), unreleased: 0, over: false }
     }
 
     pub(super) fn poll_item(&mut self, context: &mut Context<'_>) -> Poll<Result<Item, Ended>> {
+        let item = ready!(self.poll_next(context));
+        self.over |= item.is_err();
+        Poll::Ready(item)
+    }
+
+    /// Ready when nothing more comes; what comes before is dropped.
+    pub(super) fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.over {
+            // Whoever waits for that has no use for the reason.
+            let _ = ready!(self.poll_item(context));
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Item, Ended>> {
         loop {
             match self.parser.next() {
                 Ok(None) => {}

@@ -10,8 +10,9 @@ use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::flow::PacketFlow;
+use super::flow::Carrier;
 use super::message::{Code, Item};
+use super::packets::Packets;
 use super::receive::{Ended, Receiver};
 use super::send::{Sender, status};
 use crate::flow::{DialError, DialReason};
@@ -28,6 +29,9 @@ pub(in crate::server::frontend) trait Backend: Send + Sync + 'static {
 
     /// Dropping the future gives the dial up.
     fn dial(&self, request: &DialRequest) -> impl Future<Output = Result<Self::Opened, DialError>> + Send;
+
+    /// As [`End::answers_close`], of the target's end.
+    fn answers_close(opened: &Self::Opened) -> bool;
 
     /// Runs the flow to its end.
     fn join(&self, client: End, opened: Self::Opened) -> impl Future<Output = ()> + Send;
@@ -135,8 +139,15 @@ impl Call {
                 Outcome::Opened(opened) => {
                     let conn = ConnId(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
                     self.answer(request.dial, Ok(Answer::Here(conn)));
-                    let flow = PacketFlow::new(conn, self.receiver, self.sender);
-                    return backend.join(End::stream(flow), opened).await;
+                    let answers_close = B::answers_close(&opened);
+                    let packets = Packets::new(conn, self.receiver, self.sender, answers_close);
+                    let (carrier, flow) = Carrier::new(packets);
+                    carrier.carry(backend.join(End::stream(flow), opened)).await;
+                    tokio::select! {
+                        () = carrier.left() => {}
+                        () = drain.last_words() => {}
+                    }
+                    return;
                 }
                 Outcome::Answered => self.dialled = true,
                 Outcome::GivenUp => {}

@@ -1,21 +1,23 @@
-//! A TLS frontend with few places.
+//! A frontend with few places.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
-use super::super::serve_tls;
 use super::super::stream::Backend;
-use super::{SOON, local};
+use super::super::{serve_tls, serve_unix};
+use super::{SOON, call, dial, local};
 use crate::lane::testing::Pki;
 use crate::net::cipher::TlsPolicy;
 use crate::net::listener::TcpListener;
 use crate::net::tls::{ALPN_H2, ClientTls, ServerTls};
+use crate::net::uds::UdsListener;
 use crate::ops::drain;
 use crate::server::frontend::places::Places;
 use crate::server::frontend::stranger::MEANT;
 use crate::server::options::Mode;
+use crate::wire::packet::Packet;
 
 /// Whoever leaves a handshake unfinished keeps nobody out; whoever finished one keeps its place.
 #[tokio::test]
@@ -64,5 +66,42 @@ async fn the_oldest_unfinished_handshake_makes_room() {
         }
         let end = tokio::time::timeout(SOON, strangers[0].read(&mut [0; 100])).await;
         assert!(matches!(end.expect("the oldest stranger is still there"), Ok(0) | Err(_)));
+    }
+}
+
+/// Whoever comes to a Unix socket and calls nothing keeps nobody out; whoever has called keeps its place.
+#[tokio::test]
+async fn the_oldest_client_without_a_call_makes_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.sock");
+    let listener = UdsListener::bind(&path, true).unwrap();
+    let (_trigger, watch) = drain::channel();
+    let keepalive = Duration::from_secs(3600);
+    let backend = local();
+    let places = Places::new(3, Mode::Grpc, backend.metrics().clone());
+    tokio::spawn(serve_unix(listener, keepalive, backend, places, watch));
+
+    let mut known = Vec::new();
+    // Nothing, or the preface and empty SETTINGS (RFC 9113, 3.4).
+    for words in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", b""] {
+        let mut strangers = Vec::new();
+        for _ in 0..4 {
+            let mut stranger = UnixStream::connect(&path).await.unwrap();
+            // Fails for one that came too soon behind the others.
+            let _ = stranger.write_all(words).await;
+            strangers.push(stranger);
+        }
+        tokio::time::sleep(MEANT).await;
+        let socket = UnixStream::connect(&path).await.unwrap();
+        let handshake = tokio::time::timeout(SOON, h2::client::handshake(socket)).await;
+        let (requests, driver) = handshake.unwrap().unwrap();
+        tokio::spawn(driver);
+        known.push((call(&requests).await, requests));
+        for (call, _) in &mut known {
+            call.say(dial("nowhere", 3));
+            assert!(matches!(call.hear().await, Packet::DialResponse(_)));
+        }
+        let end = tokio::time::timeout(SOON, strangers[0].read_to_end(&mut Vec::new())).await;
+        let _ = end.expect("the oldest stranger is still there");
     }
 }

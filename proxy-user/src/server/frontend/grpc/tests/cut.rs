@@ -44,7 +44,7 @@ async fn a_cut_is_told_to_every_call() {
 async fn a_frozen_client_does_not_hold_a_cut() {
     let (mut frozen, far) = UnixStream::pair().unwrap();
     let (mut trigger, watch) = drain::channel();
-    tokio::spawn(connection::serve(far, Duration::from_secs(3600), local(), watch));
+    tokio::spawn(connection::serve(far, Duration::from_secs(3600), local(), watch, || {}));
     // The preface and empty SETTINGS (RFC 9113, 3.4).
     frozen.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     frozen.read_exact(&mut [0; 9]).await.unwrap();

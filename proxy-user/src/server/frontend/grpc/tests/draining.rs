@@ -51,7 +51,7 @@ async fn a_frozen_client_that_comes_late_holds_nobody_up() {
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let (trigger, watch) = drain::channel();
     trigger.start();
-    let served = connection::serve(socket, Duration::from_secs(3600), local(), watch);
+    let served = connection::serve(socket, Duration::from_secs(3600), local(), watch, || {});
     let end = tokio::time::timeout(SILENCE + SOON, served).await.expect("it goes on");
     assert!(matches!(end, Err(ConnectionError::Silent)), "{end:?}");
 }

@@ -161,3 +161,54 @@ async fn an_agents_last_words_are_the_clients() {
     assert_eq!(call.hear().await, Packet::CloseResponse { conn, error: WORDS.into() });
     server.joined(1).await;
 }
+
+#[tokio::test]
+async fn a_close_request_is_answered_with_the_agents_words() {
+    let server = server().await;
+    let (mut call, conn) = server.dial("answers close").await;
+    assert_eq!(call.bytes(conn, 5).await, b"bytes");
+    call.say(Packet::CloseRequest { conn });
+    assert_eq!(call.hear().await, Packet::CloseResponse { conn, error: WORDS.into() });
+    server.joined(1).await;
+}
+
+/// Go's client waits for it, maybe with a lock held.
+#[tokio::test]
+async fn a_close_request_is_answered_though_the_agent_is_stuck() {
+    for unread in [0, 150_000] {
+        let server = server().await;
+        let (mut call, conn) = server.dial("is stuck").await;
+        assert_eq!(call.bytes(conn, 5).await, b"bytes");
+        call.send.send_data(encode_data(conn, &pattern(unread)), false).unwrap();
+        call.say(Packet::CloseRequest { conn });
+        let answer = tokio::time::timeout(Duration::from_secs(4), call.hear()).await;
+        let answer = answer.expect("it waits for the agent");
+        assert_eq!(answer, Packet::CloseResponse { conn, error: String::new() });
+        if unread == 0 {
+            call.send.send_data(Bytes::new(), true).unwrap();
+            assert_eq!(call.status().await.0, "0");
+            server.joined(1).await;
+        }
+    }
+}
+
+/// Upstream leaves that to the client, however its flow ended: while it reads what came before CLOSE_RSP, its writes do
+/// not fail.
+#[tokio::test]
+async fn a_call_whose_flow_was_aborted_ends_when_its_client_ends_it() {
+    for leaves in [true, false] {
+        let server = server().await;
+        let (mut call, conn) = server.dial("words").await;
+        assert_eq!(call.bytes(conn, 5).await, b"bytes");
+        assert_eq!(call.hear().await, Packet::CloseResponse { conn, error: WORDS.into() });
+        server.joined(1).await;
+        let early = tokio::time::timeout(Duration::from_millis(500), call.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        // What a client writes that has not heard of the end yet.
+        call.say(Packet::Data { conn, data: "late".into() });
+        if leaves {
+            call.send.send_data(Bytes::new(), true).unwrap();
+        }
+        assert_eq!(call.status().await, ("0".into(), String::new()));
+    }
+}

@@ -35,8 +35,8 @@ use crate::wire::pb;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Dials addresses on this machine; `hang` never answers, `words` is a flow of upstream's agent that ends with
-/// [`WORDS`].
+/// Dials addresses on this machine; `hang` never answers, others are flows of upstream's agent that do
+/// what [`Agent`] says.
 struct Local {
     splicer: Splicer,
     hanging: AtomicUsize,
@@ -47,18 +47,35 @@ struct Local {
 
 const WORDS: &str = "the target said: 100 %\n";
 
-/// The flow of a link on which the peer sends a few bytes and ends the flow.
-fn with_words() -> End {
+/// What upstream's agent does with a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Agent {
+    Ends,
+    AnswersClose,
+    /// It does not even read.
+    IsStuck,
+}
+
+/// The flow of a link on which the peer sends a few bytes, and [`WORDS`] when it ends the flow.
+fn with_words(agent: Agent) -> End {
     let config = LinkConfig::alone(Role::Dialer, Dialect::Upstream, Limits::default());
-    let (link, outlet) = Link::new(config);
+    let (link, mut outlet) = Link::new(config);
     let conn = ConnId(1);
     let flow = link.attach(conn).unwrap();
-    let said =
-        [Packet::Data { conn, data: "bytes".into() }, Packet::CloseResponse { conn, error: WORDS.into() }];
-    let inbound = stream::iter(said.map(pb::Packet::from).map(Ok)).chain(stream::pending());
     tokio::spawn(async move {
-        let _outlet = outlet;
-        link.run(inbound, |_| {}).await
+        let answer = async {
+            let mut asked =
+                async || outlet.next().await.unwrap().unwrap().r#type() == pb::PacketType::CloseReq;
+            match agent {
+                Agent::Ends => {}
+                Agent::AnswersClose => while !asked().await {},
+                Agent::IsStuck => std::future::pending().await,
+            }
+            Ok(Packet::CloseResponse { conn, error: WORDS.into() }.into())
+        };
+        let data = Ok(Packet::Data { conn, data: "bytes".into() }.into());
+        let inbound = stream::iter([data]).chain(stream::once(answer)).chain(stream::pending());
+        link.run(std::pin::pin!(inbound), |_| {}).await
     });
     End::stream(flow)
 }
@@ -75,8 +92,11 @@ impl Backend for Local {
     type Opened = End;
 
     async fn dial(&self, request: &DialRequest) -> Result<End, DialError> {
-        if request.address == "words" {
-            return Ok(with_words());
+        match request.address.as_str() {
+            "words" => return Ok(with_words(Agent::Ends)),
+            "answers close" => return Ok(with_words(Agent::AnswersClose)),
+            "is stuck" => return Ok(with_words(Agent::IsStuck)),
+            _ => {}
         }
         if request.address == "hang" {
             self.hanging.fetch_add(1, Ordering::SeqCst);
@@ -89,6 +109,10 @@ impl Backend for Local {
             request.address.parse().map_err(|_| DialError::new(DialReason::NoAgent, "No agent available"))?;
         let target = TcpStream::connect(address).await.map_err(refused)?;
         Ok(End::tcp(target.into_std().unwrap()))
+    }
+
+    fn answers_close(target: &End) -> bool {
+        target.answers_close()
     }
 
     async fn join(&self, client: End, target: End) {
@@ -122,7 +146,7 @@ async fn server() -> Server {
     let backend = local();
     let (near, far) = UnixStream::pair().unwrap();
     let (trigger, watch) = drain::channel();
-    tokio::spawn(connection::serve(far, Duration::from_secs(3600), backend.clone(), watch));
+    tokio::spawn(connection::serve(far, Duration::from_secs(3600), backend.clone(), watch, || {}));
     let (requests, driver) = h2::client::Builder::new()
         .initial_window_size(1 << 20)
         .initial_connection_window_size(16 << 20)
@@ -141,15 +165,19 @@ struct Call {
     parser: Parser,
 }
 
+async fn call(requests: &SendRequest<Bytes>) -> Call {
+    let request = http::Request::post("http://localhost/ProxyService/Proxy")
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let mut requests = requests.clone().ready().await.unwrap();
+    let (response, send) = requests.send_request(request, false).unwrap();
+    Call { send, response: Some(response), body: None, parser: Parser::default() }
+}
+
 impl Server {
     async fn call(&self) -> Call {
-        let request = http::Request::post("http://localhost/ProxyService/Proxy")
-            .header("content-type", "application/grpc")
-            .body(())
-            .unwrap();
-        let mut requests = self.requests.clone().ready().await.unwrap();
-        let (response, send) = requests.send_request(request, false).unwrap();
-        Call { send, response: Some(response), body: None, parser: Parser::default() }
+        call(&self.requests).await
     }
 
     async fn dial(&self, address: &str) -> (Call, ConnId) {
