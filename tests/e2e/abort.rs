@@ -3,8 +3,9 @@
 use proxy_tests::runner::{Cell, until};
 use proxy_tests::targets::Target;
 use proxy_user::flow::{Outcome, Path};
+use proxy_user::net::sockopt::reset_on_close;
 use proxy_user::splice::EngineChoice;
-use proxy_user::splice::kernel::sock::{abort_on_close, unacknowledged};
+use proxy_user::splice::kernel::sock::unacknowledged;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::engines::forced;
@@ -92,7 +93,7 @@ async fn bytes_then_a_target_s_reset(cell: &Cell, path: Path) -> anyhow::Result<
     let target = Target::start(|mut stream| async move {
         stream.write_all(&pattern()).await.unwrap();
         until("the last acknowledgement", || unacknowledged(&stream).unwrap() == 0).await.unwrap();
-        abort_on_close(&stream).unwrap();
+        reset_on_close(&stream).unwrap();
     })
     .await?;
     let mut client = cell.server.open(&target.name()).await?;

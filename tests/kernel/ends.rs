@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 
+use proxy_user::net::sockopt;
 use proxy_user::splice::kernel::{MapRefused, sock};
 
 use crate::rig::{Rig, read_pattern, sockmap, wait, write_pattern};
@@ -47,7 +48,7 @@ fn an_abort_of_the_client_shows_at_the_source() {
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, 1 << 20).unwrap();
     write_pattern(&mut rig.client, 0, 200_000).unwrap();
     read_pattern(&mut rig.target, 0, 200_000).unwrap();
-    sock::abort_on_close(&rig.client).unwrap();
+    sockopt::reset_on_close(&rig.client).unwrap();
     drop(rig.client);
     let mut seen = None;
     wait("the abort", || {
@@ -55,7 +56,7 @@ fn an_abort_of_the_client_shows_at_the_source() {
         seen.is_some()
     });
     assert_eq!(seen.unwrap().kind(), ErrorKind::ConnectionReset);
-    sock::abort_on_close(&rig.destination).unwrap();
+    sockopt::reset_on_close(&rig.destination).unwrap();
     drop(mapped);
     drop(rig.destination);
     assert_eq!(rig.target.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);

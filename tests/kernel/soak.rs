@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use proxy_tests::kernel_log::KernelLog;
-use proxy_user::splice::kernel::{Mapped, Mode, Sockmap, sock};
+use proxy_user::net::sockopt;
+use proxy_user::splice::kernel::{Mapped, Mode, Sockmap};
 
 use crate::rig::{Rig, byte, sockmap};
 
@@ -167,7 +168,7 @@ fn end(flow: Flow<'_>, dice: &mut Dice) -> io::Result<u64> {
         }
         let socket = sockets.swap_remove(dice.below(sockets.len() as u64) as usize);
         match dice.below(3) {
-            0 => sock::abort_on_close(&socket)?,
+            0 => sockopt::reset_on_close(&socket)?,
             1 => drop(socket.shutdown(Shutdown::Write)),
             _ => {}
         }

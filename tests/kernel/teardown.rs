@@ -1,7 +1,7 @@
 //! Flows come and go, and leave nothing: no map entry, no slot, no line in the kernel's log.
 
 use proxy_tests::kernel_log::KernelLog;
-use proxy_user::splice::kernel::sock;
+use proxy_user::net::sockopt;
 
 use crate::rig::{Rig, read_pattern, sockmap, wait, write_pattern};
 
@@ -22,8 +22,8 @@ fn flows_that_ended_in_every_way_leave_nothing() {
             0 => read_pattern(&mut rig.target, 0, 300_000).unwrap(),
             // With bytes on their way.
             1 => drop(mapped.take()),
-            2 => sock::abort_on_close(&rig.client).unwrap(),
-            _ => sock::abort_on_close(&rig.destination).unwrap(),
+            2 => sockopt::reset_on_close(&rig.client).unwrap(),
+            _ => sockopt::reset_on_close(&rig.destination).unwrap(),
         }
         // The sockets go before their place in the maps, or (by the order of declaration) after it.
         if round % 8 > 3 {

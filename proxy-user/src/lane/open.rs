@@ -186,7 +186,7 @@ impl Shared {
     }
 
     /// Why no lane is opened by choice.
-    pub(super) fn opens_none(&self) -> Option<OnMux> {
+    pub(super) fn why_none(&self) -> Option<OnMux> {
         if *self.off.borrow() {
             return Some(OnMux::Off);
         }

@@ -98,7 +98,7 @@ impl Stream {
 
     /// Opens so many lanes, as far as the ceiling and earlier failures allow.
     pub(super) fn open(self: &Arc<Self>, lanes: usize) {
-        if self.shared.opens_none().is_some() || self.ended.is_cancelled() || self.is_failing() {
+        if self.shared.why_none().is_some() || self.ended.is_cancelled() || self.is_failing() {
             return;
         }
         for _ in 0..lanes.min(self.shared.config.ceiling) {

@@ -118,7 +118,7 @@ impl AgentStream {
     ) -> Answered<T> {
         let stream = &self.stream;
         stream.admit(number, u32::MAX);
-        let none = stream.shared.opens_none().or(stream.is_failing().then_some(OnMux::Failing));
+        let none = stream.shared.why_none().or(stream.is_failing().then_some(OnMux::Failing));
         let mut pending = Pending { stream, number, lane: stream.pend(number) };
         stream.open(1);
         let mut dial = pin!(dial);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -20,7 +20,8 @@ pub(super) enum Command {
 }
 
 pub(super) struct Inbox {
-    queue: Mutex<VecDeque<Command>>,
+    /// None once its thread has stopped.
+    queue: Mutex<Option<VecDeque<Command>>>,
     wake: OwnedFd,
     /// A look found no room: every flow must be looked at.
     sweep: AtomicBool,
@@ -32,14 +33,14 @@ impl Inbox {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| SpliceError::Poll(error.into()))?;
         Ok(Inbox {
-            queue: Mutex::new(VecDeque::new()),
+            queue: Mutex::new(Some(VecDeque::new())),
             wake,
             sweep: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         })
     }
 
-    /// Gives the flow back when the queue is full.
+    /// Gives the flow back when the queue is full or its thread has stopped.
     pub(super) fn adopt(&self, pair: Box<Pair>) -> Result<(), Box<Pair>> {
         match self.push(Command::Adopt(pair)) {
             Err(Command::Adopt(pair)) => Err(pair),
@@ -71,17 +72,26 @@ impl Inbox {
     pub(super) fn take(&self) -> VecDeque<Command> {
         // An eventfd read resets it; it fails only when it was zero.
         let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
-        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Everything that waits; no more can come.
+    pub(super) fn close(&self) -> VecDeque<Command> {
+        self.lock().take().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<VecDeque<Command>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, command: Command) -> Result<(), Command> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.len() >= INBOX_BOUND {
-            return Err(command);
-        }
-        queue.push_back(command);
-        let first = queue.len() == 1;
-        drop(queue);
+        let first = match &mut *self.lock() {
+            Some(queue) if queue.len() < INBOX_BOUND => {
+                queue.push_back(command);
+                queue.len() == 1
+            }
+            _ => return Err(command),
+        };
         if first {
             self.ring();
         }

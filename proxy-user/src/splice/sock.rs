@@ -4,7 +4,6 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -19,6 +18,7 @@ use super::budget::Grant;
 use super::kernel::sock::unacknowledged;
 use super::policy::UNIX_SEND_BUFFER;
 use crate::flow::Finish;
+use crate::net::sockopt;
 
 impl AsFd for Plain {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -113,7 +113,7 @@ impl Plain {
     pub(super) fn abort_on_close(&self) {
         if let Plain::Tcp(socket) = self {
             // Fails on a dead socket only, which sends nothing anyway.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            let _ = sockopt::reset_on_close(socket);
         }
     }
 }

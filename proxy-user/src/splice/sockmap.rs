@@ -1,7 +1,6 @@
 //! The kernel's map as the engine uses it: who is in, how much may wait, whom an overflow concerns.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -28,7 +27,7 @@ pub(super) struct KernelMap {
     leavers: Mutex<(Vec<Arc<Control>>, Option<Instant>)>,
     proven: Proven,
     trust: Trust,
-    budget: AtomicU64,
+    budget: u64,
     flow_most: u64,
 }
 
@@ -46,7 +45,7 @@ impl KernelMap {
             leavers: Mutex::new((Vec::new(), None)),
             proven,
             trust,
-            budget: AtomicU64::new(budget),
+            budget,
             flow_most,
         }
     }
@@ -64,7 +63,7 @@ impl KernelMap {
 
     /// Bytes that may wait unsent for one direction: its share of the budget.
     pub(super) fn limit(&self) -> u32 {
-        let share = self.budget.load(Ordering::Relaxed) / u64::from(self.sockmap.mapped().max(1));
+        let share = self.budget / u64::from(self.sockmap.mapped().max(1));
         share.clamp(LIMIT_LEAST, LIMIT_MOST) as u32
     }
 

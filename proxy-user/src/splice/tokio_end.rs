@@ -3,10 +3,8 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -132,7 +130,7 @@ impl TokioEnd {
     pub(super) fn abort_with(&mut self, words: &str) {
         match self {
             // Fails on a dead socket only, which sends nothing anyway.
-            TokioEnd::Tcp(socket) => drop(SockRef::from(&*socket).set_linger(Some(Duration::ZERO))),
+            TokioEnd::Tcp(socket) => drop(sockopt::reset_on_close(&*socket)),
             TokioEnd::Unix(_) => {}
             TokioEnd::Stream(stream) => stream.abort_with(words),
         }

@@ -58,6 +58,8 @@ struct Seat {
     wake: Option<Instant>,
     /// When the flow asked to be woken; not before `wake`.
     due: Instant,
+    /// The thread for its kind had no room for it; it is asked again then.
+    stays_until: Option<Instant>,
     /// What epoll was asked to tell about each side.
     interest: [EventFlags; 2],
 }
@@ -108,7 +110,7 @@ impl Worker {
         })
     }
 
-    /// Runs until the inbox says stop; the flows that are left then are cancelled.
+    /// Runs until the inbox says stop; the flows that are left then, here or on their way here, are cancelled.
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(256);
         while !self.inbox().is_stopped() {
@@ -134,10 +136,14 @@ impl Worker {
                 self.turn(key);
             }
         }
-        for seat in self.seats.drain() {
-            seat.pair.control().cancel();
-            let grant = seat.pair.grant();
-            seat.pair.close(&self.crew.pipes, &self.crew.stats);
+        let waiting = self.inbox().close().into_iter().filter_map(|command| match command {
+            Command::Adopt(pair) => Some(pair),
+            Command::Look(_) => None,
+        });
+        for pair in self.seats.drain().map(|seat| seat.pair).chain(waiting) {
+            pair.control().cancel();
+            let grant = pair.grant();
+            pair.close(&self.crew.pipes, &self.crew.stats);
             self.crew.left(grant);
         }
     }
@@ -208,7 +214,7 @@ impl Worker {
     fn obey(&mut self) {
         for command in self.inbox().take() {
             match command {
-                Command::Adopt(pair) => self.adopt(pair),
+                Command::Adopt(pair) => self.adopt(pair, None),
                 Command::Look(control) => {
                     let key = control.key();
                     if self.seats.get(key).is_some_and(|seat| Arc::ptr_eq(seat.pair.control(), &control)) {
@@ -224,7 +230,7 @@ impl Worker {
         }
     }
 
-    fn adopt(&mut self, pair: Box<Pair>) {
+    fn adopt(&mut self, pair: Box<Pair>, stays_until: Option<Instant>) {
         self.serial += 1;
         let interest = [pair.interest(0), pair.interest(1)];
         let seat = Seat {
@@ -233,6 +239,7 @@ impl Worker {
             serial: self.serial,
             wake: None,
             due: Instant::now(),
+            stays_until,
             interest,
         };
         let key = self.seats.insert(seat);
@@ -321,7 +328,7 @@ impl Worker {
                 self.crew.left(seat.pair.grant());
                 seat.pair.close(&self.crew.pipes, &self.crew.stats);
             }
-            _ if moves => self.move_away(key),
+            _ if moves && seat.stays_until.is_none_or(|until| now >= until) => self.move_away(key),
             Next::Hungry => {
                 seat.place = Place::Hungry;
                 self.hungry.push_back(key);
@@ -351,7 +358,7 @@ impl Worker {
             let _ = epoll::delete(&self.epoll, seat.pair.end(side));
         }
         if let Err(pair) = self.crew.hand(self.crew.counterpart(self.index), seat.pair) {
-            self.adopt(pair);
+            self.adopt(pair, Some(Instant::now() + BULK_REST));
         }
     }
 }

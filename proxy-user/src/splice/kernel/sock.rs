@@ -20,11 +20,6 @@ pub struct TcpInfo {
     pub bytes_received: u64,
     /// Written but not yet sent once.
     pub notsent: u32,
-    /// Smoothed round trip time, microseconds.
-    pub rtt_us: u32,
-    /// Most recent delivery rate, bytes per second.
-    pub delivery_rate: u64,
-    pub total_retrans: u32,
     /// Window scales: the peer's, ours.
     pub window_scales: (u8, u8),
 }
@@ -62,9 +57,6 @@ pub fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
         bytes_acked: raw.bytes_acked,
         bytes_received: raw.bytes_received,
         notsent: raw.notsent_bytes,
-        rtt_us: raw.words[RTT],
-        delivery_rate: raw.delivery_rate,
-        total_retrans: raw.words[TOTAL_RETRANS],
         window_scales: (raw.bytes8[6] & 0xf, raw.bytes8[6] >> 4),
     })
 }
@@ -141,15 +133,7 @@ pub fn receive_at_least(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &value)
 }
 
-/// Makes the next close of this socket an abort (RST).
-///
-/// # Errors
-/// The errno of `setsockopt(SO_LINGER)`.
-pub fn abort_on_close(socket: impl AsFd) -> io::Result<()> {
-    sockopt::reset_on_close(&socket)
-}
-
-/// `struct tcp_info` up to and including `tcpi_delivery_rate`.
+/// `struct tcp_info` up to and including `tcpi_min_rtt`.
 #[repr(C)]
 struct Info {
     bytes8: [u8; 8],
@@ -162,14 +146,9 @@ struct Info {
     segs_in: u32,
     notsent_bytes: u32,
     min_rtt: u32,
-    data_segs_in: u32,
-    data_segs_out: u32,
-    delivery_rate: u64,
 }
 
-const RTT: usize = 15;
-const TOTAL_RETRANS: usize = 23;
-const _: () = assert!(size_of::<Info>() == 168);
+const _: () = assert!(size_of::<Info>() == 152);
 
 fn queue(socket: &impl AsFd, request: libc::c_ulong) -> io::Result<u32> {
     let mut value: libc::c_int = 0;
