@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use proxy_tests::load::bulk::Kind;
 use proxy_tests::load::echo::{Echo, Times};
+use proxy_tests::runner::ABILITIES;
+use proxy_user::flow::Engine;
 
 use crate::Options;
 use crate::context::Context;
 use crate::method::{Line, Samples, rounds};
 use crate::picture;
 use crate::report::short;
-use crate::route::Route;
+use crate::route::{Route, Shares};
 use crate::scenario::throughput;
 
 const ROUTES: [&str; 3] = ["direct", "konduit-encrypt", "konduit-raw"];
@@ -45,22 +47,42 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn bulk(context: &Context, routes: &[Rc<Route>], kind: Kind, title: &str) -> anyhow::Result<Line> {
-    let samples = rounds(1, routes, |route| throughput::measure(context, route, kind, 1, LOOK))?;
+    let samples = rounds(1, routes, |route| {
+        let before = route.shares()?;
+        let sample = throughput::measure(context, route, kind, 1, LOOK)?;
+        check_moved_by_kernel(route, kind, &route.shares()?.since(&before))?;
+        Ok(sample)
+    })?;
     Ok(beside_direct(samples, &format!("one {title}"), "gbit", "Gbit/s"))
 }
 
 /// Round trips of a flow that the engine has known for a while, as `kubectl exec` is one.
 fn round_trips(context: &Context, routes: &[Rc<Route>]) -> anyhow::Result<Line> {
     let samples = rounds(1, routes, |route| {
+        let before = route.shares()?;
         let mut echo = Echo::open(&route.way)?;
         for _ in 0..120 {
             echo.trip()?;
             sleep(Duration::from_millis(20));
         }
         let times = Times::of(echo.trips(2000, context.window(), Duration::from_secs(5))?);
+        route.check_promoted_since(&before)?;
         Ok(vec![("p50", times.micros(0.5))])
     })?;
     Ok(beside_direct(samples, "64 bytes there and back, median", "p50", "µs"))
+}
+
+/// An error when a hop copied what the kernel can move on raw lanes. What goes up at the server comes from a Unix socket,
+/// from which bulk is copied.
+fn check_moved_by_kernel(route: &Route, kind: Kind, moved: &Shares) -> anyhow::Result<()> {
+    if route.path != Some("lane-raw") || ABILITIES.splice.why_not().is_some() {
+        return Ok(());
+    }
+    for (hop, _) in route.pages.iter().filter(|(hop, _)| *hop == "agent" || kind == Kind::Down) {
+        let copied = moved.of_engine(hop, Engine::Copy.name());
+        anyhow::ensure!(copied < 0.5, "{}: {hop} copied bulk: {}", route.name, moved.in_words());
+    }
+    Ok(())
 }
 
 fn beside_direct(samples: Samples, title: &str, metric: &'static str, unit: &'static str) -> Line {

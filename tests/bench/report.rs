@@ -31,7 +31,7 @@ impl Report {
     pub fn new(context: &Context) -> Report {
         let rounds = context.rounds();
         println!(
-            "{rounds} round(s) per figure; median (least … most) of the rounds, ratios inside each round."
+            "{rounds} round(s) per figure, unless its scenario says otherwise; median (least … most) of the rounds, ratios inside each round."
         );
         if context.options.noisy {
             println!("INDICATIVE ONLY: other work runs on this machine.");

@@ -154,7 +154,8 @@ fn told_by(ss: &mut Command, pid: u32) -> Result<u64> {
     Ok(sockets.sum())
 }
 
-/// `skmem:(r1,rb2,t3,tb4,f5,w6,o7,bl8,d9)`: received, queued to send, taken in advance, backlog.
+/// `skmem:(r1,rb2,t3,tb4,f5,w6,o7,bl8,d9)`: received, queued to send, taken in advance, backlog. What is taken in advance
+/// (`sk_forward_alloc`, a signed int that `ss` prints unsigned) is negative while a packet's memory is still to be taken.
 fn skmem(line: &str) -> u64 {
     let inside =
         line.split_once("skmem:(").and_then(|(_, rest)| rest.split_once(')')).map_or("", |(in_, _)| in_);
@@ -162,7 +163,8 @@ fn skmem(line: &str) -> u64 {
         let digits = |part: &str| part.strip_prefix(name)?.parse::<u64>().ok();
         inside.split(',').find_map(digits).unwrap_or(0)
     };
-    field("r") + field("w") + field("f") + field("bl")
+    let ahead = i64::from(field("f") as u32 as i32);
+    (field("r") + field("w") + field("bl")).saturating_add_signed(ahead)
 }
 
 #[cfg(test)]
@@ -173,6 +175,8 @@ mod tests {
     fn reads_what_a_socket_holds() {
         let line = "ESTAB 0 0 127.0.0.1:1 127.0.0.1:2 users:((\"a\",pid=7,fd=3)) skmem:(r10,rb131072,t0,tb87040,f5,w20,o0,bl3,d0)";
         assert_eq!(skmem(line), 38);
+        let indebted = "skmem:(r543687,rb6291456,t0,tb2626560,f4294935609,w0,o0,bl0,d0)";
+        assert_eq!(skmem(indebted), 125 * 4096);
     }
 
     #[test]

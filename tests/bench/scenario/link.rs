@@ -23,8 +23,6 @@ use crate::start::Starter;
 const RATE: u64 = 1_000_000_000;
 /// Half of the link, in bytes per second.
 const PACED: u64 = RATE / 8 / 2;
-/// Nothing competes at half of the link's rate, so fewer rounds tell.
-const PACED_ROUNDS: usize = 3;
 const DIRECT: &str = "direct";
 const MAPPED: &str = "join-sockmap";
 const WINDOW: Duration = Duration::from_millis(800);
@@ -80,7 +78,7 @@ fn over(
     }
     let few: Vec<_> = routes.into_iter().filter(|route| [DIRECT, MAPPED].contains(&&*route.name)).collect();
     for way in [Toward::Client, Toward::Target] {
-        lines.extend(paced(&few, target, count.min(PACED_ROUNDS), delay, way, &title)?);
+        lines.extend(paced(&few, target, count, delay, way, &title)?);
     }
     Ok(lines)
 }
