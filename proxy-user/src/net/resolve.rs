@@ -1,17 +1,23 @@
 //! Names to addresses, asked anew each time; failures in Go's words.
 
 use std::convert::Infallible;
+use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use rustix::net::netdevice::name_to_index;
 
+use super::hosts::Hosts;
+use super::order;
 use super::reload::{POLL, Reloading};
+use super::resolv_conf::ResolvConf;
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,60 +35,89 @@ pub enum ResolveError {
 #[derive(Clone)]
 pub struct Names(Arc<Reloading<Resolver>>);
 
-/// None without a usable resolv.conf: only addresses resolve.
-type Resolver = Option<TokioResolver>;
+/// Names of the hosts file are asked of nobody.
+struct Resolver {
+    hosts: Hosts,
+    /// None where it could not be made.
+    dns: Option<TokioResolver>,
+}
 
-const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+/// Where the system says what names mean.
+struct Files {
+    hosts: PathBuf,
+    resolv_conf: PathBuf,
+}
 
 impl Names {
     /// Must be called inside a tokio runtime.
     pub fn from_system() -> Names {
-        Names::watching(FILES.map(PathBuf::from).to_vec(), POLL)
+        let files = Files { hosts: "/etc/hosts".into(), resolv_conf: "/etc/resolv.conf".into() };
+        Names::watching(files, POLL)
     }
 
-    fn watching(files: Vec<PathBuf>, poll: Duration) -> Names {
-        let Ok(resolver) = Reloading::start("names", files, poll, || Ok::<_, Infallible>(build()), |_| ());
+    fn watching(files: Files, poll: Duration) -> Names {
+        let watched = vec![files.hosts.clone(), files.resolv_conf.clone()];
+        let load = move || Ok::<_, Infallible>(Resolver::load(&files));
+        let Ok(resolver) = Reloading::start("names", watched, poll, load, |_| ());
         Names(Arc::new(resolver))
     }
 
     /// Asks this server and no other.
     #[cfg(test)]
     pub(crate) fn asking(server: SocketAddr) -> Names {
-        use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+        use hickory_resolver::config::ConnectionConfig;
         let build = move || {
             let mut udp = ConnectionConfig::udp();
             udp.port = server.port();
             let servers = vec![NameServerConfig::new(server.ip(), true, vec![udp])];
             let config = ResolverConfig::from_name_servers(servers);
-            Ok::<_, Infallible>(TokioResolver::builder_with_config(config, Default::default()).build().ok())
+            let dns = TokioResolver::builder_with_config(config, Default::default()).build().ok();
+            Ok::<_, Infallible>(Resolver { hosts: Hosts::default(), dns })
         };
         let Ok(resolver) = Reloading::start("names", Vec::new(), POLL, build, |_| ());
         Names(Arc::new(resolver))
     }
 
-    /// The addresses of `host`, which may be one itself, in the resolver's order; those without a route last.
+    /// The addresses of `host`, which may be one itself, in the order in which to dial them.
     ///
     /// # Errors
     /// No address.
     pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
-        }
-        let named = || host.to_owned();
-        if let Some((ip, zone)) = host.split_once('%')
-            && let Ok(ip) = ip.parse::<Ipv6Addr>()
-        {
-            let link = match zone.parse() {
-                Ok(number) => number,
-                Err(_) => link(zone)
-                    .map_err(|_| ResolveError::Misbehaving(named()))?
-                    .ok_or_else(|| ResolveError::NoSuchHost(named()))?,
-            };
-            return Ok(vec![SocketAddrV6::new(ip, port, 0, link).into()]);
+        if let Some(address) = literal(host, port) {
+            return Ok(vec![address?]);
         }
         let resolver = self.0.current();
-        let Some(resolver) = &*resolver else { return Err(ResolveError::Misbehaving(named())) };
-        let found = resolver.lookup_ip(host).await.map_err(|error| match error {
+        let mut addresses = match resolver.hosts.addresses(host) {
+            Some(listed) => listed.iter().filter_map(|ip| literal(ip, port)?.ok()).collect(),
+            None => resolver.ask(host, port).await?,
+        };
+        order::sort(&mut addresses);
+        if addresses.is_empty() { Err(ResolveError::NoSuchHost(host.to_owned())) } else { Ok(addresses) }
+    }
+}
+
+impl Resolver {
+    fn load(files: &Files) -> Resolver {
+        let hosts = Hosts::parse(&read(&files.hosts));
+        let conf = ResolvConf::parse(&read(&files.resolv_conf));
+        let servers = conf.servers.into_iter().map(NameServerConfig::udp_and_tcp).collect();
+        let config = ResolverConfig::from_parts(None, conf.search, servers);
+        let mut builder = TokioResolver::builder_with_config(config, Default::default());
+        let options = builder.options_mut();
+        options.ndots = conf.dots;
+        options.timeout = conf.timeout;
+        options.attempts = conf.attempts;
+        options.edns0 = conf.edns0;
+        options.cache_size = 0;
+        options.use_hosts_file = ResolveHosts::Never;
+        let dns = builder.build().inspect_err(|error| tracing::warn!(%error, "Cannot ask for names"));
+        Resolver { hosts, dns: dns.ok() }
+    }
+
+    async fn ask(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+        let named = || host.to_owned();
+        let Some(dns) = &self.dns else { return Err(ResolveError::Misbehaving(named())) };
+        let found = dns.lookup_ip(host).await.map_err(|error| match error {
             NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::ServFail => {
                 ResolveError::Misbehaving(named())
             }
@@ -90,12 +125,36 @@ impl Names {
             NetError::Timeout => ResolveError::Timeout(named()),
             _ => ResolveError::Misbehaving(named()),
         })?;
-        let mut addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, port)).collect();
-        if addresses.len() > 1 {
-            addresses.sort_by_key(|address| !has_route(*address));
-        }
-        if addresses.is_empty() { Err(ResolveError::NoSuchHost(named())) } else { Ok(addresses) }
+        Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
+}
+
+/// A missing file says nothing, as an empty one.
+fn read(file: &PathBuf) -> Vec<u8> {
+    fs::read(file).unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(?file, %error, "Cannot read what names mean; taken as empty");
+        }
+        Vec::new()
+    })
+}
+
+/// Of a host that is an address, perhaps with a zone.
+fn literal(host: &str, port: u16) -> Option<Result<SocketAddr, ResolveError>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Some(Ok(SocketAddr::new(ip, port)));
+    }
+    let (ip, zone) = host.split_once('%')?;
+    let ip = ip.parse::<Ipv6Addr>().ok()?;
+    let link = match zone.parse() {
+        Ok(number) => Ok(number),
+        Err(_) => match link(zone) {
+            Ok(Some(number)) => Ok(number),
+            Ok(None) => Err(ResolveError::NoSuchHost(host.to_owned())),
+            Err(_) => Err(ResolveError::Misbehaving(host.to_owned())),
+        },
+    };
+    Some(link.map(|link| SocketAddrV6::new(ip, port, 0, link).into()))
 }
 
 /// The number of the interface that a zone of RFC 4007 names, which any socket can be asked for.
@@ -105,43 +164,55 @@ fn link(zone: &str) -> std::io::Result<Option<u32>> {
     Ok(name_to_index(&any, zone).ok())
 }
 
-fn build() -> Resolver {
-    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-        builder.options_mut().cache_size = 0;
-        builder.build()
-    });
-    built.inspect_err(|error| tracing::warn!(%error, "Cannot resolve names")).ok()
-}
-
-/// Whether the kernel knows a way there (RFC 6724, rule 1). Nothing is sent.
-fn has_route(address: SocketAddr) -> bool {
-    let any: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address)).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_this_machine_can_reach_has_a_route() {
-        assert!(has_route("127.0.0.1:1".parse().unwrap()));
-        // Link-local without a link: no way leads there (RFC 4007, 6).
-        assert!(!has_route("[fe80::1]:1".parse().unwrap()));
+    /// Files with these texts; none where there is no text.
+    fn files(dir: &tempfile::TempDir, texts: [Option<&str>; 2]) -> Files {
+        let at = |name: &str| dir.path().join(name);
+        for (name, text) in ["hosts", "resolv.conf"].iter().zip(texts) {
+            text.iter().for_each(|text| fs::write(at(name), text).unwrap());
+        }
+        Files { hosts: at("hosts"), resolv_conf: at("resolv.conf") }
+    }
+
+    async fn resolved(texts: [Option<&str>; 2], host: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let names = Names::watching(files(&dir, texts), POLL);
+        let found = names.addresses(host, 7).await.unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[tokio::test]
+    async fn names_of_the_hosts_file_resolve_whatever_resolv_conf_says() {
+        let hosts = Some("127.0.0.5 here.example\n");
+        for conf in [None, Some(""), Some("nameserver x"), Some("nameserver 127.0.0.1\nsearch a..b")] {
+            assert_eq!(resolved([hosts, conf], "here.example").await, "127.0.0.5:7", "{conf:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_has_what_the_hosts_file_says_and_no_more() {
+        let conf = Some("nameserver 127.0.0.1");
+        let hosts = Some("127.0.0.1 localhost\n127.0.0.9 LocalHost\nfe80::1%lo link\n");
+        assert_eq!(resolved([hosts, conf], "localhost").await, "127.0.0.1:7 127.0.0.9:7");
+        let lo = link("lo").unwrap().unwrap();
+        assert_eq!(resolved([hosts, conf], "link").await, format!("[fe80::1%{lo}]:7"));
+        // Where it says nothing of it (RFC 6761, 6.3).
+        let local = resolved([None, conf], "localhost").await;
+        assert!(local.contains("127.0.0.1:7"), "{local}");
     }
 
     #[tokio::test]
     async fn files_that_changed_are_read_anew() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let watching = |poll| Names::watching(vec![file.path().to_owned()], poll);
+        let dir = tempfile::tempdir().unwrap();
+        let watching = |poll| Names::watching(files(&dir, [None, None]), poll);
         let (names, later) = (watching(Duration::from_millis(5)), watching(Duration::from_secs(3600)));
         let (first, first_later) = (names.0.current(), later.0.current());
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(Arc::ptr_eq(&first, &names.0.current()), "nothing changed");
-        std::fs::write(file.path(), "changed").unwrap();
+        files(&dir, [None, Some("nameserver 127.0.0.1")]);
         let changed = async {
             while Arc::ptr_eq(&first, &names.0.current()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -150,7 +221,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), changed).await.expect("changed");
         assert!(Arc::ptr_eq(&first_later, &later.0.current()), "not looked at yet");
         let next = names.0.current();
-        assert_eq!(next.as_ref().as_ref().map(|next| next.options().cache_size).unwrap_or_default(), 0);
+        assert_eq!(next.dns.as_ref().unwrap().options().cache_size, 0);
     }
 
     #[tokio::test]
