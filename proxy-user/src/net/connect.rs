@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::dial;
 use super::lookup::{self, Lookup, spread};
 
-/// The head of a proxy's answer.
+/// The head of a proxy's answer, in bytes.
 const MAX_HEAD: usize = 8 << 10;
 
 /// Why there is no connection.
@@ -26,6 +26,11 @@ pub enum ConnectError {
     Timeout(String, Duration),
     #[error("the proxy {proxy} refused the way to {target}: {answer:?}")]
     Refused { proxy: String, target: String, answer: String },
+    #[error(
+        "the proxy {proxy} answered with more than {MAX_HEAD} bytes of head, too long to be a proxy's; see what \
+         HTTPS_PROXY names"
+    )]
+    HeadTooLong { proxy: String },
     #[error("the proxy {proxy} ended the connection: {source}")]
     Proxy { proxy: String, source: io::Error },
 }
@@ -102,7 +107,10 @@ impl Connector {
         socket.write_all(head.as_bytes()).await.map_err(failed)?;
         // Byte by byte: what follows the head is the server's.
         let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") && answer.len() < MAX_HEAD {
+        while !answer.ends_with(b"\r\n\r\n") {
+            if answer.len() == MAX_HEAD {
+                return Err(ConnectError::HeadTooLong { proxy: proxy.to_string() });
+            }
             answer.push(socket.read_u8().await.map_err(failed)?);
         }
         let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();

@@ -88,6 +88,24 @@ async fn a_proxy_that_refuses_is_quoted() {
 }
 
 #[tokio::test]
+async fn an_answer_without_an_end_of_its_head_is_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let connector = Connector::by("server.example", 8091, Some(&proxy)).unwrap();
+    let serve = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 1024]).await;
+        let endless = "x".repeat(2 * MAX_HEAD);
+        let _ = socket.write_all(format!("HTTP/1.1 200 OK\r\nX-Why: {endless}").as_bytes()).await;
+        socket
+    };
+    let (connected, _socket) = tokio::join!(connector.connect(SOON), serve);
+    let error = connected.unwrap_err().to_string();
+    assert!(error.contains(&listener.local_addr().unwrap().to_string()), "{error}");
+    assert!(error.contains("more than 8192 bytes of head"), "{error}");
+}
+
+#[tokio::test]
 async fn this_machine_needs_no_proxy_and_a_closed_port_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
