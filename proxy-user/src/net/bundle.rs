@@ -1,6 +1,7 @@
 //! A peer's certificate against a CA bundle: webpki decides, and what Go takes beyond that is taken too.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -36,9 +37,15 @@ pub(super) struct Bundle<V: ?Sized> {
     /// Trusts all of them on every day.
     webpki: Arc<V>,
     members: Vec<Member>,
+    /// By the places of the members that it trusts, those that were needed so far. As time goes by some come to count
+    /// and others no more: two sets for each member at the most, beside itself alone.
+    parts: Mutex<Parts<V>>,
     build: Build<V>,
     provider: Arc<CryptoProvider>,
 }
+
+/// None of what makes no verifier.
+type Parts<V> = HashMap<Vec<usize>, Option<Arc<V>>>;
 
 /// Makes the verifier that trusts these alone.
 type Build<V> = fn(RootCertStore, Arc<CryptoProvider>) -> Result<Arc<V>, VerifierBuilderError>;
@@ -93,7 +100,7 @@ impl<V: ?Sized> Bundle<V> {
         });
         let members = members.collect();
         let webpki = build(roots.anchors, provider.clone())?;
-        Ok(Arc::new(Bundle { webpki, members, build, provider }))
+        Ok(Arc::new(Bundle { webpki, members, parts: Mutex::default(), build, provider }))
     }
 
     /// Whoever webpki takes, if a member vouches for them that counts at this time.
@@ -102,16 +109,25 @@ impl<V: ?Sized> Bundle<V> {
         if self.holds(now) {
             return Ok(verified);
         }
-        let (timely, untimely): (Vec<_>, Vec<_>) = self.members.iter().partition(|it| it.days.hold(now));
-        let by = |members: &[&Member]| {
-            let anchors = members.iter().map(|member| member.anchor.clone()).collect();
-            let verifier = (self.build)(anchors, self.provider.clone()).ok()?;
-            verify(&verifier).ok()
-        };
-        by(&timely).ok_or_else(|| {
-            let only = untimely.into_iter().find(|member| by(&[*member]).is_some());
-            only.and_then(|member| member.refusal(now)).unwrap_or(CertificateError::UnknownIssuer.into())
+        let places = 0..self.members.len();
+        let (timely, untimely): (Vec<_>, Vec<_>) =
+            places.partition(|place| self.members[*place].days.hold(now));
+        let by = |members: Vec<usize>| verify(&*self.trusting(members)?).ok();
+        by(timely).ok_or_else(|| {
+            let only = untimely.into_iter().find(|place| by(vec![*place]).is_some());
+            only.and_then(|place| self.members[place].refusal(now))
+                .unwrap_or(CertificateError::UnknownIssuer.into())
         })
+    }
+
+    /// A verifier that trusts the members at these places alone.
+    fn trusting(&self, members: Vec<usize>) -> Option<Arc<V>> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = parts.entry(members).or_insert_with_key(|members| {
+            let anchors = members.iter().map(|place| self.members[*place].anchor.clone()).collect();
+            (self.build)(anchors, self.provider.clone()).ok()
+        });
+        part.clone()
     }
 
     /// Every member is within its days.
@@ -120,10 +136,16 @@ impl<V: ?Sized> Bundle<V> {
     }
 
     /// Whether a peer that resumes a session has to be verified again: one of its certificates, or of ours, is outside
-    /// of its days, as Go's crypto/tls looks for (`handshake_server_tls13.go`, `checkForResumption`).
-    fn is_in_doubt(&self, leaf: &X509Certificate<'_>, others: &[CertificateDer<'_>], now: UnixTime) -> bool {
-        let mut theirs = others.iter().map(Days::of_der).chain([Days::of(leaf)]);
-        !self.holds(now) || theirs.any(|days| !days.hold(now))
+    /// of its days, as Go's crypto/tls looks for (`handshake_server_tls13.go`, `checkForResumption`), or cannot be read.
+    fn is_in_doubt(
+        &self,
+        leaf: Option<&X509Certificate<'_>>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> bool {
+        let is_timely = |leaf| Days::of(leaf).hold(now);
+        let others_are_timely = || others.iter().all(|other| Days::of_der(other).hold(now));
+        !self.holds(now) || !leaf.is_some_and(is_timely) || !others_are_timely()
     }
 
     /// What Go says of a leaf that webpki refused with `refusal`, the server's name aside. Both refusals that count
@@ -149,10 +171,11 @@ impl<V: ?Sized> Bundle<V> {
 }
 
 impl Clients {
-    /// Of a client that resumes a session, whose certificates nobody verifies otherwise. `chain` begins with `leaf`.
+    /// Of a client that resumes a session, whose certificates nobody verifies otherwise. `chain` begins with `leaf`, where
+    /// that can be read.
     pub(super) fn check_resumed(
         &self,
-        leaf: &X509Certificate<'_>,
+        leaf: Option<&X509Certificate<'_>>,
         chain: &[CertificateDer<'_>],
     ) -> Result<(), Error> {
         let now = UnixTime::now();
@@ -160,6 +183,7 @@ impl Clients {
             [der, others @ ..] if self.is_in_doubt(leaf, others, now) => {
                 self.verify_client_cert(der, others, now).map(drop)
             }
+            [] => Err(Error::NoCertificatesPresented),
             _ => Ok(()),
         }
     }
@@ -169,7 +193,7 @@ impl Servers {
     /// As [`Clients::check_resumed`], of a server of that name.
     pub(super) fn check_resumed(
         &self,
-        leaf: &X509Certificate<'_>,
+        leaf: Option<&X509Certificate<'_>>,
         chain: &[CertificateDer<'_>],
         name: &ServerName<'_>,
     ) -> Result<(), Error> {
@@ -178,6 +202,7 @@ impl Servers {
             [der, others @ ..] if self.is_in_doubt(leaf, others, now) => {
                 self.verify_server_cert(der, others, name, &[], now).map(drop)
             }
+            [] => Err(Error::NoCertificatesPresented),
             _ => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! Each side's peers on days of the test's choice.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -47,21 +48,27 @@ impl Authority {
     }
 }
 
+fn roots(bundle: &[&CertificateDer<'_>]) -> Roots {
+    let certificates: Vec<_> = bundle.iter().map(|der| (*der).clone().into_owned()).collect();
+    let mut anchors = RootCertStore::empty();
+    certificates.iter().for_each(|der| anchors.add(der.clone()).unwrap());
+    Roots { anchors, certificates }
+}
+
+fn july(year: i32) -> UnixTime {
+    let second = rcgen::date_time_ymd(year, 7, 1).unix_timestamp();
+    UnixTime::since_unix_epoch(Duration::from_secs(second.try_into().unwrap()))
+}
+
 /// On the first of July, as a client and as a server.
 fn in_year(
     year: i32,
     bundle: &[&CertificateDer<'_>],
     chain: &[&CertificateDer<'static>],
 ) -> [Result<(), CertificateError>; 2] {
-    let roots = || {
-        let certificates: Vec<_> = bundle.iter().map(|der| (*der).clone().into_owned()).collect();
-        let mut anchors = RootCertStore::empty();
-        certificates.iter().for_each(|der| anchors.add(der.clone()).unwrap());
-        Roots { anchors, certificates }
-    };
+    let roots = || roots(bundle);
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let second = rcgen::date_time_ymd(year, 7, 1).unix_timestamp();
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(second.try_into().unwrap()));
+    let now = july(year);
     let leaf = chain[0];
     let others: Vec<_> = chain[1..].iter().map(|der| (*der).clone()).collect();
     let name = ServerName::try_from("localhost").unwrap();
@@ -141,4 +148,49 @@ fn a_leaf_in_the_bundle_needs_no_ca() {
     assert_eq!(in_year(2025, &[&old.certificate, &leaf], &[&leaf]), TAKEN);
     let late = in_year(2035, &[&old.certificate, &leaf], &[&leaf]);
     assert!(late.iter().all(|late| matches!(late, Err(CertificateError::ExpiredContext { .. }))), "{late:?}");
+}
+
+/// Verifiers that the test of it had made.
+static MADE: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn an_expired_ca_costs_no_verifier_at_each_handshake() {
+    let old = Authority::new("old", [2010, 2020], key(), None);
+    let young = Authority::new("young", ALWAYS, key(), None);
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let roots = roots(&[&old.certificate, &young.certificate]);
+    let clients: Arc<Clients> = Bundle::new(roots, provider, |anchors, provider| {
+        MADE.fetch_add(1, Ordering::Relaxed);
+        WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), provider).build()
+    })
+    .unwrap();
+    let made_for = |leaf: &CertificateDer<'_>, year, taken| {
+        let before = MADE.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            assert_eq!(clients.verify_client_cert(leaf, &[], july(year)).is_ok(), taken);
+        }
+        MADE.load(Ordering::Relaxed) - before
+    };
+    let (of_old, of_young) = (old.issue(ALWAYS), young.issue(ALWAYS));
+    assert_eq!(made_for(&of_young, 2015, true), 0, "everybody counts");
+    assert_eq!(made_for(&of_young, 2025, true), 1, "without the old one");
+    assert_eq!(made_for(&of_old, 2026, false), 1, "the old one alone, to be named");
+    assert_eq!(made_for(&of_young, 2027, true), 0);
+    assert_eq!(made_for(&of_old, 2015, true), 0);
+}
+
+/// As if our parser could not read the leaf, which webpki could when the session began.
+#[test]
+fn who_resumes_with_a_leaf_that_cannot_be_read_is_verified_again() {
+    let ca = Authority::new("ca", [2010, 2090], key(), None);
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let clients = of_clients(roots(&[&ca.certificate]), provider.clone()).unwrap();
+    let servers = of_servers(roots(&[&ca.certificate]), provider).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let resumed = |chain: &[CertificateDer<'static>]| {
+        [clients.check_resumed(None, chain).is_ok(), servers.check_resumed(None, chain, &name).is_ok()]
+    };
+    assert_eq!(resumed(&[ca.issue([2010, 2090])]), [true, true]);
+    assert_eq!(resumed(&[ca.issue([2010, 2020])]), [false, false]);
+    assert_eq!(resumed(&[]), [false, false]);
 }

@@ -239,9 +239,9 @@ impl ServerEndpoint {
             resumed: is_resumed(connection),
         };
         if info.resumed
-            && let (Some(leaf), Some(clients)) = (&leaf, &loaded.1)
+            && let Some(clients) = &loaded.1
         {
-            clients.check_resumed(leaf, chain).map_err(io::Error::other)?;
+            clients.check_resumed(leaf.as_ref(), chain).map_err(io::Error::other)?;
         }
         if self.require_alpn && info.alpn.is_none() {
             return Err(HandshakeError::NoAlpn);
@@ -366,10 +366,8 @@ impl ClientEndpoint {
             .map_err(|_| HandshakeError::Timeout(timeout))??;
         let connection = stream.get_ref().1;
         let chain = connection.peer_certificates().unwrap_or_default();
-        if is_resumed(connection)
-            && let Some(leaf) = leaf(chain)
-        {
-            servers.check_resumed(&leaf, chain, &name).map_err(io::Error::other)?;
+        if is_resumed(connection) {
+            servers.check_resumed(leaf(chain).as_ref(), chain, &name).map_err(io::Error::other)?;
         }
         Ok(stream)
     }
