@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: builds everything in release form and measures it.
 
-use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
 
 use crate::{build, sh};
 
@@ -33,9 +36,40 @@ pub(crate) fn build() -> Result<()> {
 
 /// Runs the bench that [`build`] made.
 pub(crate) fn program(words: &[&str]) -> Result<()> {
-    let mut bench = std::process::Command::new(sh::root().join("target/release/bench"));
-    match bench.current_dir(sh::root()).args(words).status()? {
+    let release = sh::root().join("target/release");
+    are_built(&release)?;
+    match Command::new(release.join("bench")).current_dir(sh::root()).args(words).status()? {
         status if status.success() => Ok(()),
         status => bail!("the bench ended with {status}: a gate was missed or a scenario failed, see above"),
+    }
+}
+
+fn are_built(release: &Path) -> Result<()> {
+    for name in ["bench", "proxy-server", "proxy-agent"] {
+        ensure!(
+            release.join(name).exists(),
+            "there is no {name} in {} yet; build first: `cargo xtask test build figures`",
+            release.display()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_built_is_told_how() {
+        let release = tempfile::tempdir().unwrap();
+        for name in ["bench", "proxy-server", "proxy-agent"] {
+            let error = are_built(release.path()).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("no {name} in")) && error.contains("test build figures"),
+                "{error}"
+            );
+            std::fs::write(release.path().join(name), "").unwrap();
+        }
+        are_built(release.path()).unwrap();
     }
 }

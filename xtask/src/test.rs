@@ -116,7 +116,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What to say of a whole run that took longer than anybody waits for one.
+/// What to say of a whole run that took longer than anybody waits for one. Said and not failed: the time is the machine's
+/// and its other users' as much as ours, and all that had to hold did.
 fn too_long(took: Duration, form: Form, whole: bool) -> Option<String> {
     let over = whole && form == Form::Short && took > LONGEST;
     over.then(|| {
