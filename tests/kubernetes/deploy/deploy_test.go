@@ -108,11 +108,13 @@ func TestEgressConfigurationsNameTheServersSocket(t *testing.T) {
 // What a manifest gives a binary is right when nothing but its files is
 // missing: the binary tells all mistakes at once before it does anything.
 func TestBinariesTakeTheManifestsArguments(t *testing.T) {
-	for _, program := range []struct{ variable, manifest string }{
-		{"KONDUIT_SERVER", "server"},
-		{"KONDUIT_SERVER", "overlays/raw-lanes/server"},
-		{"KONDUIT_AGENT", "agent"},
-		{"KONDUIT_AGENT", "overlays/raw-lanes/agent"},
+	const four, six = "192.0.2.1", "2001:db8::1"
+	for _, program := range []struct{ variable, manifest, hostIP string }{
+		{"KONDUIT_SERVER", "server", four},
+		{"KONDUIT_SERVER", "overlays/raw-lanes/server", four},
+		{"KONDUIT_AGENT", "agent", four},
+		{"KONDUIT_AGENT", "overlays/raw-lanes/agent", four},
+		{"KONDUIT_AGENT", "overlays/ipv6/agent", six},
 	} {
 		t.Run(program.manifest, func(t *testing.T) {
 			binary := os.Getenv(program.variable)
@@ -120,8 +122,8 @@ func TestBinariesTakeTheManifestsArguments(t *testing.T) {
 				t.Skipf("SKIPPED: %s is not set, so nothing says which arguments are right", program.variable)
 			}
 			_, pod := pod(t, program.manifest)
-			args, files := elsewhere(t, pod.Containers[0])
-			mistakes := mistakesOf(t, binary, args, pod.Containers[0].Env)
+			args, files := elsewhere(t, pod.Containers[0], program.hostIP)
+			mistakes := mistakesOf(t, binary, args, pod.Containers[0].Env, program.hostIP)
 			for _, mistake := range mistakes {
 				if !strings.Contains(mistake, "no such file or directory") {
 					t.Errorf("%s", mistake)

@@ -30,7 +30,7 @@ func read(t *testing.T, file string) []byte {
 
 // elsewhere is what a container's program gets from the kubelet, with every
 // file in a directory where there is none, and how many of them it must have.
-func elsewhere(t *testing.T, container corev1.Container) (args []string, files int) {
+func elsewhere(t *testing.T, container corev1.Container, hostIP string) (args []string, files int) {
 	t.Helper()
 	empty := t.TempDir()
 	for _, arg := range container.Args {
@@ -42,20 +42,20 @@ func elsewhere(t *testing.T, container corev1.Container) (args []string, files i
 		case ".crt", ".key":
 			files++
 		}
-		args = append(args, strings.ReplaceAll(arg, "$(HOST_IP)", "192.0.2.1"))
+		args = append(args, strings.ReplaceAll(arg, "$(HOST_IP)", hostIP))
 	}
 	return args, files
 }
 
-// mistakesOf runs a program that has to refuse its arguments.
-func mistakesOf(t *testing.T, binary string, args []string, env []corev1.EnvVar) []string {
+// mistakesOf runs a program that has to refuse its arguments. Each variable of env has the same value.
+func mistakesOf(t *testing.T, binary string, args []string, env []corev1.EnvVar, value string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	command := exec.CommandContext(ctx, binary, args...)
 	command.Env = []string{}
 	for _, variable := range env {
-		command.Env = append(command.Env, variable.Name+"=192.0.2.1")
+		command.Env = append(command.Env, variable.Name+"="+value)
 	}
 	said, err := command.CombinedOutput()
 	var refused *exec.ExitError

@@ -58,6 +58,23 @@ func TestOverlaysAddRawLanesAndNothingElse(t *testing.T) {
 	}
 }
 
+// What a node's first address is called, which the kubelet puts in HOST_IP, and nothing else.
+func TestTheIPv6OverlayNamesTheAddressForWhatItIs(t *testing.T) {
+	_, plain := pod(t, "agent")
+	_, six := pod(t, "overlays/ipv6/agent")
+	var want []string
+	for _, arg := range plain.Containers[0].Args {
+		want = append(want, strings.Replace(arg, "=ipv4=$(HOST_IP)", "=ipv6=$(HOST_IP)", 1))
+	}
+	if got := six.Containers[0].Args; !slices.Equal(got, want) || !slices.Contains(got, "--agent-identifiers=ipv6=$(HOST_IP)") {
+		t.Errorf("arguments %q, want %q", got, want)
+	}
+	six.Containers[0].Args = plain.Containers[0].Args
+	if !reflect.DeepEqual(six, plain) {
+		t.Error("the overlay changes more than the arguments")
+	}
+}
+
 // Prometheus is sent to where the metrics are: the health port, which is also what the probes ask.
 func TestScrapesAndProbesGoToTheHealthPort(t *testing.T) {
 	for end, flag := range map[string]string{"server": "--health-port=", "agent": "--health-server-port="} {
