@@ -44,6 +44,7 @@ pub fn rounds_carried(
             why.is_none()
         })
         .collect();
+    anyhow::ensure!(rounds > 0, "without a round nothing is measured; --rounds takes 1 and more");
     let mut samples = Samples {
         values: BTreeMap::new(),
         order: routes.iter().map(|route| route.name.clone()).collect(),
@@ -53,6 +54,7 @@ pub fn rounds_carried(
         for &route in &routes {
             let before = route.shares()?;
             let sample = look(route).with_context(|| format!("{} in round {}", route.name, round + 1))?;
+            check_figures(&sample).with_context(|| format!("{} in round {}", route.name, round + 1))?;
             let moved = route.shares()?.since(&before);
             route.check_path(&moved)?;
             route.check_engine(&moved, must(route))?;
@@ -66,6 +68,14 @@ pub fn rounds_carried(
     }
     eprintln!();
     Ok(samples)
+}
+
+/// An error when a figure is none, as the median of no round trips.
+fn check_figures(sample: &Sample) -> anyhow::Result<()> {
+    let none: Vec<_> =
+        sample.iter().filter(|(_, value)| !value.is_finite()).map(|(metric, _)| *metric).collect();
+    anyhow::ensure!(none.is_empty(), "the look gave no figure for {}", none.join(" and "));
+    Ok(())
 }
 
 impl Samples {
@@ -184,6 +194,16 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_must_give_every_figure() {
+        assert!(check_figures(&vec![("p50", 45.0), ("growth", -0.5)]).is_ok());
+        for none in [f64::NAN, f64::INFINITY] {
+            let error = check_figures(&vec![("p50", 45.0), ("p99", none)]).unwrap_err().to_string();
+            assert!(error.ends_with("for p99"), "{error}");
+        }
+        assert!(rounds(0, &[], |_| Ok(Vec::new())).is_err());
+    }
 
     #[test]
     fn a_floor_breaks_far_below_the_gate_and_without_a_figure() {

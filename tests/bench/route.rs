@@ -103,10 +103,14 @@ impl Route {
         let elsewhere: f64 =
             moved.0.iter().filter(|((_, path, _), _)| path != asked).map(|(_, bytes)| bytes).sum();
         anyhow::ensure!(elsewhere == 0.0, "{}: asked for {asked}, but: {}", self.name, moved.in_words());
+        let moved_none =
+            |hop: &&str| !moved.0.iter().any(|((other, _, _), bytes)| other == hop && *bytes > 0.0);
+        let without: Vec<_> = self.pages.iter().map(|(hop, _)| *hop).filter(moved_none).collect();
         anyhow::ensure!(
-            moved.0.values().sum::<f64>() > 0.0,
-            "{}: no byte was counted on {asked}; the flows went elsewhere",
-            self.name
+            without.is_empty() && !moved.0.is_empty(),
+            "{}: no byte was counted on {asked} at {}; the flows went elsewhere",
+            self.name,
+            without.join(" and ")
         );
         Ok(())
     }
@@ -161,6 +165,35 @@ impl Route {
     pub fn may_promote(&self) -> bool {
         let proven = ABILITIES.sockmap_tcp.why_not().is_none();
         self.engine.is_none() && !self.mappable.is_empty() && proven
+    }
+
+    /// An error when a hop that could give a flow to the kernel did not take it back, `before` being from
+    /// [`Route::turns`].
+    pub fn check_demoted_since(&self, before: [f64; 2]) -> anyhow::Result<()> {
+        self.check_demoted(self.turns_since(before)?)
+    }
+
+    fn check_demoted(&self, [promoted, demoted]: [f64; 2]) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            demoted >= self.mappable.len() as f64 || !self.may_promote(),
+            "{}: the kernel kept a flow that turned bulky: {promoted} directions were given to it and {demoted} \
+             taken back, on {}",
+            self.name,
+            self.mappable.join(" and ")
+        );
+        Ok(())
+    }
+
+    /// How often a direction entered the kernel's map, and left it while it went on, so far.
+    pub fn turns(&self) -> anyhow::Result<[f64; 2]> {
+        let of = |event| self.sum("konduit_engine_events_total", &[("event", event)]);
+        Ok([of("promoted")?, of("demoted")?])
+    }
+
+    /// The same since `before`.
+    pub fn turns_since(&self, before: [f64; 2]) -> anyhow::Result<[f64; 2]> {
+        let now = self.turns()?;
+        Ok([now[0] - before[0], now[1] - before[1]])
     }
 
     /// An error when a hop gave no byte since `before` to the kernel although it could.
@@ -292,11 +325,15 @@ mod tests {
         let on = |paths: &[&str]| {
             Shares(paths.iter().map(|path| (("agent", (*path).into(), "copy".into()), 1.0)).collect())
         };
-        let asked = Route { path: Some("lane-raw"), ..Route::new("konduit-raw", Way::Tcp(address)) };
+        let pages = vec![("agent", address)];
+        let asked = Route { path: Some("lane-raw"), pages, ..Route::new("konduit-raw", Way::Tcp(address)) };
         assert!(asked.check_path(&on(&["lane-raw"])).is_ok());
         for wrong in [&["lane-raw", "mux"][..], &["mux"], &[]] {
             assert!(asked.check_path(&on(wrong)).is_err(), "{wrong:?}");
         }
+        // One that counted and one that did not.
+        let pages = vec![("server", address), ("agent", address)];
+        assert!(Route { pages, ..asked }.check_path(&on(&["lane-raw"])).is_err());
         let free = Route::new("konduit-auto", Way::Tcp(address));
         assert!(free.check_path(&on(&["lane-raw", "mux"])).is_ok() && free.check_path(&on(&[])).is_ok());
     }
@@ -311,7 +348,12 @@ mod tests {
         assert!(route.check_promoted(&moved(&both)).is_ok());
         // Where sockmap was not proven it cannot be asked for.
         assert_eq!(route.check_promoted(&moved(&one)).is_err(), route.may_promote());
+        assert!(route.check_demoted([4.0, 2.0]).is_ok());
+        for kept in [[4.0, 0.0], [4.0, 1.0], [0.0, 0.0]] {
+            assert_eq!(route.check_demoted(kept).is_err(), route.may_promote(), "{kept:?}");
+        }
         let forced = Route { engine: Some(Engine::Splice), ..route };
+        assert!(forced.check_demoted([0.0, 0.0]).is_ok());
         assert!(forced.check_promoted(&moved(&one)).is_ok());
     }
 }

@@ -146,20 +146,20 @@ fn one_route(
     let warm = Load { time: Duration::from_secs(2).min(load.time), seed: load.seed + 1, ..load.clone() };
     run_load(&route.way, target, &warm);
     let before = settled(&route)?;
-    let (began, shares, events) = (Instant::now(), route.shares()?, turns(&route)?);
+    let (began, shares, events) = (Instant::now(), route.shares()?, route.turns()?);
     let tally = run_telling(&route.way, target, load, TELL_EVERY, |tally| {
         eprintln!("   {} s: {}", began.elapsed().as_secs(), tally.in_short());
     });
     let took = began.elapsed().as_secs();
     let moved = route.shares()?.since(&shares);
     anyhow::ensure!(tally.faults.is_empty(), "{tally}\n  {}", moved.in_words());
+    anyhow::ensure!(tally.flows > 0 && tally.bytes > 0, "no flow was checked: {tally}");
     route.check_path(&moved)?;
     route.check_engine(&moved, Carried::Everywhere)?;
     let after = settled(&route)?;
     let mut words = format!("{tally}, {took} s; {}; {}", held_in_words(&before, &after), moved.in_words());
     if route.may_promote() {
-        let now = turns(&route)?;
-        let [promoted, demoted] = [now[0] - events[0], now[1] - events[1]];
+        let [promoted, demoted] = route.turns_since(events)?;
         words += &format!("; promoted {promoted}, demoted {demoted} times");
         // Else a part of what the engine does by its own choice was not tried.
         anyhow::ensure!(promoted > 0.0 && demoted > 0.0, "no flow changed its engine both ways: {words}");
@@ -177,12 +177,6 @@ fn one_route(
 /// Bytes that retransmissions brought again and a verdict cut off.
 fn trimmed(route: &Route) -> anyhow::Result<f64> {
     route.sum("konduit_engine_bytes_total", &[("what", "trimmed")])
-}
-
-/// How often a direction entered the kernel's map, and left it while it went on.
-fn turns(route: &Route) -> anyhow::Result<[f64; 2]> {
-    let of = |event| route.sum("konduit_engine_events_total", &[("event", event)]);
-    Ok([of("promoted")?, of("demoted")?])
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         let held = sockets + pipes + grown;
         let lost: usize = stalled.iter().map(Stalled::lost).sum();
         anyhow::ensure!(lost == 0, "{lost} of {FLOWS} stalled flows were ended");
+        anyhow::ensure!(held > 0.0, "flows that nobody reads hold nothing: they did not stall");
         drop(stalled);
         // What they held goes back before the next round.
         thread::sleep(Duration::from_secs(2));

@@ -27,6 +27,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         let churn = echo::churn(&route.way, 8, context.window())?;
         let why = churn.why.unwrap_or_default();
         anyhow::ensure!(churn.errors == 0, "{} of the dials failed; the first: {why}", churn.errors);
+        anyhow::ensure!(churn.per_second > 0.0, "no flow came to its end in {:?}", context.window());
         sleep(context.settle());
         Ok(vec![("rate", churn.per_second), ("dial", alone.micros(0.5))])
     })?;

@@ -13,6 +13,8 @@ use crate::route::Route;
 
 /// So many samples make a p99.
 const ENOUGH: usize = 2000;
+/// The short form asks whether there is a figure at all; HAProxy makes 200 in its look beside bulk.
+const A_FEW: usize = 20;
 /// Where the scheduler puts the four wake-ups of a trip makes it 45 or 100 µs, on every route and for a whole look:
 /// of five rounds the median is chance. So many times as many rounds as elsewhere, but for the short form.
 const MORE_ROUNDS: usize = 3;
@@ -33,6 +35,7 @@ pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         }
         let times = echo::Times::of(echo.trips(ENOUGH, context.window(), Duration::from_secs(5))?);
         route.check_promoted_since(&before)?;
+        anyhow::ensure!(times.count() >= A_FEW, "only {} round trips in 5 s", times.count());
         Ok(vec![("p50", times.micros(0.5)), ("p99", times.micros(0.99))])
     })?;
     let mut p50 = samples.line("round trip p50", "p50", "µs");
@@ -77,9 +80,10 @@ fn beside_bulk(context: &Context, route: &Route) -> anyhow::Result<Sample> {
     let (before, began) = (bulk.moved(&context.target), Instant::now());
     let longest = context.choose(Duration::from_secs(45), Duration::from_secs(4));
     let times = echo::Times::of(echo.trips(ENOUGH, context.window(), longest)?);
-    let enough = context.options.quick || times.count() >= ENOUGH;
+    let enough = times.count() >= context.choose(ENOUGH, A_FEW);
     anyhow::ensure!(enough, "{} round trips in {longest:?} are too few for a p99", times.count());
     let gbit = (bulk.moved(&context.target) - before) as f64 * 8.0 / began.elapsed().as_nanos() as f64;
+    anyhow::ensure!(gbit > 0.0, "the bulk flows stood still meanwhile");
     anyhow::ensure!(bulk.lost() == 0, "{} of 4 bulk flows ended by themselves", bulk.lost());
     drop(bulk);
     sleep(context.settle());

@@ -67,6 +67,7 @@ fn look(context: &Context, route: &Route) -> anyhow::Result<Sample> {
     let (end, end_lasting) = (Held::now(&route.pids)?.grown_since(&start), Held::lasting(&route.pids)?);
     anyhow::ensure!(stalled.lost() == 0, "{} of {FLOWS} stalled flows were ended", stalled.lost());
     let held = (end + stalled.unread_unix() as i64) as f64 / FLOWS as f64 / MIB;
+    anyhow::ensure!(held > 0.0, "flows that nobody reads hold nothing: they did not stall");
     drop(stalled);
     thread::sleep(Duration::from_millis(1500));
     let left = Held::lasting(&route.pids)?.grown_by_parts(&start_lasting) as f64 / MIB;

@@ -18,11 +18,12 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let context = &*context;
     let samples = rounds(context.rounds(), &routes, |route| {
         let cold = cold(route, bytes)?;
-        let before = route.shares()?;
+        let (before, turns) = (route.shares()?, route.turns()?);
         let turned = turned(route, bytes)?;
         sleep(context.settle());
-        // Else nothing had to be taken back from the kernel.
+        // Else nothing had to be taken back from the kernel, or nothing was.
         route.check_promoted_since(&before)?;
+        route.check_demoted_since(turns)?;
         Ok::<Sample, _>(vec![("cold", cold), ("turned", turned)])
     })?;
     let mut lines = Vec::new();

@@ -1,6 +1,6 @@
 //! Bulk flows: as fast as the way allows or paced by the sender, until dropped.
 
-use std::io::{Read, Result, Write};
+use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +46,17 @@ pub struct Rate {
     pub cpu: f64,
 }
 
+impl Rate {
+    /// `busy` in seconds.
+    fn of(bytes: u64, took: Duration, busy: f64) -> Result<Rate> {
+        if bytes == 0 {
+            return Err(Error::other(format!("not a byte arrived in {took:?}")));
+        }
+        let bytes = bytes as f64;
+        Ok(Rate { gbit: bytes * 8.0 / took.as_nanos() as f64, cpu: busy / (bytes / 1e9) })
+    }
+}
+
 impl Bulk {
     pub fn start(way: &Way, kind: Kind, flows: usize) -> Result<Bulk> {
         let mut bulk = Bulk { kind, read: Arc::default(), conns: Vec::new(), threads: Vec::new() };
@@ -82,9 +93,7 @@ impl Bulk {
         let (used, began, before) = (cpu.used()?, Instant::now(), self.moved(target));
         thread::sleep(window);
         let (bytes, took) = (self.moved(target) - before, began.elapsed());
-        let busy = cpu.used()? - used;
-        let bytes = bytes as f64;
-        Ok(Rate { gbit: bytes * 8.0 / took.as_nanos() as f64, cpu: busy / (bytes / 1e9).max(1e-9) })
+        Rate::of(bytes, took, cpu.used()? - used)
     }
 
     /// Flows whose thread ended before it was asked to: lost flows.
@@ -122,9 +131,22 @@ pub fn take(conn: &mut Conn, bytes: u64) -> Result<Duration> {
     let (began, mut left) = (Instant::now(), bytes);
     while left > 0 {
         match conn.read(&mut buffer)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
             n => left = left.saturating_sub(n as u64),
         }
     }
     Ok(began.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_that_stand_still_have_no_rate() {
+        let second = Duration::from_secs(1);
+        let rate = Rate::of(500_000_000, second, 0.25).unwrap();
+        assert_eq!((rate.gbit, rate.cpu), (4.0, 0.5));
+        assert!(Rate::of(0, second, 0.25).is_err());
+    }
 }
