@@ -63,8 +63,9 @@ pub fn rounds_carried(
             for (metric, value) in sample {
                 metrics.entry(metric).or_default().push(value);
             }
+            eprint!(".");
         }
-        eprint!(".");
+        eprint!(" ");
     }
     eprintln!();
     Ok(samples)

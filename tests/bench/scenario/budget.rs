@@ -10,7 +10,7 @@ use proxy_tests::load::echo::Echo;
 use proxy_tests::load::stall::Stalled;
 use proxy_tests::memory::{pipe_bytes, rss, socket_bytes};
 
-use super::stalled::{beside, settle_echo};
+use super::stalled::{STARTED, beside, settle_echo};
 use crate::context::Context;
 use crate::gate::{Bound, Spread};
 use crate::method::{Gate, Line, rounds};
@@ -20,8 +20,6 @@ const LANES: &str = "budget";
 const PACKETS: &str = "budget-mux";
 
 const FLOWS: usize = 64;
-/// The threads of the start end after 10 s, and give back more than all flows hold, which is no credit for those.
-const STARTED: Duration = Duration::from_secs(12);
 
 const BUDGET: f64 = (8 << 20) as f64;
 const MIB: f64 = (1 << 20) as f64;

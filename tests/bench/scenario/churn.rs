@@ -17,11 +17,16 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let context = &*context;
     let before = flows(&routes)?;
     let samples = rounds(context.rounds(), &routes, |route| {
-        // One client that dials now and then always finds a warm lane.
+        let warm_before = on_warm_lanes(route)?;
+        // One client that dials now and then finds a warm lane.
         let (mut seconds, until) = (Vec::new(), Instant::now() + context.window());
         while Instant::now() < until {
             seconds.push(echo::short_flow(&route.way)?.as_secs_f64());
             sleep(Duration::from_millis(5));
+        }
+        if route.path.is_some() {
+            let (dials, warm) = (seconds.len() as f64, on_warm_lanes(route)? - warm_before);
+            anyhow::ensure!(warm >= WARM * dials, "only {warm} of {dials} dials found a warm lane");
         }
         let alone = Times::of(seconds);
         let churn = echo::churn(&route.way, 8, context.window())?;
@@ -49,6 +54,11 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     Ok(vec![rate, dial])
 }
 
+/// Dials so far that found a lane at hand.
+fn on_warm_lanes(route: &Route) -> anyhow::Result<f64> {
+    route.sum("konduit_lanes_total", &[("event", "flow_on_warm")])
+}
+
 /// Flows of every route that have ended so far, by path.
 fn flows(routes: &[Rc<Route>]) -> anyhow::Result<Vec<(String, BTreeMap<String, f64>)>> {
     routes.iter().map(|route| Ok((route.name.clone(), route.flows()?))).collect()
@@ -63,6 +73,8 @@ fn shares(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> Stri
     words.join(", ")
 }
 
+/// Of a client's dials that are to tell what one on a warm lane takes.
+const WARM: f64 = 0.95;
 /// Lanes or packets, as the server sees fit.
 const AUTO: &str = "konduit-auto";
 

@@ -16,14 +16,19 @@ use crate::route::Route;
 
 const FLOWS: usize = 8;
 const MIB: f64 = (1 << 20) as f64;
+/// The threads of a start end after 10 s, and give back more than many flows hold, which is no credit for those.
+pub const STARTED: Duration = Duration::from_secs(12);
 /// An eighth of what one stalled flow of ours holds.
 const EIGHTH_OF_A_FLOW: f64 = 1.0;
+/// A dial that waited for something: no busy machine makes one as slow as that.
+const SLOW_DIAL_MS: f64 = 1000.0;
 
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let mut names = vec!["haproxy".to_owned()];
     names.extend(context.ours());
     let routes = context.routes(&names)?;
     let context = &*context;
+    thread::sleep(STARTED);
     let samples = rounds(context.rounds(), &routes, |route| look(context, route))?;
     let held = samples.line("held per stalled flow, eight stalled readers", "held", "MiB");
     let mut lines = vec![context.ours().iter().fold(held, |line, ours| {
@@ -49,6 +54,14 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             line.with_gate(Gate::on(ours, value, bound))
         }));
     }
+    let slowest = samples.line("the slowest dial to first echo during that", "slowest", "ms");
+    lines.push(context.ours().iter().fold(slowest, |line, ours| {
+        let worst = Spread::of(samples.of(ours, "slowest")).map_or(f64::NAN, |spread| spread.most);
+        let what = format!("{ours}, the worst round");
+        line.with_gate(
+            Gate::on(what, worst, Bound::AtMost(SLOW_DIAL_MS)).with_floor(Bound::AtMost(SLOW_DIAL_MS)),
+        )
+    }));
     Ok(lines)
 }
 
@@ -78,6 +91,7 @@ fn look(context: &Context, route: &Route) -> anyhow::Result<Sample> {
         ("left", left),
         ("trips", worse(&trips, &more_trips, 0.99) / trips_before.micros(0.99)),
         ("dials", worse(&dials, &more_dials, 0.5) / dials_before.micros(0.5)),
+        ("slowest", worse(&dials, &more_dials, 1.0) / 1000.0),
     ])
 }
 
