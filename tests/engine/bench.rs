@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_user::flow::{Ending, Meter};
+use proxy_user::net::sockopt;
 use proxy_user::splice::{End, EngineChoice, SpliceConfig, Splicer, Watched};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -104,6 +105,19 @@ impl Outer {
         }
     }
 
+    /// Writes the pattern's bytes `from..to`, the last one as urgent data (MSG_OOB).
+    pub fn send_urgent(&mut self, seed: u64, from: u64, to: u64) {
+        let mut bytes = vec![0; (to - from) as usize];
+        pattern::fill(seed, from, &mut bytes);
+        let (last, before) = bytes.split_last().unwrap();
+        self.write_all(before).unwrap();
+        let sent = match self {
+            Outer::Tcp(socket) => SockRef::from(&*socket).send_out_of_band(&[*last]),
+            Outer::Unix(socket) => SockRef::from(&*socket).send_out_of_band(&[*last]),
+        };
+        assert_eq!(sent.unwrap(), 1);
+    }
+
     /// Reads the pattern to its end; how many bytes, and how it ended.
     pub fn read_pattern(&mut self, seed: u64) -> (u64, std::io::Result<()>) {
         let mut chunk = vec![0; 256 << 10];
@@ -196,7 +210,7 @@ impl proxy_user::splice::FlowStream for Opaque {
     }
 
     fn poll_broken(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        let broken = proxy_user::net::sockopt::hung_up(&self.socket).broken;
+        let broken = sockopt::hung_up(&self.socket).broken;
         if broken { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     }
 
@@ -300,6 +314,7 @@ impl Bench {
                 outer.set_nodelay(true).unwrap();
                 let (inner, _) = listener.accept().unwrap();
                 inner.set_nonblocking(true).unwrap();
+                sockopt::tune(&inner).unwrap();
                 let outer = Outer::Tcp(outer);
                 outer.set_timeout(Duration::from_secs(30));
                 let _context = self.runtime.enter();

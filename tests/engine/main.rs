@@ -14,4 +14,5 @@ mod integrity;
 mod ladder;
 mod misplaced;
 mod pattern;
+mod urgent;
 mod watched;

@@ -220,7 +220,8 @@ mod tests {
         let Remote::Tcp(remote) = accepted.remote else { panic!("{:?}", accepted.remote) };
         assert_eq!(remote.port(), client.local_addr().unwrap().port());
         assert!(accepted.stream.nodelay().unwrap());
-        assert!(socket2::SockRef::from(&accepted.stream).keepalive().unwrap());
+        let accepted = socket2::SockRef::from(&accepted.stream);
+        assert!(accepted.keepalive().unwrap() && accepted.out_of_band_inline().unwrap());
     }
 
     #[tokio::test]

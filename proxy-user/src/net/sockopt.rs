@@ -1,5 +1,5 @@
 //! Socket options that std has no words for.
-#![allow(unsafe_code)] // ioctl(SIOCOUTQ) has no safe wrapper.
+#![allow(unsafe_code)] // ioctl(SIOCOUTQ) and ioctl(SIOCATMARK) have no safe wrapper.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,10 +14,14 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 9;
 
-/// TCP_NODELAY and SO_KEEPALIVE 15 s/15 s/9: what every TCP socket of ours has.
+/// TCP_NODELAY, SO_OOBINLINE and SO_KEEPALIVE 15 s/15 s/9: what every TCP socket of ours has.
+///
+/// An urgent byte is one like the others then: the kernel's map redirects it in any case, and a read, or the count of
+/// what can be read, would leave it out.
 pub fn tune(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -64,6 +68,17 @@ pub fn unsent(socket: &impl AsFd) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// Whether the next byte is urgent: reads end in front of such a byte, whatever is behind it. False for a socket that
+/// does not say.
+pub fn at_mark(socket: &impl AsFd) -> bool {
+    /// asm-generic/sockios.h; libc does not name it.
+    const SIOCATMARK: libc::Ioctl = 0x8905;
+    let mut here: libc::c_int = 0;
+    // SAFETY: as in `unsent`; SIOCATMARK writes one int as well.
+    let status = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCATMARK, &raw mut here) };
+    status == 0 && here != 0
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ pub(super) struct Half {
     most: usize,
     /// The most that lay in the buffer since the source was quiet.
     used: usize,
+    /// Something was read and written since the source was quiet.
     unflushed: bool,
     /// What a flow may hold is too little to be left to the kernel, or to lie here meanwhile.
     scarce: bool,
@@ -255,6 +256,9 @@ impl Half {
                             }
                             (true, None) => {
                                 self.rest();
+                                if self.unflushed {
+                                    from.look_past_mark();
+                                }
                                 return self.flush(context, to);
                             }
                             (false, None) => {}

@@ -103,6 +103,8 @@ impl Pair {
         if flags.contains(EventFlags::HUP) && self.ends[side].is_unix() && unfinished {
             self.orphaned = true;
         }
+        // An edge comes after every mark, so one that is not told of yet will be.
+        self.tracks[side].marked = flags.contains(EventFlags::PRI);
         if flags.contains(EventFlags::IN) {
             self.tracks[side].direction.step(Event::Readable);
         }
@@ -131,7 +133,7 @@ impl Pair {
     pub(super) fn interest(&self, side: usize) -> EventFlags {
         let mut flags = EventFlags::RDHUP | EventFlags::ET;
         if !self.tracks[side].direction.is_redirecting() {
-            flags |= EventFlags::IN;
+            flags |= EventFlags::IN | EventFlags::PRI;
         }
         // A Unix socket tells of room with every read of its peer, TCP only when it was full.
         let towards = &self.tracks[1 - side].direction;

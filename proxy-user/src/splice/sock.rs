@@ -161,6 +161,15 @@ pub(super) fn splice(from: impl AsFd, to: impl AsFd, most: usize) -> rustix::io:
     }
 }
 
+/// Moves one byte from a socket into an empty pipe by hand.
+pub(super) fn carry_one(from: &Plain, to: impl AsFd) -> rustix::io::Result<usize> {
+    let mut byte = [0];
+    match from.recv(&mut byte)? {
+        0 => Ok(0),
+        _ => rustix::io::write(to, &byte),
+    }
+}
+
 /// What an error of recv, send or splice says about the direction.
 pub(super) fn finish_of(error: Errno) -> Finish {
     match error {

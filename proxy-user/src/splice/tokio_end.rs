@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::crew::Share;
-use super::kernel::sock::unacknowledged;
+use super::kernel::sock::{receive_at_least, unacknowledged};
 use super::sock::{poll_room, prepare_tcp};
 use super::{EndIo, FlowStream, Plain, Watched};
 use crate::net::sockopt;
@@ -110,6 +110,17 @@ impl TokioEnd {
         match self {
             TokioEnd::Tcp(_) | TokioEnd::Unix(_) => Poll::Ready(()),
             TokioEnd::Stream(stream) => stream.poll_leave(context),
+        }
+    }
+
+    /// Tokio takes a short read for an empty socket, but one also ends in front of an urgent byte: then the kernel is made
+    /// to tell of what is behind it. For a source that is not to be read any more until that.
+    pub(super) fn look_past_mark(&self) {
+        if let TokioEnd::Tcp(socket) = self
+            && sockopt::at_mark(socket)
+        {
+            // Raises an edge when there is as much to read. Fails on a dead socket only, which raises its own.
+            let _ = receive_at_least(socket, 1);
         }
     }
 

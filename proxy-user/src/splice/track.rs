@@ -15,12 +15,13 @@ use super::pipe::{Pipe, Pool};
 use super::policy::{COPY_QUANTUM, GREETING_WAIT, LEAVE_EVERY, SPLICE_QUANTUM};
 use super::rate::Rate;
 use super::redirect::Times;
-use super::sock::{finish_of, splice};
+use super::sock::{carry_one, finish_of, splice};
 use super::sockmap::InMap;
 use super::stats::Fallback;
 use super::worker::Turn;
 use super::{EngineChoice, Plain};
 use crate::flow::{self, Engine, Finish, Meter};
+use crate::net::sockopt::at_mark;
 
 /// Why a track stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(super) struct Track {
     pub(super) engine: EngineChoice,
     pub(super) rate: Rate,
     gather: Gather,
+    /// The source has an urgent mark, or had one while the kernel moved its bytes: a short read does not mean empty.
+    pub(super) marked: bool,
     /// Bytes that userspace took from the source.
     pub(super) taken: u64,
     /// The source's count of received bytes when the first of them was taken.
@@ -90,6 +93,7 @@ impl Track {
             engine,
             rate: Rate::new(Instant::now()),
             gather: Gather::default(),
+            marked: false,
             taken: 0,
             origin: None,
             in_map: None,
@@ -239,7 +243,7 @@ impl Track {
         self.direction.step(Event::Took(bytes));
         // A short read empties a stream socket, its next byte raises an edge again. Its end may have come along,
         // which raises none; and a mapped socket has a second queue behind the first.
-        if bytes < room && !self.direction.source_may_end() && self.in_map.is_none() {
+        if bytes < room && self.is_emptied_by_a_short_read() && self.in_map.is_none() {
             self.direction.step(Event::Empty);
         }
         let sent = self.gave(
@@ -264,6 +268,10 @@ impl Track {
             return Ok(Some(until));
         }
         self.step(end).map(|()| None)
+    }
+
+    fn is_emptied_by_a_short_read(&self) -> bool {
+        !self.direction.source_may_end() && !self.marked
     }
 
     fn send(&mut self, link: &Link<'_>) -> Result<(), Lost> {
@@ -312,7 +320,13 @@ impl Track {
         let Some(pipe) = &self.pipe else { return self.step(Event::PipeGiven) };
         // The pipe is empty here, so EAGAIN speaks of the source.
         let most = (*quantum).min(link.grant.in_hand());
-        match splice(link.from, &pipe.write, most) {
+        let mut taken = splice(link.from, &pipe.write, most);
+        // It stops at an urgent mark for good, and says there what it says of an empty source, or of one that ended.
+        let perhaps = taken == Ok(0) || self.marked && taken == Err(Errno::AGAIN);
+        if perhaps && at_mark(link.from) {
+            taken = carry_one(link.from, &pipe.write);
+        }
+        match taken {
             Ok(0) => self.step(link.source_end()),
             Ok(bytes) => {
                 *quantum -= bytes;
@@ -320,7 +334,7 @@ impl Track {
                 self.rate.note(now, bytes);
                 self.gather.took(bytes);
                 self.direction.step(Event::Took(bytes));
-                if bytes < most && self.gather.is_sated() && !self.direction.source_may_end() {
+                if bytes < most && self.gather.is_sated() && self.is_emptied_by_a_short_read() {
                     return self.emptied(link, now);
                 }
                 Ok(())
