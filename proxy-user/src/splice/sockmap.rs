@@ -195,8 +195,12 @@ impl InMap {
         self.mapped.set_limit(self.limit());
     }
 
-    /// Holds the map's counts against those of both sockets.
+    /// Holds the map's counts against those of both sockets; what contradicts itself is asked once more.
     pub(super) fn check(&self, from: &Plain, to: &Plain, stage: Stage) -> Result<(), Violation> {
+        conserve::ask_twice(|| self.look(from, to, stage))
+    }
+
+    fn look(&self, from: &Plain, to: &Plain, stage: Stage) -> Result<(), Violation> {
         let counts = self.mapped.counts();
         // Asked after the counts: what arrives meanwhile is received, not counted.
         let (received, sent) = match self.received(from) {
@@ -261,4 +265,35 @@ pub(super) fn book(stats: &Stats, refused: &MapRefused) {
         MapRefused::NoSlot(_) => Fallback::NoSlot,
         MapRefused::Socket { .. } | MapRefused::NoFeature => Fallback::MapRefused,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::net::sockopt;
+
+    #[test]
+    fn an_urgent_byte_hides_nothing_that_waits_from_the_account() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (source, _) = listener.accept().unwrap();
+        sockopt::tune(&source).unwrap();
+        let source = Plain::Tcp(source);
+        sender.write_all(b"abc").unwrap();
+        SockRef::from(&sender).send_out_of_band(b"!").unwrap();
+        sender.write_all(b"def").unwrap();
+        while sock::tcp_info(&source).unwrap().bytes_received < 7 {
+            std::thread::yield_now();
+        }
+        assert_eq!(consumed(&source).unwrap(), 0);
+        assert_eq!(source.recv(&mut [0; 7]).unwrap(), 3, "a read ends in front of it");
+        assert!(sockopt::at_mark(&source));
+        assert_eq!(consumed(&source).unwrap(), 3);
+        assert_eq!(source.recv(&mut [0; 7]).unwrap(), 4);
+        assert!(!sockopt::at_mark(&source));
+        assert_eq!(consumed(&source).unwrap(), 7);
+    }
 }
