@@ -27,3 +27,4 @@ mod ready_backends;
 mod search;
 mod strategies;
 mod tls;
+mod urgent;
