@@ -353,7 +353,7 @@ fn help_exits_with_0_and_mistakes_with_1_all_at_once() -> anyhow::Result<()> {
         let wrong = program(name, &["--v=loud", "--lane-security=none", "--no-such-flag"])?;
         let text = String::from_utf8(wrong.stderr)?;
         assert_eq!(wrong.status.code(), Some(1));
-        let told: BTreeSet<&str> = ["\"--v\"", "\"--lane-security\"", "--no-such-flag"]
+        let told: BTreeSet<&str> = ["\"-v, --v\"", "(--lane-security)", "--no-such-flag"]
             .into_iter()
             .filter(|flag| text.contains(flag))
             .collect();

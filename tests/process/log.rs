@@ -31,13 +31,13 @@ fn flags_without_effect_are_named_in_one_warning() {
 }
 
 #[test]
-fn rules_of_vmodule_that_cannot_be_read_are_named_in_one_warning() {
+fn rules_of_vmodule_that_cannot_be_read_are_refused_in_klogs_words() {
     let place = Place::new().unwrap();
-    let server = place.start_server("server", &["--vmodule=nonsense,mux=5,lane=x"]).unwrap();
-    let log = std::fs::read_to_string(&server.log).unwrap();
-    let told: Vec<_> = log.lines().filter(|line| line.contains("Left out of --vmodule")).collect();
-    let [told] = told[..] else { panic!("not one line:\n{log}") };
-    assert!(told.starts_with('W') && told.ends_with("rules=\"nonsense,lane=x\""), "{told}");
+    let refused = place.server(&["--vmodule=mux=5,lane=x"]).unwrap().output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let text = String::from_utf8(refused.stderr).unwrap();
+    let words = "Error: invalid argument \"mux=5,lane=x\" for \"--vmodule\" flag: syntax error: expect comma-separated";
+    assert!(text.starts_with(words), "{text}");
 }
 
 /// TLS 1.3 tells of a refused certificate after the client's handshake, in a race with its first words.
@@ -135,10 +135,15 @@ pub(crate) fn leaves(flags: &[&str]) -> (Option<String>, String) {
     let stderr = server.log.clone();
     // What waits is written at its end.
     drop(server);
-    let files: Vec<_> = std::fs::read_dir(&logs).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert!(files.is_empty() || files == ["proxy-server.log"], "{files:?}");
-    let file = std::fs::read_to_string(logs.join("proxy-server.log")).ok();
-    (file, std::fs::read_to_string(stderr).unwrap())
+    let link = logs.join("proxy-server.INFO");
+    // `PROGRAM.HOST.USER.log.SEVERITY.DATE-TIME.PID`, as klog's.
+    if let Ok(name) = std::fs::read_link(&link) {
+        let name = name.to_str().unwrap();
+        let parts: Vec<_> = name.split('.').collect();
+        assert!(matches!(parts[..], ["proxy-server", _, _, "log", "INFO", _, _]), "{name}");
+        assert!(logs.join("proxy-server.ERROR").exists() && logs.join(name).exists(), "{name}");
+    }
+    (std::fs::read_to_string(link).ok(), std::fs::read_to_string(stderr).unwrap())
 }
 
 const LEFT_OUT: &str = "This listener is left out";

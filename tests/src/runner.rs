@@ -73,7 +73,7 @@ impl Ground {
     pub fn agent_options(&self, id: &str, port: u16) -> agent::options::Options {
         agent::options::Options {
             proxy_server_host: "127.0.0.1".into(),
-            proxy_server_port: port,
+            proxy_server_port: port.into(),
             ca_cert: self.text("ca.crt"),
             agent_cert: self.text("client.crt"),
             agent_key: self.text("client.key"),
@@ -213,7 +213,7 @@ impl Cell {
         let mut agent_options = ground.agent_options("agent", 0);
         adjust(&mut server_options, &mut agent_options);
         let server = RunningServer::start(server_options)?;
-        agent_options.proxy_server_port = server.agent_port();
+        agent_options.proxy_server_port = server.agent_port().into();
         let agent = RunningAgent::start(agent_options)?;
         server.has_agents(1).await?;
         until("the agent to know its server", || agent.servers.connected() == 1).await?;

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::flow::{DialError, DialReason, FlowTable};
-use crate::net::dial::{Refused, connect};
+use crate::net::dial::connect;
 use crate::net::resolve::{Names, ResolveError};
 use crate::net::room::{Of, tell_no_descriptor, tell_no_room};
 use crate::ops::metrics::AgentMetrics;
@@ -60,13 +60,15 @@ impl Targets {
             "tcp" => None,
             "tcp4" => Some(false),
             "tcp6" => Some(true),
+            "" => return Err(DialError::new(DialReason::BadAddress, "dial: unknown network ")),
             _ => {
                 let text = format!("dial {protocol}: unknown network {protocol}");
                 return Err(DialError::new(DialReason::BadAddress, text));
             }
         };
         let bad = |text: String| DialError::new(DialReason::BadAddress, format!("dial {protocol}: {text}"));
-        let (host, port) = split(address).map_err(bad)?;
+        let (named, port) = split(address).map_err(bad)?;
+        let host = if named.is_empty() { "127.0.0.1" } else { named };
         let mut addresses = timeout_at(deadline, self.names.addresses(host, port))
             .await
             .unwrap_or_else(|_| Err(ResolveError::Timeout(host.to_owned())))
@@ -75,7 +77,8 @@ impl Targets {
         match connect(addresses, deadline).await {
             Ok(Some(stream)) => Ok(stream),
             Ok(None) => Err(bad(format!("address {host}: no suitable address found"))),
-            Err(refused) => Err(failed(protocol, &refused)),
+            Err(refused) if named.is_empty() => Err(failed(protocol, &format!(":{port}"), &refused.source)),
+            Err(refused) => Err(failed(protocol, &refused.address.to_string(), &refused.source)),
         }
     }
 }
@@ -83,25 +86,33 @@ impl Targets {
 /// Go's `net.SplitHostPort`, with its errors.
 fn split(address: &str) -> Result<(&str, u16), String> {
     let wrong = |why: &str| format!("address {address}: {why}");
+    if address.is_empty() {
+        return Err("missing address".to_owned());
+    }
     let colon = address.rfind(':').ok_or_else(|| wrong("missing port in address"))?;
     let host = match address.strip_prefix('[') {
-        Some(rest) => match rest.find(']') {
+        Some(rest) => match rest.split_once(']') {
             None => return Err(wrong("missing ']' in address")),
-            Some(end) if end + 2 == colon => &rest[..end],
-            Some(end) if end + 2 > colon => return Err(wrong("missing port in address")),
-            Some(_) => return Err(wrong("too many colons in address")),
+            Some((host, _)) if host.len() + 2 == colon => host,
+            Some((_, more)) if more.starts_with(':') => return Err(wrong("too many colons in address")),
+            Some(_) => return Err(wrong("missing port in address")),
         },
         None if address[..colon].contains(':') => return Err(wrong("too many colons in address")),
         None => &address[..colon],
     };
     let port = &address[colon + 1..];
+    for bracket in ['[', ']'] {
+        if host.contains(bracket) || port.contains(bracket) {
+            return Err(wrong(&format!("unexpected '{bracket}' in address")));
+        }
+    }
     let named =
         || SERVICES.iter().find(|(name, _)| name.eq_ignore_ascii_case(port)).map(|(_, number)| *number);
     // As Go, which takes no port for port 0.
     let port = if port.is_empty() { "0" } else { port };
     match port.parse::<u16>().ok().or_else(named) {
-        Some(port) => Ok((if host.is_empty() { "127.0.0.1" } else { host }, port)),
-        None if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+        Some(port) => Ok((host, port)),
+        None if port.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit()) => {
             Err(format!("address {port}: invalid port"))
         }
         None => Err(format!("lookup tcp/{port}: unknown port")),
@@ -136,8 +147,7 @@ fn unresolved(protocol: &str, error: &ResolveError) -> DialError {
     DialError::new(reason, format!("dial {protocol}: {error}"))
 }
 
-fn failed(protocol: &str, refused: &Refused) -> DialError {
-    let Refused { address, source } = refused;
+fn failed(protocol: &str, address: &str, source: &io::Error) -> DialError {
     let (reason, words) = match source.raw_os_error() {
         Some(libc::ECONNREFUSED) => (DialReason::Refused, "connect: connection refused".to_owned()),
         Some(libc::EHOSTUNREACH) => (DialReason::NoRoute, "connect: no route to host".to_owned()),
@@ -150,14 +160,22 @@ fn failed(protocol: &str, refused: &Refused) -> DialError {
             tell_no_descriptor(source);
             (DialReason::Exhausted, "socket: too many open files".to_owned())
         }
-        Some(libc::EACCES | libc::EPERM) => (DialReason::Other, "connect: permission denied".to_owned()),
         Some(libc::EADDRNOTAVAIL) => {
             (DialReason::NoLocalAddress, "connect: cannot assign requested address".to_owned())
         }
-        _ if source.kind() == io::ErrorKind::TimedOut => (DialReason::Timeout, "i/o timeout".to_owned()),
-        _ => (DialReason::Other, source.to_string()),
+        Some(errno) => (DialReason::Other, format!("connect: {}", as_go_says(errno, source))),
+        None if source.kind() == io::ErrorKind::TimedOut => (DialReason::Timeout, "i/o timeout".to_owned()),
+        None => (DialReason::Other, source.to_string()),
     };
     DialError::new(reason, format!("dial {protocol} {address}: {words}"))
+}
+
+/// The C library's words, which Go has without the capital.
+fn as_go_says(errno: i32, source: &io::Error) -> String {
+    let text = source.to_string();
+    let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -173,15 +191,47 @@ mod tests {
     fn addresses_are_split_as_go_splits_them() {
         assert_eq!(split("10.0.0.1:80"), Ok(("10.0.0.1", 80)));
         assert_eq!(split("[fd00::1]:80"), Ok(("fd00::1", 80)));
-        assert_eq!(split(":80"), Ok(("127.0.0.1", 80)));
-        assert_eq!(split("a"), Err("address a: missing port in address".into()));
-        assert_eq!(split("fd00::1:80"), Err("address fd00::1:80: too many colons in address".into()));
-        assert_eq!(split("[fd00::1]"), Err("address [fd00::1]: missing port in address".into()));
+        assert_eq!(split(":80"), Ok(("", 80)));
+        assert_eq!(split("[]:80"), Ok(("", 80)));
+        assert_eq!(split("a:+80"), Ok(("a", 80)));
         assert_eq!(split("a:http"), Ok(("a", 80)));
         assert_eq!(split("[fe80::1%lo]:HTTPS"), Ok(("fe80::1%lo", 443)));
-        assert_eq!(split("a:nonsense"), Err("lookup tcp/nonsense: unknown port".into()));
         assert_eq!(split("a:"), Ok(("a", 0)));
-        assert_eq!(split("a:70000"), Err("address 70000: invalid port".into()));
+    }
+
+    /// What `net.DialTimeout` of Go 1.26 said to each.
+    #[tokio::test]
+    async fn what_cannot_be_dialled_is_refused_in_gos_words() {
+        let table = FlowTable::new();
+        let metrics = AgentMetrics::new(&table).unwrap();
+        let targets = Targets { names: Names::from_system(), metrics, table, most_flows: 10 };
+        let none = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let here = |host: &str| format!("{host}:{none}");
+        for (protocol, address, words) in [
+            ("tcp", String::new(), "dial tcp: missing address".to_owned()),
+            ("tcp", "a".into(), "dial tcp: address a: missing port in address".into()),
+            ("tcp", "[::1".into(), "dial tcp: address [::1: missing ']' in address".into()),
+            ("tcp", "[::1]".into(), "dial tcp: address [::1]: missing port in address".into()),
+            ("tcp", "[::1]x:80".into(), "dial tcp: address [::1]x:80: missing port in address".into()),
+            ("tcp", "[::1]:x:80".into(), "dial tcp: address [::1]:x:80: too many colons in address".into()),
+            ("tcp", "a[b:80".into(), "dial tcp: address a[b:80: unexpected '[' in address".into()),
+            ("tcp", "a]b:80".into(), "dial tcp: address a]b:80: unexpected ']' in address".into()),
+            ("tcp", "[a[b]:80".into(), "dial tcp: address [a[b]:80: unexpected '[' in address".into()),
+            ("tcp", "]:1".into(), "dial tcp: address ]:1: unexpected ']' in address".into()),
+            ("tcp", "::1:80".into(), "dial tcp: address ::1:80: too many colons in address".into()),
+            ("tcp", "127.0.0.1:70000".into(), "dial tcp: address 70000: invalid port".into()),
+            ("tcp", "127.0.0.1:-1".into(), "dial tcp: address -1: invalid port".into()),
+            ("tcp", "127.0.0.1:x y".into(), "dial tcp: lookup tcp/x y: unknown port".into()),
+            ("tcp", here("127.0.0.1"), format!("dial tcp 127.0.0.1:{none}: connect: connection refused")),
+            ("tcp", here(""), format!("dial tcp :{none}: connect: connection refused")),
+            ("tcp4", "[::1]:1".into(), "dial tcp4: address ::1: no suitable address found".into()),
+            ("tcp6", "127.0.0.1:1".into(), "dial tcp6: address 127.0.0.1: no suitable address found".into()),
+            ("foo", String::new(), "dial foo: unknown network foo".into()),
+            ("", "a:1".into(), "dial: unknown network ".into()),
+        ] {
+            let error = targets.dial(protocol, &address).await.unwrap_err();
+            assert_eq!(error.text, words, "{protocol:?} {address:?}");
+        }
     }
 
     /// The lookup has its share of the one deadline, and failures tell what was being done.
@@ -210,7 +260,7 @@ mod tests {
     }
 
     fn refused(source: impl Into<io::Error>) -> DialError {
-        failed("tcp", &Refused { address: "10.0.0.1:80".parse().unwrap(), source: source.into() })
+        failed("tcp", "10.0.0.1:80", &source.into())
     }
 
     /// A server answers a CONNECT by our reason; upstream's does by the words.
@@ -249,6 +299,14 @@ mod tests {
         let error = refused(libc::ECONNREFUSED);
         assert_eq!(error.text, "dial tcp 10.0.0.1:80: connect: connection refused");
         assert_eq!(error.reason, DialReason::Refused);
+        for (errno, words) in [
+            (libc::EINVAL, "invalid argument"),
+            (libc::EACCES, "permission denied"),
+            (libc::EPERM, "operation not permitted"),
+            (libc::ENETDOWN, "network is down"),
+        ] {
+            assert_eq!(refused(errno).text, format!("dial tcp 10.0.0.1:80: connect: {words}"));
+        }
         assert_eq!(DialReason::from_text(&refused(libc::EMFILE).text), DialReason::Exhausted);
         let missing = unresolved("tcp", &ResolveError::NoSuchHost("nowhere".into()));
         assert_eq!(missing.text, "dial tcp: lookup nowhere: no such host");

@@ -55,7 +55,7 @@ impl LeaseCounter {
     pub(super) fn new(options: &Options, kube: &Kube, metrics: &AgentMetrics) -> LeaseCounter {
         LeaseCounter {
             leases: Leases::new(kube, &options.lease_namespace),
-            selector: options.lease_label_selector.clone(),
+            selector: options.lease_label_selector.0.clone(),
             metrics: metrics.clone(),
             seen: Mutex::new(Seen { leases: HashMap::new(), heard: Timestamp::now() }),
         }

@@ -42,10 +42,15 @@ pub fn operate(
 
     let mut listeners = Listeners::new(&metrics.konduit);
     let health = Health::agent(has_server, metrics.registry().clone());
-    listeners.health(&options.health_server_host, options.health_server_port, health);
-    let health_port = listeners.health.map_or(options.health_server_port, |address| address.port());
+    // A number that is no port was told of at the start.
+    if let Some(port) = options.health_server_port.number() {
+        listeners.health(&options.health_server_host, port, health);
+    }
+    let health_port = listeners.health.map_or(options.health_server_port, |address| address.port().into());
     let admin = Admin::agent(health_port, options.enable_profiling);
-    listeners.admin(&options.admin_bind_address, options.admin_server_port, admin);
+    if let Some(port) = options.admin_server_port.number() {
+        listeners.admin(&options.admin_bind_address, port, admin);
+    }
     // Checked at start.
     let identifiers = Identifiers::parse(&options.agent_identifiers).unwrap_or_default();
     let doctor = move || {

@@ -12,6 +12,7 @@ use crate::lane::{ALPN_LANE, LaneRoute};
 use crate::net::connect::{ConnectError, Connector};
 use crate::net::sockopt;
 use crate::net::tls::{ALPN_H2, ClientEndpoint, ClientTls, HandshakeError, alpn_enforced, alpn_list};
+use crate::ops::flags::Port;
 
 /// For TCP and for TLS, as upstream.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -23,6 +24,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(20);
 pub struct Route {
     connector: Connector,
     host: String,
+    port: Port,
     tls: ClientEndpoint,
     has_identity: bool,
     enforce_alpn: bool,
@@ -35,6 +37,8 @@ pub enum RouteError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Tls(#[from] HandshakeError),
+    #[error("{} is no port, 65535 is the last: set --proxy-server-port to the servers' port for agents", .0.0)]
+    Port(Port),
 }
 
 impl Route {
@@ -43,11 +47,12 @@ impl Route {
     /// # Errors
     /// Certificates or a proxy that cannot be used.
     pub fn new(options: &Options) -> Result<Route, StartError> {
-        let connector = Connector::from_env(&options.proxy_server_host, options.proxy_server_port)?;
+        let connector = connector(options)?;
         let tls = endpoint(options, ALPN_H2)?;
         let has_identity = !options.agent_cert.is_empty();
         let host = options.proxy_server_host.clone();
-        Ok(Route { connector, host, tls, has_identity, enforce_alpn: alpn_enforced() })
+        let port = options.proxy_server_port;
+        Ok(Route { connector, host, port, tls, has_identity, enforce_alpn: alpn_enforced() })
     }
 
     /// The `:authority` of the control stream, as upstream's agent has it.
@@ -64,6 +69,9 @@ impl Route {
     /// # Errors
     /// What failed first.
     pub async fn connect(&self) -> Result<TlsStream<TcpStream>, RouteError> {
+        if self.port.number().is_none() {
+            return Err(RouteError::Port(self.port));
+        }
         let socket = self.connector.connect(LIMIT).await?;
         // A socket that is gone already says so in the handshake.
         let _ = sockopt::set_user_timeout(&socket, SILENCE);
@@ -80,9 +88,15 @@ impl Route {
 /// # Errors
 /// Certificates or a proxy that cannot be used.
 pub fn lanes(options: &Options) -> Result<Arc<LaneRoute>, StartError> {
-    let connector = Connector::from_env(&options.proxy_server_host, options.proxy_server_port)?;
+    let connector = connector(options)?;
     let tls = endpoint(options, ALPN_LANE)?;
     Ok(Arc::new(LaneRoute::new(connector, options.proxy_server_host.as_str(), tls)))
+}
+
+/// To a port that there is not, nothing is ever asked to connect.
+fn connector(options: &Options) -> Result<Connector, StartError> {
+    let port = options.proxy_server_port.number().unwrap_or_default();
+    Ok(Connector::from_env(&options.proxy_server_host, port)?)
 }
 
 fn endpoint(options: &Options, ours: &[u8]) -> Result<ClientEndpoint, StartError> {

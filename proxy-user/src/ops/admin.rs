@@ -3,6 +3,7 @@
 use http::StatusCode;
 use prometheus::Registry;
 
+use super::flags::Port;
 use super::health::scrape;
 use super::http::{Ask, Page, Pages};
 use super::pprof;
@@ -12,7 +13,7 @@ enum Metrics {
     /// A server answers itself.
     Here(Registry),
     /// An agent sends the scraper to its health listener.
-    AtPort(u16),
+    AtPort(Port),
 }
 
 /// What the admin listener answers.
@@ -26,7 +27,7 @@ impl Admin {
         Admin { metrics: Metrics::Here(registry), profiling }
     }
 
-    pub fn agent(health_port: u16, profiling: bool) -> Admin {
+    pub fn agent(health_port: Port, profiling: bool) -> Admin {
         Admin { metrics: Metrics::AtPort(health_port), profiling }
     }
 }
@@ -35,7 +36,7 @@ impl Pages for Admin {
     async fn answer(&self, ask: Ask) -> Page {
         match (ask.uri.path(), &self.metrics) {
             ("/metrics", Metrics::Here(registry)) => scrape(registry),
-            ("/metrics", Metrics::AtPort(port)) => {
+            ("/metrics", Metrics::AtPort(Port(port))) => {
                 let query = ask.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
                 Page::moved(&format!("//{}:{port}/metrics{query}", ask.host()))
             }
@@ -73,7 +74,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_redirects_and_a_server_answers() {
-        let agent = Admin::agent(8093, false);
+        let agent = Admin::agent(Port(8093), false);
         let page = get(&agent, "/metrics?x=1").await;
         assert_eq!(page.status, StatusCode::MOVED_PERMANENTLY);
         assert_eq!(location(&page), Some("//node.example:8093/metrics?x=1"));
@@ -83,9 +84,9 @@ mod tests {
 
     #[tokio::test]
     async fn profiles_exist_only_when_asked_for() {
-        let off = Admin::agent(8093, false);
+        let off = Admin::agent(Port(8093), false);
         assert_eq!(get(&off, "/debug/pprof/").await, Page::not_found());
-        let on = Admin::agent(8093, true);
+        let on = Admin::agent(Port(8093), true);
         assert_eq!(location(&get(&on, "/debug/pprof").await), Some("/debug/pprof/"));
         assert_eq!(get(&on, "/debug/pprof/").await.status, StatusCode::OK);
         assert_eq!(get(&on, "/debug/pprof/cmdline").await, Page::not_found());

@@ -66,12 +66,13 @@ impl Setting {
             "engine" => {
                 let mut engine = EngineChoice::Auto;
                 let set = engine.set(value.trim(), true);
-                set.map_err(|why| SettingError::Value { name: "engine", why })?;
+                set.map_err(|why| SettingError::Value { name: "engine", why: why.text() })?;
                 Ok(Setting::Engine(engine))
             }
             "lanes" => {
                 let mut lanes = LanesMode::Auto;
-                lanes.set(value.trim(), true).map_err(|why| SettingError::Value { name: "lanes", why })?;
+                let set = lanes.set(value.trim(), true);
+                set.map_err(|why| SettingError::Value { name: "lanes", why: why.text() })?;
                 Ok(Setting::Lanes(lanes))
             }
             _ => Err(unknown()),

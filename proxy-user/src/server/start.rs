@@ -51,7 +51,7 @@ fn client(options: &Options) -> Kube {
     Kube::new(&KubeConfig {
         kubeconfig: options.kubeconfig.clone(),
         qps: options.kubeconfig_qps,
-        burst: options.kubeconfig_burst,
+        burst: options.kubeconfig_burst.clamp(i32::MIN.into(), i32::MAX.into()) as i32,
     })
 }
 

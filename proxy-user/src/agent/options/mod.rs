@@ -6,8 +6,10 @@ mod validate;
 use std::time::Duration;
 
 use crate::agent::control::HELLO;
+use crate::kube::selector;
 use crate::ops::flags::{
-    EngineOptions, Invocation, LaneOptions, LogOptions, MuxOptions, OptionsError, Parsed, choice, parse,
+    EngineOptions, Invocation, LaneOptions, LogOptions, MuxOptions, OptionsError, Parsed, Port, checked,
+    choice, parse,
 };
 use crate::ops::version;
 
@@ -24,6 +26,11 @@ choice!(ServerCountSource, "source", "--server-count-source must be one of '', '
     "" => ServerCountSource::Default,
 });
 
+checked!(
+    /// `--lease-label-selector`.
+    Selector, selector::check
+);
+
 /// Upstream's flags, then ours. Empty strings mean "not given", as upstream has it.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -31,14 +38,14 @@ pub struct Options {
     pub agent_key: String,
     pub ca_cert: String,
     pub proxy_server_host: String,
-    pub proxy_server_port: u16,
+    pub proxy_server_port: Port,
     pub alpn_proto: Vec<String>,
     /// Empty = all interfaces.
     pub health_server_host: String,
-    pub health_server_port: u16,
+    pub health_server_port: Port,
     /// Empty = all interfaces.
     pub admin_bind_address: String,
-    pub admin_server_port: u16,
+    pub admin_server_port: Port,
     pub enable_profiling: bool,
     pub enable_contention_profiling: bool,
     pub agent_id: String,
@@ -51,10 +58,10 @@ pub struct Options {
     pub service_account_token_path: String,
     pub warn_on_channel_limit: bool,
     pub sync_forever: bool,
-    pub xfr_channel_size: i32,
+    pub xfr_channel_size: i64,
     pub count_server_leases: bool,
     pub lease_namespace: String,
-    pub lease_label_selector: String,
+    pub lease_label_selector: Selector,
     pub server_count_source: ServerCountSource,
     pub kubeconfig: String,
     pub kube_api_content_type: String,
@@ -84,12 +91,12 @@ impl Default for Options {
             agent_key: String::new(),
             ca_cert: String::new(),
             proxy_server_host: "127.0.0.1".to_owned(),
-            proxy_server_port: 8091,
+            proxy_server_port: Port(8091),
             alpn_proto: Vec::new(),
             health_server_host: String::new(),
-            health_server_port: 8093,
+            health_server_port: Port(8093),
             admin_bind_address: "127.0.0.1".to_owned(),
-            admin_server_port: 8094,
+            admin_server_port: Port(8094),
             enable_profiling: false,
             enable_contention_profiling: false,
             agent_id: uuid::Uuid::new_v4().to_string(),
@@ -104,7 +111,7 @@ impl Default for Options {
             xfr_channel_size: 150,
             count_server_leases: false,
             lease_namespace: "kube-system".to_owned(),
-            lease_label_selector: "k8s-app=konnectivity-server".to_owned(),
+            lease_label_selector: Selector("k8s-app=konnectivity-server".to_owned()),
             server_count_source: ServerCountSource::Default,
             kubeconfig: String::new(),
             kube_api_content_type: "application/vnd.kubernetes.protobuf".to_owned(),
@@ -140,11 +147,9 @@ impl Options {
             Parsed::Print(text) => Ok(Invocation::Print(text)),
             Parsed::Flags { mistakes, warnings } => {
                 options.warnings = warnings;
-                let mistakes = validate::finish(&mut options, mistakes);
-                match mistakes.is_empty() {
-                    true => Ok(Invocation::Run(Box::new(options))),
-                    false => Err(OptionsError { program: program.name, role: program.role, mistakes }),
-                }
+                let found = validate::finish(&mut options);
+                mistakes.and(found, &program)?;
+                Ok(Invocation::Run(Box::new(options)))
             }
         }
     }
@@ -152,3 +157,5 @@ impl Options {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream_tests;

@@ -55,13 +55,15 @@ fn upstream() -> Vec<Flag<Options>> {
             alpn_proto,
             "Further ALPN protocols to offer, for balancers that route by them."
         ),
-        flag!(SERVER, "keepalive-time", keepalive_time, "Idle time after which the connection is pinged."),
+        flag!(SERVER, "keepalive-time", keepalive_time, "Idle time after which the connection is pinged.")
+            .none_below_zero(),
         flag!(
             SERVER,
             "sync-interval",
             sync_interval,
             "How often to look for servers that are not connected yet."
-        ),
+        )
+        .none_below_zero(),
         flag!(
             SERVER,
             "sync-interval-cap",
@@ -74,7 +76,8 @@ fn upstream() -> Vec<Flag<Options>> {
             probe_interval,
             "How often a connection that its server wants to end (GOAWAY) is looked at: it closes when no flow needs \
              it any more. A lost connection is noticed at once."
-        ),
+        )
+        .none_below_zero(),
         flag!(
             SERVER,
             "sync-forever",

@@ -1,19 +1,17 @@
 //! What upstream's agent refuses, all of it at once.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Options;
-use crate::kube::selector;
 use crate::net::tls::server_name;
-use crate::ops::flags::checks::{exists, mistake, odd_host, pair};
+use crate::ops::flags::checks::{exists, odd_host, pair};
 use crate::ops::flags::show_go_duration;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::metadata::is_carried;
 use crate::wire::range::Range;
 
-/// The mistakes of reading, then those of meaning; adds to the warnings.
-pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
+/// What was read and cannot be meant, by flag; adds to the warnings.
+pub(super) fn finish(o: &mut Options) -> Vec<(&'static str, String)> {
     let mut found: Vec<(&str, String)> = Vec::new();
     pair(("agent-key", "agent key", &o.agent_key), ("agent-cert", "agent cert", &o.agent_cert), &mut found);
     exists("ca-cert", "error checking agent CA cert", &o.ca_cert, &mut found);
@@ -21,6 +19,11 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         let gist =
             "failed to load CA cert: a file must be named, nothing else is trusted to vouch for the server";
         found.push(("ca-cert", gist.to_owned()));
+    }
+    // As Go's dialer has it, and gRPC's name for what the certificate must say.
+    if o.proxy_server_host.is_empty() {
+        "localhost".clone_into(&mut o.proxy_server_host);
+        o.warnings.push("--proxy-server-host is empty, and taken as localhost.".to_owned());
     }
     if server_name(&o.proxy_server_host).is_err() {
         let host = &o.proxy_server_host;
@@ -33,13 +36,20 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         };
         found.push(("proxy-server-host", gist));
     }
-    for (flag, what, port) in [
-        ("proxy-server-port", "proxy server port", o.proxy_server_port),
-        ("health-server-port", "health server port", o.health_server_port),
-        ("admin-server-port", "admin server port", o.admin_server_port),
+    for (flag, what, port, lost) in [
+        ("proxy-server-port", "proxy server port", o.proxy_server_port, "no server will be found there"),
+        (
+            "health-server-port",
+            "health server port",
+            o.health_server_port,
+            "there will be no probes and metrics",
+        ),
+        ("admin-server-port", "admin server port", o.admin_server_port, "there will be no profiles"),
     ] {
-        if port == 0 {
-            found.push((flag, format!("{what} 0 must be greater than 0")));
+        if port.0 <= 0 {
+            found.push((flag, format!("{what} {} must be greater than 0", port.0)));
+        } else if port.number().is_none() {
+            o.warnings.push(format!("--{flag}={} is no port, which is 65535 at the most: {lost}.", port.0));
         }
     }
     if o.xfr_channel_size <= 0 {
@@ -62,6 +72,13 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
             "agent-id",
             format!("agent ID {:?} fits into no header: it has control characters", o.agent_id),
         ));
+    }
+    // Upstream's test runner writes a list as Go shows it; upstream's agent offers a name with the brackets then.
+    if let Some(inner) = o.alpn_proto.join(",").strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        o.alpn_proto = match inner {
+            "" => Vec::new(),
+            names => names.split(',').map(str::to_owned).collect(),
+        };
     }
     // RFC 7301, 3.1: the length of a name is one byte, and no name is empty.
     if let Some(name) = o.alpn_proto.iter().find(|name| name.len() > 255) {
@@ -126,12 +143,5 @@ pub(super) fn finish(o: &mut Options, unread: BTreeMap<String, String>) -> Vec<S
         );
         found.push(("kubeconfig", gist));
     }
-    if let Err(why) = selector::check(&o.lease_label_selector) {
-        let selector = &o.lease_label_selector;
-        let gist = format!("invalid argument {selector:?} for \"--lease-label-selector\" flag: {why}");
-        found.push(("lease-label-selector", gist));
-    }
-    let meaning = found.into_iter().filter(|(flag, _)| !unread.contains_key(*flag));
-    let meaning: Vec<String> = meaning.map(|(flag, gist)| mistake(flag, gist)).collect();
-    unread.into_values().chain(meaning).collect()
+    found
 }

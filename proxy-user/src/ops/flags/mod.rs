@@ -8,6 +8,8 @@
 pub(crate) mod checks;
 mod duration;
 mod help;
+mod list;
+mod number;
 mod parser;
 mod shared;
 mod size;
@@ -15,16 +17,21 @@ mod size;
 pub(crate) mod testing;
 mod value;
 
+use std::collections::BTreeMap;
+
+use checks::mistake;
 pub use duration::{parse_go_duration, show_go_duration};
+pub use number::Port;
 pub use parser::Parsed;
 pub(crate) use parser::parse;
 pub(crate) use shared::{ENGINE_GROUP, LANE_GROUP, LOG_GROUP, OPERATE_GROUP, konduit_flags, log_flags};
 pub use shared::{
-    EngineChoice, EngineOptions, LaneOptions, LaneSecurity, LanesMode, LogOptions, MuxOptions, Severity,
+    EngineChoice, EngineOptions, LaneOptions, LaneSecurity, LanesMode, LogOptions, Modules, MuxOptions,
+    Severity, TraceLocation,
 };
 pub use size::ByteSize;
-pub use value::Value;
-pub(crate) use value::choice;
+pub use value::{Refusal, Value};
+pub(crate) use value::{checked, choice};
 
 /// One row: everything the parser and `--help` know about a flag.
 pub struct Flag<O> {
@@ -39,12 +46,18 @@ pub struct Flag<O> {
     pub deprecated: Option<&'static str>,
     /// Accepted for upstream's sake; whoever sets it is told that nothing comes of it.
     pub powerless: bool,
+    /// A time below zero is taken for none, with a warning: upstream takes it and busies itself.
+    pub none_below_zero: bool,
     pub field: fn(&mut O) -> &mut dyn Value,
 }
 
 impl<O> Flag<O> {
     pub(crate) fn powerless(self) -> Flag<O> {
         Flag { powerless: true, ..self }
+    }
+
+    pub(crate) fn none_below_zero(self) -> Flag<O> {
+        Flag { none_below_zero: true, ..self }
     }
 }
 
@@ -59,6 +72,7 @@ macro_rules! flag {
             hidden: false,
             deprecated: None,
             powerless: false,
+            none_below_zero: false,
             field: |options: &mut Options| &mut options.$($field).+,
         }
     };
@@ -86,22 +100,59 @@ pub enum Invocation<O> {
     Ask(Vec<String>),
 }
 
+/// What is wrong with single flags, by their names.
+#[derive(Debug, Default)]
+pub struct Mistakes {
+    /// What could not be read.
+    pub unread: BTreeMap<String, String>,
+    /// What was read and cannot be asked for.
+    pub invalid: BTreeMap<String, String>,
+}
+
+impl Mistakes {
+    /// With what is wrong with their meaning, of flags that are not among these: `Ok` when there is nothing.
+    pub(crate) fn and<O>(self, found: Vec<(&str, String)>, program: &Program<O>) -> Result<(), OptionsError> {
+        let told = |flag: &str| self.unread.contains_key(flag) || self.invalid.contains_key(flag);
+        let found: Vec<String> = found
+            .into_iter()
+            .filter(|(flag, _)| !told(flag))
+            .map(|(flag, gist)| mistake(flag, gist))
+            .collect();
+        let unread = !self.unread.is_empty();
+        let mistakes: Vec<String> =
+            self.unread.into_values().chain(self.invalid.into_values()).chain(found).collect();
+        match mistakes.is_empty() {
+            true => Ok(()),
+            false => Err(OptionsError { program: program.name, role: program.role, unread, mistakes }),
+        }
+    }
+}
+
 /// Everything that is wrong with the command line, at once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct OptionsError {
     pub program: &'static str,
     pub role: &'static str,
+    /// Some of it could not even be read, so upstream would not speak of validation.
+    pub unread: bool,
     /// One sentence each, with the flag's name.
     pub mistakes: Vec<String>,
 }
 
 impl std::fmt::Display for OptionsError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "failed to validate {} options with ", self.role)?;
+        if !self.unread {
+            write!(out, "failed to validate {} options with ", self.role)?;
+        }
         match self.mistakes.as_slice() {
             [only] => write!(out, "{only}"),
             many => {
-                write!(out, "{} mistakes:", many.len())?;
+                write!(
+                    out,
+                    "{} mistakes{}:",
+                    many.len(),
+                    if self.unread { " on the command line" } else { "" }
+                )?;
                 many.iter().try_for_each(|mistake| write!(out, "\n  {mistake}"))
             }
         }

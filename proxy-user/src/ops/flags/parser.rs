@@ -1,16 +1,14 @@
 //! Reads a command line against a flag table; goes on after a mistake, so that all of them are told at once.
 
-use std::collections::BTreeMap;
-
 use super::checks::mistake;
-use super::{Flag, Program, help};
+use super::value::Value;
+use super::{Flag, Mistakes, Program, Refusal, help, parse_go_duration};
 
 /// A read command line.
 #[derive(Debug)]
 pub enum Parsed {
     Flags {
-        /// What could not be read, by flag.
-        mistakes: BTreeMap<String, String>,
+        mistakes: Mistakes,
         /// Sentences for the log: deprecated flags that were used, and those that have no effect.
         warnings: Vec<String>,
     },
@@ -26,7 +24,7 @@ pub(crate) fn parse<O: Default + 'static>(
     version: &str,
 ) -> Parsed {
     let mut reader =
-        Reader { program, options, mistakes: BTreeMap::new(), warnings: Vec::new(), given: Vec::new() };
+        Reader { program, options, mistakes: Mistakes::default(), warnings: Vec::new(), given: Vec::new() };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let step = match arg.strip_prefix("--") {
@@ -56,7 +54,7 @@ enum Step {
 struct Reader<'a, O: 'static> {
     program: &'a Program<O>,
     options: &'a mut O,
-    mistakes: BTreeMap<String, String>,
+    mistakes: Mistakes,
     warnings: Vec<String>,
     given: Vec<&'static str>,
 }
@@ -74,7 +72,7 @@ impl<'a, O: Default> Reader<'a, O> {
         let program: &'a Program<O> = self.program;
         match program.flags.iter().find(|flag| flag.name == name) {
             Some(flag) => self.take(flag, arg, value, args),
-            None if name == "help" => Step::Help,
+            None if name == "help" => self.help(value),
             None if name == "version" => Step::Version,
             None => {
                 let near = nearest(&name, program.flags.iter().map(|flag| flag.name));
@@ -106,6 +104,15 @@ impl<'a, O: Default> Reader<'a, O> {
         }
     }
 
+    fn help(&mut self, value: Option<&str>) -> Step {
+        let mut wanted = true;
+        match value.map_or(Ok(()), |value| wanted.set(value, true)) {
+            Ok(()) if wanted => Step::Help,
+            Ok(()) => Step::Next,
+            Err(why) => self.wrong("help", unread(Some('h'), "help", value.unwrap_or_default(), &why.text())),
+        }
+    }
+
     fn take<'s>(
         &mut self,
         flag: &Flag<O>,
@@ -119,21 +126,30 @@ impl<'a, O: Default> Reader<'a, O> {
             None if field.kind() == "bool" => "true",
             None => match args.next() {
                 Some(value) => value,
-                None => return self.wrong(flag.name, format!("flag needs an argument: {arg}")),
+                None => {
+                    let short = flag.short.filter(|_| !arg.starts_with("--"));
+                    let of = short.map(|short| format!("{short:?} in ")).unwrap_or_default();
+                    return self.wrong(flag.name, format!("flag needs an argument: {of}{arg}"));
+                }
             },
         };
+        let below = flag.none_below_zero && parse_go_duration(value).is_ok_and(|nanos| nanos < 0);
+        if below {
+            self.warnings.push(format!("--{}={value} is less than no time, and taken as 0s.", flag.name));
+        }
         let first = !self.given.contains(&flag.name);
-        match field.set(value, first) {
-            // The last value wins, so it also heals an earlier mistake of the same flag.
+        match field.set(if below { "0s" } else { value }, first) {
+            // The last value wins, so it also heals an earlier one.
             Ok(()) => {
-                self.mistakes.remove(flag.name);
+                self.mistakes.invalid.remove(flag.name);
             }
-            Err(why) => {
-                let text = mistake(
-                    flag.name,
-                    format!("invalid argument {value:?} for \"--{}\" flag: {why}", flag.name),
-                );
-                self.mistakes.insert(flag.name.to_owned(), text);
+            Err(Refusal::Invalid(why)) => {
+                // What begins so is said of the flag.
+                let why = if why.starts_with("must ") { format!("{} {why}", flag.name) } else { why };
+                self.mistakes.invalid.insert(flag.name.to_owned(), mistake(flag.name, why));
+            }
+            Err(Refusal::Unread(why)) => {
+                self.wrong(flag.name, unread(flag.short, flag.name, value, &why));
             }
         }
         if first {
@@ -161,9 +177,15 @@ impl<'a, O: Default> Reader<'a, O> {
     }
 
     fn wrong(&mut self, key: &str, text: String) -> Step {
-        self.mistakes.insert(key.to_owned(), text);
+        self.mistakes.unread.entry(key.to_owned()).or_insert(text);
         Step::Next
     }
+}
+
+/// As pflag words it.
+fn unread(short: Option<char>, name: &str, value: &str, why: &str) -> String {
+    let short = short.map(|short| format!("-{short}, ")).unwrap_or_default();
+    mistake(name, format!("invalid argument {value:?} for \"{short}--{name}\" flag: {why}"))
 }
 
 /// The known name that `name` was most likely meant to be.

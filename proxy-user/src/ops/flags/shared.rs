@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ByteSize, choice};
+use super::{ByteSize, Refusal, Value, checked, choice};
+use crate::ops::log::verbosity;
 pub use crate::splice::EngineChoice;
 
 /// `--lanes`: whether flows may have a TCP connection of their own between server and agent.
@@ -112,24 +113,54 @@ pub enum Severity {
     Error,
     Fatal,
 }
-choice!(Severity, "severity", "{:?} is unknown; a severity is INFO, WARNING, ERROR, FATAL or 0 to 3", {
-    "0" => Severity::Info,
-    "1" => Severity::Warning,
-    "2" => Severity::Error,
-    "3" => Severity::Fatal,
-    "INFO" => Severity::Info,
-    "WARNING" => Severity::Warning,
-    "ERROR" => Severity::Error,
-    "FATAL" => Severity::Fatal,
-    "Info" => Severity::Info,
-    "Warning" => Severity::Warning,
-    "Error" => Severity::Error,
-    "Fatal" => Severity::Fatal,
-    "info" => Severity::Info,
-    "warning" => Severity::Warning,
-    "error" => Severity::Error,
-    "fatal" => Severity::Fatal,
-});
+/// As klog: a name in whatever case, or any number; beyond either end it means the same as that end.
+impl Value for Severity {
+    fn kind(&self) -> &'static str {
+        "severity"
+    }
+
+    fn set(&mut self, text: &str, _first: bool) -> Result<(), Refusal> {
+        let all = [Severity::Info, Severity::Warning, Severity::Error, Severity::Fatal];
+        let named =
+            ["INFO", "WARNING", "ERROR", "FATAL"].iter().position(|name| text.eq_ignore_ascii_case(name));
+        let numbered = || Some(text.parse::<i32>().ok()?.clamp(0, 3).unsigned_abs() as usize);
+        let at = named.or_else(numbered);
+        let at = at.ok_or_else(|| {
+            format!("{text:?} is unknown; a severity is INFO, WARNING, ERROR, FATAL or 0 to 3")
+        })?;
+        *self = all[at];
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        (*self as i32).to_string()
+    }
+}
+
+checked!(
+    /// `--vmodule`.
+    Modules, verbosity::check
+);
+
+checked!(
+    /// `--log-backtrace-at`.
+    TraceLocation, trace_location
+);
+
+/// klog's grammar and words.
+fn trace_location(text: &str) -> Result<(), String> {
+    let syntax = || "syntax error: expect file.go:234".to_owned();
+    if text.is_empty() {
+        return Ok(());
+    }
+    let (file, line) = text.split_once(':').ok_or_else(syntax)?;
+    let line: i64 = line.parse().map_err(|_| syntax())?;
+    match file.contains('.') {
+        false => Err(syntax()),
+        true if line <= 0 => Err("negative or zero value for level".to_owned()),
+        true => Ok(()),
+    }
+}
 
 /// klog's flags.
 #[derive(Debug, Clone)]
@@ -137,7 +168,7 @@ pub struct LogOptions {
     pub add_dir_header: bool,
     pub also_to_stderr: bool,
     pub also_to_stderr_threshold: Severity,
-    pub backtrace_at: String,
+    pub backtrace_at: TraceLocation,
     pub dir: String,
     pub file: String,
     /// Megabytes after which the file starts over; 0 = never.
@@ -149,7 +180,7 @@ pub struct LogOptions {
     pub skip_log_headers: bool,
     pub stderr_threshold: Severity,
     pub v: i32,
-    pub vmodule: String,
+    pub vmodule: Modules,
 }
 
 impl Default for LogOptions {
@@ -158,7 +189,7 @@ impl Default for LogOptions {
             add_dir_header: false,
             also_to_stderr: false,
             also_to_stderr_threshold: Severity::Info,
-            backtrace_at: String::new(),
+            backtrace_at: TraceLocation::default(),
             dir: String::new(),
             file: String::new(),
             file_max_size: 1800,
@@ -169,7 +200,7 @@ impl Default for LogOptions {
             skip_log_headers: false,
             stderr_threshold: Severity::Error,
             v: 4,
-            vmodule: String::new(),
+            vmodule: Modules::default(),
         }
     }
 }
@@ -266,7 +297,8 @@ macro_rules! log_flags {
                 LOG_GROUP,
                 "log-dir",
                 log.dir,
-                "Log to a file in this directory, with --logtostderr=false."
+                "Log to files in this directory, one for each severity, with --logtostderr=false: \
+                 PROGRAM.HOST.USER.log.SEVERITY.DATE-TIME.PID, to the newest of which PROGRAM.SEVERITY leads."
             ),
             flag!(LOG_GROUP, "alsologtostderr", log.also_to_stderr, "Log to stderr as well as to the file."),
             flag!(
@@ -304,9 +336,8 @@ macro_rules! log_flags {
                 LOG_GROUP,
                 "one-output",
                 log.one_output,
-                "Accepted: there is one log file for all severities."
-            )
-            .powerless(),
+                "In --log-dir, have a line in the file of its own severity alone."
+            ),
             flag!(
                 LOG_GROUP,
                 "log-backtrace-at",

@@ -1,6 +1,6 @@
 //! Sizes in bytes as people write them: `8388608`, `8MiB`, `8Mi`, `8M`.
 
-use super::Value;
+use super::{Refusal, Value};
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ impl Value for ByteSize {
         "size"
     }
 
-    fn set(&mut self, text: &str, _first: bool) -> Result<(), String> {
+    fn set(&mut self, text: &str, _first: bool) -> Result<(), Refusal> {
         *self = ByteSize::parse(text).ok_or("it must be a size such as 8388608, 8MiB or 8Mi")?;
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Value for Option<ByteSize> {
         "size"
     }
 
-    fn set(&mut self, text: &str, _first: bool) -> Result<(), String> {
+    fn set(&mut self, text: &str, _first: bool) -> Result<(), Refusal> {
         *self = match text {
             "auto" => None,
             text => {

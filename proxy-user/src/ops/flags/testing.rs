@@ -102,6 +102,24 @@ pub(crate) fn mistakes<O: std::fmt::Debug>(read: Result<Invocation<O>, OptionsEr
     }
 }
 
+/// Each line, split at its blanks, is answered as upstream's program answered it: it starts, or refuses in these words
+/// (pflag's own for what it could not read end where Go's begin).
+pub(crate) fn answers_as_upstream<O: std::fmt::Debug>(
+    starts: &[&str],
+    refuses: &[(&str, &str)],
+    parse: impl Fn(&[&str]) -> Result<Invocation<O>, OptionsError>,
+) {
+    let parse = |line: &str| parse(&line.split(' ').collect::<Vec<_>>());
+    for line in starts {
+        let read = parse(line);
+        assert!(matches!(read, Ok(Invocation::Run(_))), "{line}: {}", read.unwrap_err());
+    }
+    for (line, words) in refuses {
+        let Err(error) = parse(line) else { panic!("{line} was taken") };
+        assert!(error.to_string().starts_with(words), "{line}: {error}");
+    }
+}
+
 /// The flags in a manifest's list of arguments have no mistake but files that are missing here.
 pub(crate) fn the_manifest_is_understood<O: std::fmt::Debug>(
     yaml: &str,
@@ -133,13 +151,15 @@ pub(crate) fn sample(kind: &str) -> (&'static str, &'static str, Option<&'static
         "bool" => ("true", "true", Some("yes")),
         "port" => ("0x2000", "8192", Some("80 80")),
         "int" | "uint" => ("0x10", "16", Some("many")),
+        "level" => ("7", "7", Some("0x4")),
+        "text" => ("", "", Some("!!")),
         "count" => ("7", "7", Some("-1")),
         "float32" => ("1.5", "1.5", Some("fast")),
         "duration" => ("90s", "1m30s", Some("90")),
         "size" => ("2Mi", "2MiB", Some("2 bytes")),
         "severity" => ("WARNING", "1", Some("LOUD")),
         "engine" => ("copy", "copy", Some("warp")),
-        "strings" => ("x,y", "[x,y]", None),
+        "strings" => ("x,y", "[x,y]", Some("x\"y")),
         _ => ("text=a,b", "\"text=a,b\"", None),
     }
 }
@@ -155,7 +175,7 @@ pub(crate) fn every_flag_takes_its_values<O: Default>(
         let own = special.iter().find(|(name, ..)| *name == flag.name);
         let (good, shown, wrong) =
             own.map_or_else(|| sample(field.kind()), |(_, good, shown, wrong)| (*good, *shown, *wrong));
-        field.set(good, true).unwrap_or_else(|why| panic!("--{}={good}: {why}", flag.name));
+        field.set(good, true).unwrap_or_else(|why| panic!("--{}={good}: {why:?}", flag.name));
         assert_eq!(field.show(), shown, "--{}={good}", flag.name);
         if let Some(wrong) = wrong {
             assert!(field.set(wrong, true).is_err(), "--{}={wrong} was taken", flag.name);

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::LogError;
+use super::directory::Directory;
 
 /// Bytes that are written at once however many wait.
 pub(super) const BATCH: usize = 64 << 10;
@@ -19,7 +20,27 @@ pub(super) struct Batch {
     pub(super) kept: u64,
 }
 
+/// Where lines of a file are kept.
+#[derive(Debug, Clone)]
+pub(super) enum Keep {
+    At(PathBuf),
+    In(Directory),
+}
+
+impl Keep {
+    fn open(&self) -> Result<(PathBuf, (File, Metadata)), LogError> {
+        match self {
+            Keep::At(path) => match open(path) {
+                Ok(file) => Ok((path.clone(), file)),
+                Err(source) => Err(LogError::File { path: path.clone(), source }),
+            },
+            Keep::In(directory) => directory.begin(open).map_err(LogError::Directory),
+        }
+    }
+}
+
 pub(super) struct LogFile {
+    keep: Keep,
     path: PathBuf,
     max_size: u64,
     header: Option<String>,
@@ -34,10 +55,10 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    pub(super) fn open(path: PathBuf, max_size: u64, header: Option<String>) -> Result<LogFile, LogError> {
-        let opened = open(&path).map_err(|source| LogError::File { path: path.clone(), source });
-        let (file, there) = opened?;
+    pub(super) fn open(keep: Keep, max_size: u64, header: Option<String>) -> Result<LogFile, LogError> {
+        let (path, (file, there)) = keep.open()?;
         let mut log = LogFile {
+            keep,
             path,
             max_size,
             header,
@@ -71,11 +92,15 @@ impl LogFile {
 
     /// Goes on with whatever its path leads to now.
     fn reopen(&mut self) -> io::Result<()> {
-        let (file, there) = open(&self.path)?;
+        let opened = open(&self.path)?;
+        self.go_on(opened);
+        Ok(())
+    }
+
+    fn go_on(&mut self, (file, there): (File, Metadata)) {
         (self.file, self.identity) = (file, identity(&there));
         (self.size, self.torn) = (there.len(), false);
         self.begin();
-        Ok(())
     }
 
     /// The header, at the top of an empty file.
@@ -140,8 +165,14 @@ impl LogFile {
         }
     }
 
-    /// Renames the full file to `FILE.old`, in place of a former one, and begins a new one.
+    /// Begins a new file: in a directory beside the full one, else in place of it, which is `FILE.old` then.
     fn set_aside(&mut self) -> io::Result<()> {
+        if let Keep::In(directory) = &self.keep {
+            let (path, opened) = directory.begin(open)?;
+            self.path = path;
+            self.go_on(opened);
+            return Ok(());
+        }
         let mut old = self.path.clone().into_os_string();
         old.push(".old");
         std::fs::rename(&self.path, old)?;
@@ -167,7 +198,7 @@ mod tests {
     fn a_file_that_was_renamed_or_removed_is_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
         let [path, aside] = ["log", "log.1"].map(|name| dir.path().join(name));
-        let mut log = LogFile::open(path.clone(), 0, Some("header\n".to_owned())).unwrap();
+        let mut log = LogFile::open(Keep::At(path.clone()), 0, Some("header\n".to_owned())).unwrap();
         assert_eq!(log.gather("one\n") + log.write(), 0);
         std::fs::rename(&path, &aside).unwrap();
         assert_eq!(log.gather("two\n") + log.write(), 0);
@@ -186,7 +217,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logs/log");
         std::fs::create_dir(path.parent().unwrap()).unwrap();
-        let mut log = LogFile::open(path.clone(), 10, None).unwrap();
+        let mut log = LogFile::open(Keep::At(path.clone()), 10, None).unwrap();
         assert_eq!(log.gather("one two\n") + log.write(), 0);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(log.gather("three four\n") + log.write(), 0);
@@ -209,7 +240,7 @@ mod tests {
     fn half_a_line_on_a_full_disk_is_ended_before_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = LogFile::open(path.clone(), 0, Some("header\n".to_owned())).unwrap();
+        let mut log = LogFile::open(Keep::At(path.clone()), 0, Some("header\n".to_owned())).unwrap();
         let fails = |log: &mut LogFile, part: &str| {
             let works = std::mem::replace(&mut log.file, File::open(&path).unwrap());
             (&works).write_all(part.as_bytes()).unwrap();

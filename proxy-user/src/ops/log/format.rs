@@ -71,7 +71,7 @@ pub(super) fn line(event: &Event<'_>, head: Head) -> String {
 
 fn header(letter: char, path: &str, line: u32, directories: bool, now: SystemTime, out: &mut String) {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (month, day) = month_and_day(since.as_secs() / 86_400);
+    let (_, month, day) = civil(since.as_secs() / 86_400);
     let second = since.as_secs() % 86_400;
     let mut from_end = path.rsplitn(3, '/');
     let (file, directory) = (from_end.next().unwrap_or("?"), from_end.next());
@@ -90,15 +90,16 @@ fn header(letter: char, path: &str, line: u32, directories: bool, now: SystemTim
     );
 }
 
-/// Month and day in UTC of a day counted from 1970-01-01 (Howard Hinnant's civil calendar).
-fn month_and_day(days: u64) -> (u64, u64) {
+/// Year, month and day in UTC of a day counted from 1970-01-01 (Howard Hinnant's civil calendar).
+pub(super) fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let of_era = shifted % 146_097;
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    (if from_march < 10 { from_march + 3 } else { from_march - 9 }, day)
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (shifted / 146_097 * 400 + year + u64::from(month < 3), month, day)
 }
 
 struct Words {
@@ -132,8 +133,15 @@ mod tests {
 
     #[test]
     fn days_become_dates() {
-        for (days, date) in [(0, (1, 1)), (58, (2, 28)), (59, (3, 1)), (789, (2, 29)), (20_780, (11, 23))] {
-            assert_eq!(month_and_day(days), date, "{days}");
+        for (days, date) in [
+            (0, (1970, 1, 1)),
+            (58, (1970, 2, 28)),
+            (59, (1970, 3, 1)),
+            (789, (1972, 2, 29)),
+            (11_016, (2000, 2, 29)),
+            (20_780, (2026, 11, 23)),
+        ] {
+            assert_eq!(civil(days), date, "{days}");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The log: klog's flags and line format; a writer that never holds up whoever logs.
 
 mod causes;
+mod directory;
 mod file;
 mod format;
+mod shelf;
 mod short;
 mod sink;
-mod verbosity;
+pub(in crate::ops) mod verbosity;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,16 +19,24 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use super::flags::{LogOptions, Severity};
 pub use causes::{status, with_causes};
+use directory::Directory;
+use file::Keep;
 use format::Head;
+use shelf::{Shelf, Takes};
 pub use short::short;
 use sink::{Line, Sink, SinkConfig};
 use verbosity::Verbosity;
+
+/// Bytes of a file in a directory, as klog.
+const DIRECTORY_MAX: u64 = 1800 << 20;
 
 /// The log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("cannot open the log file {path:?}: {source}; choose another --log-file or log to stderr")]
     File { path: PathBuf, source: std::io::Error },
+    #[error("neither --log-dir nor the directory for temporary files takes a log file: {0}; log to stderr")]
+    Directory(std::io::Error),
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(std::io::Error),
     #[error("cannot count lost log lines: {0}")]
@@ -50,38 +60,43 @@ impl LogGuard {
 
 /// Sets up the log of the whole process.
 pub fn init(program: &str, options: &LogOptions) -> Result<LogGuard, LogError> {
-    let file = (!options.to_stderr)
-        .then(|| match (options.file.as_str(), options.dir.as_str()) {
-            ("", "") => None,
-            ("", dir) => Some(PathBuf::from(dir).join(format!("{program}.log"))),
-            (file, _) => Some(PathBuf::from(file)),
-        })
-        .flatten();
     let head = Head { skip: options.skip_headers, directories: options.add_dir_header };
     let lost = IntCounter::new("konduit_log_lines_lost_total", "Log lines dropped because nobody took them.")
         .map_err(LogError::Counter)?;
-    let sink = Sink::start(SinkConfig {
-        header: (!options.skip_log_headers)
-            .then(|| format!("Log of {program}. Lines: Lmmdd hh:mm:ss.uuuuuu pid file:line] message\n")),
-        file,
-        max_size: options.file_max_size.saturating_mul(1 << 20),
-        head,
-        lost,
-    })?;
+    let sink = Sink::start(SinkConfig { shelves: shelves(program, options), head, lost })?;
     let layer = KlogLayer {
-        verbosity: Verbosity::new(options.v, &options.vmodule),
+        verbosity: Verbosity::new(options.v, &options.vmodule.0),
         head,
         stderr_from: stderr_from(options, sink.has_file()),
         sender: sink.sender(),
     };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(|_| LogError::Twice)?;
-    let unread = verbosity::unread(&options.vmodule);
-    if !unread.is_empty() {
-        let rules = unread.join(",");
-        tracing::warn!(rules, "Left out of --vmodule, whose rules are pattern=N, separated by commas");
-    }
     Ok(LogGuard { sink })
+}
+
+/// The files that lines go to. klog has one for each severity in a directory, and a line in all of lower ones too; its
+/// `--log-file-max-size` is of `--log-file` alone.
+fn shelves(program: &str, options: &LogOptions) -> Vec<Shelf> {
+    let header = (!options.skip_log_headers)
+        .then(|| format!("Log of {program}. Lines: Lmmdd hh:mm:ss.uuuuuu pid file:line] message\n"));
+    let shelf = |keep, max_size, takes| Shelf::new(keep, max_size, header.clone(), takes);
+    match (options.to_stderr, options.file.as_str(), options.dir.as_str()) {
+        (true, ..) | (_, "", "") => Vec::new(),
+        (_, "", dir) => [Severity::Info, Severity::Warning, Severity::Error]
+            .map(|severity| {
+                let takes = match options.one_output {
+                    true => Takes::Only(severity),
+                    false => Takes::From(severity),
+                };
+                shelf(Keep::In(Directory::new(dir, program, severity)), DIRECTORY_MAX, takes)
+            })
+            .into(),
+        (_, file, _) => {
+            let max_size = options.file_max_size.saturating_mul(1 << 20);
+            vec![shelf(Keep::At(file.into()), max_size, Takes::From(Severity::Info))]
+        }
+    }
 }
 
 /// The lowest severity that goes to stderr.
@@ -116,7 +131,7 @@ impl<S: Subscriber> Layer<S> for KlogLayer {
             _ => Severity::Info,
         };
         let text = format::line(event, self.head);
-        self.sender.send(Line { text, stderr: severity >= self.stderr_from });
+        self.sender.send(Line { text, severity, stderr: severity >= self.stderr_from });
     }
 }
 

@@ -2,7 +2,6 @@
 //! reads costs lines, which are counted, and never holds up a flow.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -10,8 +9,10 @@ use std::time::Duration;
 use prometheus::IntCounter;
 
 use super::LogError;
-use super::file::{BATCH, Batch, LogFile};
+use super::file::{BATCH, Batch};
 use super::format::Head;
+use super::shelf::Shelf;
+use crate::ops::flags::Severity;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 4096;
@@ -23,6 +24,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 pub(super) struct Line {
     pub(super) text: String,
+    pub(super) severity: Severity,
     pub(super) stderr: bool,
 }
 
@@ -32,11 +34,8 @@ enum Order {
 }
 
 pub(super) struct SinkConfig {
-    pub(super) file: Option<PathBuf>,
-    /// Written at the top of each new file.
-    pub(super) header: Option<String>,
-    /// Bytes after which the file is set aside; 0 = never.
-    pub(super) max_size: u64,
+    /// The first has every line, or those of the lowest severity.
+    pub(super) shelves: Vec<Shelf>,
     /// Of the lines that tell of lost ones.
     pub(super) head: Head,
     pub(super) lost: IntCounter,
@@ -72,14 +71,14 @@ impl std::fmt::Debug for Sink {
 
 impl Sink {
     pub(super) fn start(config: SinkConfig) -> Result<Sink, LogError> {
-        let file = match config.file {
-            Some(path) => Some(LogFile::open(path, config.max_size, config.header)?),
-            None => None,
-        };
-        let has_file = file.is_some();
+        let mut shelves = config.shelves;
+        if let Some(first) = shelves.first_mut() {
+            first.open()?;
+        }
+        let has_file = !shelves.is_empty();
         let (orders, queue) = sync_channel(QUEUE);
         let sender = Sender { orders, lost: config.lost };
-        let mut writer = Writer::new(file, config.head, sender.lost.clone());
+        let mut writer = Writer::new(shelves, config.head, sender.lost.clone());
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || writer.run(&queue))
@@ -110,7 +109,7 @@ impl Drop for Sink {
 }
 
 struct Writer {
-    file: Option<LogFile>,
+    shelves: Vec<Shelf>,
     head: Head,
     lost: IntCounter,
     /// Lost lines that the log has told of.
@@ -121,8 +120,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(file: Option<LogFile>, head: Head, lost: IntCounter) -> Writer {
-        Writer { file, head, lost, told: 0, cried: false, stderr: Batch::default() }
+    fn new(shelves: Vec<Shelf>, head: Head, lost: IntCounter) -> Writer {
+        Writer { shelves, head, lost, told: 0, cried: false, stderr: Batch::default() }
     }
 
     fn run(&mut self, queue: &Receiver<Order>) {
@@ -145,13 +144,14 @@ impl Writer {
     }
 
     fn gather(&mut self, line: &Line) {
-        if let Some(file) = &mut self.file {
-            self.lost.inc_by(file.gather(&line.text));
+        for shelf in self.shelves.iter_mut().filter(|shelf| shelf.takes(line.severity)) {
+            let lost = shelf.gather(&line.text);
+            self.lost.inc_by(if shelf.counts() { lost } else { 0 });
         }
         if line.stderr {
             self.stderr.text.push_str(&line.text);
             self.stderr.lines += 1;
-            self.stderr.kept += u64::from(self.file.is_some());
+            self.stderr.kept += u64::from(!self.shelves.is_empty());
         }
         if self.stderr.text.len() >= BATCH {
             self.write();
@@ -159,8 +159,9 @@ impl Writer {
     }
 
     fn write(&mut self) {
-        if let Some(file) = &mut self.file {
-            self.lost.inc_by(file.write());
+        for shelf in &mut self.shelves {
+            let lost = shelf.write();
+            self.lost.inc_by(if shelf.counts() { lost } else { 0 });
         }
         let batch = std::mem::take(&mut self.stderr);
         if !batch.text.is_empty() && std::io::stderr().write_all(batch.text.as_bytes()).is_err() {
@@ -176,8 +177,8 @@ impl Writer {
         let lines = lost - self.told;
         let words = format!("{lines} log lines were lost because nobody took them or there was no room");
         let text = self.head.own_line('W', &words);
-        let said = match &mut self.file {
-            Some(file) => file.gather(&text) + file.write() == 0,
+        let said = match self.shelves.first_mut() {
+            Some(first) => first.gather(&text) + first.write() == 0,
             None => std::io::stderr().write_all(text.as_bytes()).is_ok(),
         };
         if said {
@@ -190,7 +191,7 @@ impl Writer {
 
     /// What stderr is told while the file cannot be written.
     fn cry(&self) -> Option<String> {
-        let file = self.file.as_ref()?;
+        let file = self.shelves.first()?.file.as_ref()?;
         let (path, error) = (file.path(), file.failed()?);
         let words = format!(
             "The log file {path:?} takes no lines ({error}), which are lost meanwhile: make room there, or choose \
@@ -202,20 +203,26 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::ops::log::file::Keep;
+    use crate::ops::log::shelf::Takes;
+
+    fn shelf(path: PathBuf, max_size: u64) -> Shelf {
+        Shelf::new(Keep::At(path), max_size, None, Takes::From(Severity::Info))
+    }
 
     fn config(path: PathBuf, max_size: u64) -> SinkConfig {
         SinkConfig {
-            file: Some(path),
-            header: None,
-            max_size,
+            shelves: vec![shelf(path, max_size)],
             head: Head::default(),
             lost: IntCounter::new("lost", "lost").unwrap(),
         }
     }
 
     fn line(text: &str) -> Line {
-        Line { text: text.to_owned(), stderr: false }
+        Line { text: text.to_owned(), severity: Severity::Info, stderr: false }
     }
 
     #[test]
@@ -275,9 +282,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-        let file = LogFile::open(path.clone(), 200, None).unwrap();
         let lost = IntCounter::new("lost", "lost").unwrap();
-        let mut writer = Writer::new(Some(file), Head::default(), lost);
+        let mut writer = Writer::new(vec![shelf(path.clone(), 200)], Head::default(), lost);
         let mut round = |texts: &[&str]| {
             texts.iter().for_each(|text| writer.gather(&line(text)));
             writer.write();

@@ -10,7 +10,7 @@ pub(super) struct Verbosity {
 }
 
 impl Verbosity {
-    /// `modules` is klog's `pattern=N,…`; what cannot be read is left out.
+    /// `modules` is klog's `pattern=N,…`, checked before.
     pub(super) fn new(general: i32, modules: &str) -> Verbosity {
         Verbosity { general, modules: modules.split(',').filter_map(read).collect() }
     }
@@ -27,15 +27,25 @@ impl Verbosity {
     }
 }
 
-/// The rules that [`Verbosity::new`] leaves out. klog takes it for no rule when there is nothing between commas.
-pub(super) fn unread(modules: &str) -> Vec<&str> {
-    modules.split(',').map(str::trim).filter(|rule| !rule.is_empty() && read(rule).is_none()).collect()
+/// What klog refuses, in its words. It takes it for no rule when there is nothing between commas.
+///
+/// # Errors
+/// A rule that cannot be read.
+pub(in crate::ops) fn check(modules: &str) -> Result<(), String> {
+    for rule in modules.split(',').filter(|rule| !rule.is_empty()) {
+        match read(rule) {
+            None => return Err("syntax error: expect comma-separated list of filename=N".to_owned()),
+            Some((_, number)) if number < 0 => return Err("negative value for vmodule level".to_owned()),
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn read(rule: &str) -> Option<(String, i32)> {
     let (pattern, number) = rule.split_once('=')?;
-    let pattern = Some(pattern.trim()).filter(|pattern| !pattern.is_empty())?;
-    Some((pattern.to_owned(), number.trim().parse().ok()?))
+    let pattern = Some(pattern).filter(|pattern| !pattern.is_empty())?;
+    Some((pattern.to_owned(), number.parse().ok()?))
 }
 
 /// The verbosity from which on an event is shown. Libraries speak only when they are asked to.
@@ -73,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_module_rule_overrides_the_general_verbosity() {
-        let verbosity = Verbosity::new(2, "splice*=5, mux=x,lane::pool=7");
+        let verbosity = Verbosity::new(2, "splice*=5,mux=x,lane::pool=7");
         assert_eq!(verbosity.of("proxy_user::splice"), 5);
         assert_eq!(verbosity.of("proxy_user::splicer"), 5);
         assert_eq!(verbosity.of("proxy_user::mux"), 2);
@@ -81,9 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_cannot_be_read_are_named() {
-        assert_eq!(unread("nonsense, mux=x,=3,a=b=1,splice*=5,"), ["nonsense", "mux=x", "=3", "a=b=1"]);
-        assert!(unread("").is_empty());
+    fn what_klog_refuses_is_refused() {
+        for modules in ["", "a=1,", "splice*=5,,mux=0"] {
+            assert_eq!(check(modules), Ok(()), "{modules:?}");
+        }
+        for modules in ["nonsense", "mux=x", "=3", "a=", "a=b=1", "a=-1", " a = 1", "a=1, b=2x"] {
+            assert!(check(modules).is_err(), "{modules:?}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ mod validate;
 use std::time::Duration;
 
 use crate::ops::flags::{
-    EngineOptions, Invocation, LaneOptions, LogOptions, MuxOptions, OptionsError, Parsed, Value, choice,
-    parse,
+    EngineOptions, Invocation, LaneOptions, LogOptions, MuxOptions, OptionsError, Parsed, Refusal, Value,
+    choice, parse,
 };
 use crate::ops::version;
 use crate::server::frontend::connect::HEAD_TIMEOUT;
@@ -55,9 +55,9 @@ impl Value for Strategies {
         "string"
     }
 
-    fn set(&mut self, text: &str, _first: bool) -> Result<(), String> {
+    fn set(&mut self, text: &str, _first: bool) -> Result<(), Refusal> {
         if text.is_empty() {
-            return Err("ProxyStrategies cannot be empty".to_owned());
+            return Err(Refusal::Invalid("ProxyStrategies cannot be empty".to_owned()));
         }
         let known = [Strategy::Default, Strategy::DestHost, Strategy::DefaultRoute, Strategy::NodeLocal];
         let names = text.split(',').filter(|name| !name.is_empty());
@@ -66,13 +66,16 @@ impl Value for Strategies {
             .collect();
         match found {
             Ok(list) if list.is_empty() => {
-                Err("invalid proxy strategies: proxy strategies cannot be empty".to_owned())
+                let why = "invalid proxy strategies: proxy strategies cannot be empty";
+                Err(Refusal::Invalid(why.to_owned()))
             }
             Ok(list) => {
                 self.0 = list;
                 Ok(())
             }
-            Err(name) => Err(format!("invalid proxy strategies: unknown proxy strategy: {name}")),
+            Err(name) => {
+                Err(Refusal::Invalid(format!("invalid proxy strategies: unknown proxy strategy: {name}")))
+            }
         }
     }
 
@@ -108,16 +111,16 @@ pub struct Options {
     pub enable_profiling: bool,
     pub enable_contention_profiling: bool,
     pub server_id: String,
-    pub server_count: i32,
+    pub server_count: i64,
     pub agent_namespace: String,
     pub agent_service_account: String,
     pub authentication_audience: String,
     pub kubeconfig: String,
     pub kubeconfig_qps: f32,
-    pub kubeconfig_burst: i32,
+    pub kubeconfig_burst: i64,
     pub kube_api_content_type: String,
     pub proxy_strategies: Strategies,
-    pub xfr_channel_size: i32,
+    pub xfr_channel_size: i64,
     pub cipher_suites: Vec<String>,
     /// Go's names; [`crate::net::cipher::TlsPolicy`] understands them.
     pub tls_min_version: String,
@@ -216,11 +219,9 @@ impl Options {
             Parsed::Print(text) => Ok(Invocation::Print(text)),
             Parsed::Flags { mistakes, warnings } => {
                 options.warnings = warnings;
-                let mistakes = validate::finish(&mut options, mistakes);
-                match mistakes.is_empty() {
-                    true => Ok(Invocation::Run(Box::new(options))),
-                    false => Err(OptionsError { program: program.name, role: program.role, mistakes }),
-                }
+                let found = validate::finish(&mut options);
+                mistakes.and(found, &program)?;
+                Ok(Invocation::Run(Box::new(options)))
             }
         }
     }

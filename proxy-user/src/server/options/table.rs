@@ -55,7 +55,8 @@ fn upstream() -> Vec<Flag<Options>> {
             "frontend-keepalive-time",
             frontend_keepalive_time,
             "Idle time after which a gRPC frontend connection is pinged."
-        ),
+        )
+        .none_below_zero(),
         flag!(AGENTS, "agent-port", agent_port, "TCP port for agents."),
         flag!(AGENTS, "agent-bind-address", agent_bind_address, "Address for agents; empty means all."),
         flag!(AGENTS, "cluster-cert", cluster_cert, "Certificate shown to agents."),
@@ -71,7 +72,8 @@ fn upstream() -> Vec<Flag<Options>> {
             "keepalive-time",
             keepalive_time,
             "Idle time after which an agent's connection is pinged: 5s at the most, before a balancer forgets it."
-        ),
+        )
+        .none_below_zero(),
         flag!(
             AGENTS,
             "server-id",

@@ -1,19 +1,18 @@
 //! What upstream's server refuses, all of it at once.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Options;
 use crate::kube::{names, selector};
 use crate::net::cipher::TlsPolicy;
 use crate::ops::flags::Value;
-use crate::ops::flags::checks::{exists, mistake, odd_host, pair};
+use crate::ops::flags::checks::{exists, odd_host, pair};
 use crate::server::agents::listen::IDLE;
 use crate::server::lease;
 use crate::wire::metadata::is_carried;
 
-/// The mistakes of reading, then those of meaning; adds to the warnings.
-pub(super) fn finish(options: &mut Options, unread: BTreeMap<String, String>) -> Vec<String> {
+/// What was read and cannot be meant, by flag; adds to the warnings.
+pub(super) fn finish(options: &mut Options) -> Vec<(&'static str, String)> {
     let mut found: Vec<(&str, String)> = Vec::new();
     files(options, &mut found);
     frontend(options, &mut found);
@@ -32,9 +31,7 @@ pub(super) fn finish(options: &mut Options, unread: BTreeMap<String, String>) ->
     if options.lanes.ping.is_zero() {
         found.push(("lane-ping", "lane ping must be greater than 0".to_owned()));
     }
-    let meaning = found.into_iter().filter(|(flag, _)| !unread.contains_key(*flag));
-    let meaning: Vec<String> = meaning.map(|(flag, gist)| mistake(flag, gist)).collect();
-    unread.into_values().chain(meaning).collect()
+    found
 }
 
 /// As grpc-go: 0 means its default, and nothing is pinged more often than each second.
@@ -92,11 +89,11 @@ fn frontend(o: &Options, found: &mut Vec<(&'static str, String)>) {
 
 fn ports(o: &Options, found: &mut Vec<(&'static str, String)>) {
     // Without its health and admin ports a server runs, as upstream's.
-    for (flag, address, port_flag) in [
-        ("server-bind-address", &o.server_bind_address, "server-port"),
-        ("agent-bind-address", &o.agent_bind_address, "agent-port"),
+    for (flag, address, port_flag, asked) in [
+        ("server-bind-address", &o.server_bind_address, "server-port", o.uds_name.is_empty()),
+        ("agent-bind-address", &o.agent_bind_address, "agent-port", true),
     ] {
-        if let Some(why) = odd_host(address, port_flag) {
+        if asked && let Some(why) = odd_host(address, port_flag) {
             found.push((flag, format!("address {address:?} {why}")));
         }
     }
@@ -135,9 +132,8 @@ fn agents(o: &Options, found: &mut Vec<(&'static str, String)>) {
             }
         }
     }
-    if o.enable_lease_controller
-        && let Err(gist) = labels(&o.lease_label)
-    {
+    // Upstream reads them at the start, whoever needs them.
+    if let Err(gist) = labels(&o.lease_label) {
         found.push(("lease-label", gist));
     }
 }
@@ -151,6 +147,13 @@ fn leases(o: &Options) -> Vec<String> {
              server: set it to one that exists.",
             o.lease_namespace
         ));
+    }
+    for (key, value) in pairs(&o.lease_label) {
+        if let Err(why) = selector::check_label(key, value) {
+            found.push(format!(
+                "--lease-label: {why}, so there will be no lease and agents do not count this server."
+            ));
+        }
     }
     let name = lease::name(&o.server_id);
     if !names::is_subdomain(&name) {
@@ -168,15 +171,17 @@ fn labels(text: &str) -> Result<(), String> {
         let gist = "empty string provided: write at least one label, as k8s-app=konnectivity-server";
         return Err(gist.to_owned());
     }
-    for label in text.split(',') {
-        let pair = label.split_once('=').filter(|(_, value)| !value.contains('='));
-        let (key, value) = pair.ok_or_else(|| {
-            format!("invalid label format: {text}: {label:?} is no key=value; write such pairs, separated by commas")
-        })?;
-        selector::check_label(key.trim(), value.trim())
-            .map_err(|why| format!("invalid label format: {text}: {why}"))?;
+    match text.split(',').find(|label| label.matches('=').count() != 1) {
+        None => Ok(()),
+        Some(label) => Err(format!(
+            "invalid label format: {text}: {label:?} is no key=value; write such pairs, separated by commas"
+        )),
     }
-    Ok(())
+}
+
+fn pairs(labels: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = labels.split(',').filter_map(|label| label.split_once('='));
+    pairs.map(|(key, value)| (key.trim(), value.trim()))
 }
 
 fn flows(o: &Options, found: &mut Vec<(&'static str, String)>) {
@@ -207,6 +212,10 @@ fn warn(o: &mut Options) {
     if o.cluster_ca_cert.is_empty() && o.agent_namespace.is_empty() {
         let text = "--cluster-ca-cert is not set: whoever reaches the agent port can register as an agent.";
         o.warnings.push(text.to_owned());
+    }
+    if o.server_count < 1 {
+        o.warnings
+            .push(format!("--server-count={} is no count of servers: agents look for one.", o.server_count));
     }
     if o.enable_lease_controller {
         let leases = leases(o);

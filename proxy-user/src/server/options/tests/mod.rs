@@ -1,4 +1,5 @@
 mod mistakes;
+mod upstream;
 
 use std::time::Duration;
 
@@ -213,15 +214,19 @@ fn one_warning_names_what_has_no_effect() {
             line.options(args).warnings.into_iter().filter(|text| text.starts_with("Taken without effect"));
         told.collect::<Vec<_>>()
     };
-    let args =
-        ["--one-output", "--enable-profiling", "--enable-contention-profiling", "--xfr-channel-size=7"];
+    let args = [
+        "--log-backtrace-at=a.go:1",
+        "--enable-profiling",
+        "--enable-contention-profiling",
+        "--xfr-channel-size=7",
+    ];
     let [told] = powerless(&args).try_into().unwrap();
-    for flag in ["--one-output", "--enable-contention-profiling", "--xfr-channel-size"] {
+    for flag in ["--log-backtrace-at", "--enable-contention-profiling", "--xfr-channel-size"] {
         assert!(told.contains(flag), "{told}");
     }
     assert!(!told.contains("--enable-profiling") && !told.contains("--kube-api-content-type"), "{told}");
     // What is so anyway is not asked for.
-    assert!(powerless(&["--xfr-channel-size=10", "--one-output=false"]).is_empty());
+    assert!(powerless(&["--xfr-channel-size=10", "--log-backtrace-at="]).is_empty());
 }
 
 #[test]
