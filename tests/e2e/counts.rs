@@ -49,3 +49,34 @@ async fn a_flow_on_packets_is_counted_on_every_segment() {
         }
     }
 }
+
+/// Some of the dials are asked on the control stream and answered on a lane, the others are on one altogether.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_and_its_answer_count_as_packets_wherever_they_travel() {
+    let cell = Cell::start(|server, agent| {
+        (server.lanes.mode, agent.lanes.mode) = (LanesMode::Always, LanesMode::Always);
+    })
+    .await
+    .unwrap();
+    let target = Target::echo().await.unwrap();
+    let (dials, failing) = (8, 4);
+    for at in 0..dials + failing {
+        let address = if at < dials { target.name() } else { "127.0.0.1:1".to_owned() };
+        let opened = cell.server.open(&address).await;
+        assert_eq!(opened.is_ok(), at < dials);
+        drop(opened);
+        until("the flow to end", || cell.server.flows().is_empty()).await.unwrap();
+    }
+    let registry = cell.server.dialer.metrics.registry();
+    let on_packets = page(registry).sum("konduit_dial_seconds_count", &[("path", "mux")]);
+    assert!(on_packets < f64::from(dials), "{on_packets}");
+    for (segment, packet_type) in [("to_agent", "DIAL_REQ"), ("from_agent", "DIAL_RSP")] {
+        let labels = [("segment", segment), ("packet_type", packet_type)];
+        for registry in [registry, cell.agent.metrics.registry()] {
+            let counted = || page(registry).sum("stream_packets_total", &labels);
+            // An agent may hear of a joined lane after its server's client does.
+            let all = until(segment, || counted() >= f64::from(dials + failing)).await;
+            assert_eq!(counted(), f64::from(dials + failing), "{segment}: {all:?}");
+        }
+    }
+}

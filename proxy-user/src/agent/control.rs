@@ -25,6 +25,7 @@ use crate::mux::{Link, LinkEnd, Outlet};
 use crate::net::pulse::{Followed, Pulse};
 use crate::net::refusal::is_about_certificate;
 use crate::ops::log;
+use crate::ops::metrics::Segment;
 use crate::splice::End;
 use crate::wire::ids::{DialId, ServerId};
 use crate::wire::metadata::{AgentHello, MetadataError, ServerHello};
@@ -214,12 +215,16 @@ impl Serving {
         let outcome = match &self.lanes {
             Some(lanes) if lane_dial != 0 => match lanes.answer(lane_dial, target).await {
                 Answered::Lane(lane, path, target) => {
+                    self.flows.metrics.packet(Segment::FromAgent, "DIAL_RSP");
                     self.flows.carry(lane, target, &address, &self.server, path);
                     return None;
                 }
                 Answered::Mux(target) => Ok(target),
                 Answered::Failed(error) => Err(error),
-                Answered::Over => return None,
+                Answered::Over => {
+                    self.flows.metrics.packet(Segment::FromAgent, "DIAL_RSP");
+                    return None;
+                }
             },
             _ => target.await,
         };

@@ -8,7 +8,7 @@ use super::dial::Targets;
 use super::phase::{Life, Phase};
 use crate::flow::{DialError, FlowTable, Path};
 use crate::lane::open::{BoxFuture, Host, LaneFlow};
-use crate::ops::metrics::AgentMetrics;
+use crate::ops::metrics::{AgentMetrics, Segment};
 use crate::splice::{End, Splicer, Watched};
 use crate::wire::ids::ServerId;
 
@@ -60,7 +60,13 @@ pub(super) struct LaneHost {
 
 impl Host for LaneHost {
     fn dial<'a>(&'a self, protocol: &'a str, address: &'a str) -> BoxFuture<'a, Result<End, DialError>> {
-        Box::pin(async move { self.flows.targets.dial(protocol, address).await.map(target_end) })
+        Box::pin(async move {
+            // They count as the packets that they would be, as on the server.
+            self.flows.metrics.packet(Segment::ToAgent, "DIAL_REQ");
+            let target = self.flows.targets.dial(protocol, address).await.map(target_end);
+            self.flows.metrics.packet(Segment::FromAgent, "DIAL_RSP");
+            target
+        })
     }
 
     fn carry(&self, flow: LaneFlow) {

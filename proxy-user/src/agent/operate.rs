@@ -41,7 +41,7 @@ pub fn operate(
     patient.announce(&options.warnings, &metrics.konduit);
 
     let mut listeners = Listeners::new(&metrics.konduit);
-    let health = Health::agent(has_server, metrics.registry().clone());
+    let health = Health::agent(has_server, metrics.page().clone());
     // A number that is no port was told of at the start.
     if let Some(port) = options.health_server_port.number() {
         listeners.health(&options.health_server_host, port, health);

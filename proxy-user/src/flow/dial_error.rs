@@ -85,6 +85,12 @@ impl DialReason {
             .map_or(DialReason::Other, |(_, reason)| reason)
     }
 
+    /// The server says so by itself, and no agent.
+    pub fn is_of_server(self) -> bool {
+        use DialReason::{AgentLost, AgentTimeout, NoAgent, SendFailed, SendTimeout};
+        matches!(self, NoAgent | AgentLost | AgentTimeout | SendFailed | SendTimeout)
+    }
+
     /// The reason that `number` stands for on the wire; an unknown number is [`DialReason::Other`].
     pub fn from_wire(number: u32) -> DialReason {
         DialReason::ALL.into_iter().find(|reason| *reason as u32 == number).unwrap_or(DialReason::Other)

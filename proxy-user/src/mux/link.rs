@@ -315,7 +315,11 @@ impl Stream for Outlet {
         if let Some(packet) = book.next() {
             drop(book);
             self.inner.config.observer.sent(packet.kind());
-            return Poll::Ready(Some(Ok(packet.into())));
+            let packet = match self.inner.config.dialect {
+                Dialect::Ours { .. } => packet.into(),
+                Dialect::Upstream => packet.for_upstream(),
+            };
+            return Poll::Ready(Some(Ok(packet)));
         }
         match &mut book.closed {
             Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),

@@ -1,17 +1,16 @@
 //! The admin listener: `/metrics` and, with `--enable-profiling`, `/debug/pprof`.
 
 use http::StatusCode;
-use prometheus::Registry;
 
 use super::flags::Port;
-use super::health::scrape;
 use super::http::{Ask, Page, Pages};
+use super::metrics::ScrapePage;
 use super::pprof;
 
 /// Where `/metrics` of the admin listener leads.
 enum Metrics {
     /// A server answers itself.
-    Here(Registry),
+    Here(ScrapePage),
     /// An agent sends the scraper to its health listener.
     AtPort(Port),
 }
@@ -23,8 +22,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub fn server(registry: Registry, profiling: bool) -> Admin {
-        Admin { metrics: Metrics::Here(registry), profiling }
+    pub fn server(metrics: ScrapePage, profiling: bool) -> Admin {
+        Admin { metrics: Metrics::Here(metrics), profiling }
     }
 
     pub fn agent(health_port: Port, profiling: bool) -> Admin {
@@ -35,7 +34,7 @@ impl Admin {
 impl Pages for Admin {
     async fn answer(&self, ask: Ask) -> Page {
         match (ask.uri.path(), &self.metrics) {
-            ("/metrics", Metrics::Here(registry)) => scrape(registry),
+            ("/metrics", Metrics::Here(page)) => page.answer(&ask),
             ("/metrics", Metrics::AtPort(Port(port))) => {
                 let query = ask.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
                 Page::moved(&format!("//{}:{port}/metrics{query}", ask.host()))
@@ -59,6 +58,8 @@ pub(super) fn explain(status: StatusCode, words: &str) -> Page {
 mod tests {
     use http::{HeaderMap, HeaderValue, Method, Uri, header};
 
+    use prometheus::Registry;
+
     use super::*;
 
     async fn get(admin: &Admin, uri: &'static str) -> Page {
@@ -78,7 +79,7 @@ mod tests {
         let page = get(&agent, "/metrics?x=1").await;
         assert_eq!(page.status, StatusCode::MOVED_PERMANENTLY);
         assert_eq!(location(&page), Some("//node.example:8093/metrics?x=1"));
-        let server = Admin::server(Registry::new(), false);
+        let server = Admin::server(ScrapePage::new(&Registry::new()).unwrap(), false);
         assert_eq!(get(&server, "/metrics").await.status, StatusCode::OK);
     }
 

@@ -1,10 +1,9 @@
 //! The health listener: `/healthz`, `/readyz` (`/ready`) and `/metrics`, with upstream's codes and bodies.
 
 use http::StatusCode;
-use prometheus::Registry;
 
 use super::http::{Ask, Page, Pages};
-use super::metrics;
+use super::metrics::ScrapePage;
 
 /// One thing that must hold for a process to be ready.
 pub struct Check {
@@ -20,26 +19,26 @@ pub struct Health {
     unready: StatusCode,
     /// Upstream's agent lists its checks, upstream's server says one sentence.
     lists: bool,
-    registry: Registry,
+    metrics: ScrapePage,
 }
 
 impl Health {
     /// A server's health: ready when the first strategy has an agent.
-    pub fn server(has_agent: impl Fn() -> bool + Send + Sync + 'static, registry: Registry) -> Health {
+    pub fn server(has_agent: impl Fn() -> bool + Send + Sync + 'static, metrics: ScrapePage) -> Health {
         let checks = vec![Check {
             name: "agent-connected",
             failing: "no connection to any proxy agent",
             holds: Box::new(has_agent),
         }];
-        Health { checks, unready: StatusCode::INTERNAL_SERVER_ERROR, lists: false, registry }
+        Health { checks, unready: StatusCode::INTERNAL_SERVER_ERROR, lists: false, metrics }
     }
 
     /// An agent's health: ready when one connection to a server is.
-    pub fn agent(has_server: impl Fn() -> bool + Send + Sync + 'static, registry: Registry) -> Health {
+    pub fn agent(has_server: impl Fn() -> bool + Send + Sync + 'static, metrics: ScrapePage) -> Health {
         let ping = Check { name: "ping", failing: "", holds: Box::new(|| true) };
         let server =
             Check { name: "server-connected", failing: "no servers connected", holds: Box::new(has_server) };
-        Health { checks: vec![ping, server], unready: StatusCode::SERVICE_UNAVAILABLE, lists: true, registry }
+        Health { checks: vec![ping, server], unready: StatusCode::SERVICE_UNAVAILABLE, lists: true, metrics }
     }
 
     fn readiness(&self, verbose: bool) -> Page {
@@ -66,20 +65,9 @@ impl Pages for Health {
         match ask.uri.path() {
             "/healthz" => Page::text(StatusCode::OK, "ok"),
             "/readyz" | "/ready" => self.readiness(ask.has("verbose")),
-            "/metrics" => scrape(&self.registry),
+            "/metrics" => self.metrics.answer(&ask),
             _ => Page::not_found(),
         }
-    }
-}
-
-/// The metrics page.
-pub(super) fn scrape(registry: &Registry) -> Page {
-    match metrics::encode(registry) {
-        Ok(text) => Page::of("text/plain; version=0.0.4; charset=utf-8", StatusCode::OK, text),
-        Err(error) => Page::text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the metrics cannot be written as text: {error}\n"),
-        ),
     }
 }
 
@@ -88,7 +76,13 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use prometheus::Registry;
+
     use super::*;
+
+    fn metrics() -> ScrapePage {
+        ScrapePage::new(&Registry::new()).unwrap()
+    }
 
     async fn get(health: &Health, uri: &'static str) -> (u16, String) {
         let ask = Ask {
@@ -104,7 +98,7 @@ mod tests {
     async fn the_agents_bodies_are_upstreams() {
         let connected = Arc::new(AtomicBool::new(false));
         let seen = connected.clone();
-        let health = Health::agent(move || seen.load(Ordering::Relaxed), Registry::new());
+        let health = Health::agent(move || seen.load(Ordering::Relaxed), metrics());
         let failed = "[+]ping ok\n[-]server-connected failed: no servers connected\n".to_owned();
         for path in ["/readyz", "/ready", "/readyz?verbose"] {
             assert_eq!(get(&health, path).await, (503, failed.clone()), "{path}");
@@ -122,7 +116,7 @@ mod tests {
     async fn the_servers_bodies_are_upstreams() {
         let connected = Arc::new(AtomicBool::new(false));
         let seen = connected.clone();
-        let health = Health::server(move || seen.load(Ordering::Relaxed), Registry::new());
+        let health = Health::server(move || seen.load(Ordering::Relaxed), metrics());
         let failed = "no connection to any proxy agent".to_owned();
         for path in ["/readyz", "/ready", "/readyz?verbose"] {
             assert_eq!(get(&health, path).await, (500, failed.clone()), "{path}");

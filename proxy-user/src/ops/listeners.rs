@@ -101,7 +101,11 @@ mod tests {
     use super::*;
     use crate::flow::FlowTable;
     use crate::ops::health::Health;
-    use crate::ops::metrics::ServerMetrics;
+    use crate::ops::metrics::{ScrapePage, ServerMetrics};
+
+    fn metrics() -> ScrapePage {
+        ScrapePage::new(&Registry::new()).unwrap()
+    }
 
     fn listeners() -> Listeners {
         Listeners::new(&ServerMetrics::new(&FlowTable::new()).unwrap().konduit)
@@ -112,8 +116,8 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let mut listeners = listeners();
-        listeners.admin("127.0.0.1", port, Health::agent(|| true, Registry::new()));
-        listeners.health("127.0.0.1", 0, Health::agent(|| true, Registry::new()));
+        listeners.admin("127.0.0.1", port, Health::agent(|| true, metrics()));
+        listeners.health("127.0.0.1", 0, Health::agent(|| true, metrics()));
         assert_eq!(listeners.admin, None);
         let health = listeners.health.unwrap();
         let answer = ask(health).await;
@@ -124,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn connections_that_say_nothing_keep_no_prober_out() {
         let mut listeners = listeners();
-        listeners.health("127.0.0.1", 0, Health::agent(|| true, Registry::new()));
+        listeners.health("127.0.0.1", 0, Health::agent(|| true, metrics()));
         let health = listeners.health.unwrap();
         let mut silent = Vec::new();
         for _ in 0..600 {

@@ -68,13 +68,7 @@ impl Dialer {
     /// Counted already.
     pub async fn dial(&self, dial: Dial) -> Result<Opened, DialError> {
         let asked = Instant::now();
-        let mut waiting = Waiting {
-            asked,
-            target: &dial.target,
-            metrics: &self.metrics,
-            _gauge: self.metrics.pending_dial(),
-            answered: false,
-        };
+        let mut waiting = Waiting { asked, target: &dial.target, metrics: &self.metrics, answered: false };
         let _under_way = self.flows.busy();
         let result = if self.flows.under_way() > self.most_flows {
             tell_no_room(Of::Flows, self.most_flows);
@@ -120,6 +114,7 @@ impl Dialer {
     async fn try_agents(&self, dial: &Dial) -> Result<(End, Path, Busy), DialError> {
         let (strategy, mut agent) =
             pick(&self.strategies, &self.registry.streams(), &self.registry.known(), &dial.target)?;
+        let _pending = self.metrics.pending_dial();
         let mut tried = Vec::new();
         loop {
             tried.push(agent.number);
@@ -160,7 +155,6 @@ struct Waiting<'a> {
     asked: Instant,
     target: &'a str,
     metrics: &'a ServerMetrics,
-    _gauge: GaugeGuard,
     answered: bool,
 }
 
@@ -207,6 +201,39 @@ fn failure(error: &DialError, via: Via) -> Option<DialFailure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::splice::SpliceConfig;
+
+    fn dialer(strategies: &[Strategy]) -> Dialer {
+        let flows = FlowTable::new();
+        let metrics = ServerMetrics::new(&flows).unwrap();
+        let splicer = Splicer::start(SpliceConfig { threads: 1, ..SpliceConfig::default() }).unwrap();
+        let registry = Registry::new(strategies.to_vec(), metrics.clone());
+        Dialer {
+            registry,
+            strategies: strategies.into(),
+            timeout: None,
+            splicer,
+            flows,
+            most_flows: 10,
+            metrics,
+        }
+    }
+
+    /// Upstream's gauge is not there before the first dial that is sent to an agent.
+    #[tokio::test]
+    async fn a_dial_that_finds_no_agent_was_never_pending() {
+        let dialer = dialer(&[Strategy::Default]);
+        let shown = || {
+            let all = dialer.metrics.registry().gather();
+            all.iter().any(|family| family.name().ends_with("_pending_backend_dials"))
+        };
+        let dial = Dial { via: Via::Grpc, protocol: "tcp".into(), target: "10.0.0.1:80".into() };
+        let error = dialer.dial(dial).await.err().unwrap();
+        assert_eq!(error.reason, DialReason::NoAgent);
+        assert!(!shown());
+        drop(dialer.metrics.pending_dial());
+        assert!(shown());
+    }
 
     #[test]
     fn what_an_agent_could_not_be_sent_counts_against_the_agent() {

@@ -45,14 +45,13 @@ pub fn operate(
     }
     patient.announce(&options.warnings, &metrics.konduit);
 
-    let registry = metrics.registry().clone();
     let mut listeners = Listeners::new(&metrics.konduit);
     listeners.admin(
         &options.admin_bind_address,
         options.admin_port,
-        Admin::server(registry.clone(), options.enable_profiling),
+        Admin::server(metrics.page().clone(), options.enable_profiling),
     );
-    let health = Health::server(has_agent, registry);
+    let health = Health::server(has_agent, metrics.page().clone());
     listeners.health(&options.health_bind_address, options.health_port, health);
     let doctor = move || patient.report() + &nodes();
     let desk = Desk { flows: flows.clone(), live: live.clone(), doctor: Box::new(doctor) };

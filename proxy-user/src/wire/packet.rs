@@ -102,6 +102,15 @@ impl Packet {
             Packet::Unknown(_) => "UNKNOWN",
         }
     }
+
+    /// Without the field of ours that goes to whoever is answered, for peers that never offered to read such.
+    pub fn for_upstream(self) -> pb::Packet {
+        let mut packet = pb::Packet::from(self);
+        if let Some(Payload::DialResponse(response)) = &mut packet.payload {
+            response.reason = 0;
+        }
+        packet
+    }
 }
 
 impl TryFrom<pb::Packet> for Packet {
@@ -254,6 +263,16 @@ mod tests {
         round_trip(Packet::Fin { conn });
         round_trip(Packet::Reset { conn, reason: "x".into() });
         round_trip(Packet::WantLanes { lanes: 4 });
+    }
+
+    /// As protobuf-go would write it: nothing but upstream's fields.
+    #[test]
+    fn upstream_is_told_of_a_failed_dial_in_its_own_fields() {
+        let failed = Err(DialError::new(DialReason::Refused, "no"));
+        let response = Packet::DialResponse(DialResponse { dial: DialId(3), outcome: failed });
+        let bytes = [0x08, 0x01, 0x1a, 0x06, 0x0a, 0x02, b'n', b'o', 0x18, 0x03];
+        assert_eq!(response.clone().for_upstream().encode_to_vec(), bytes);
+        assert_ne!(pb::Packet::from(response).encode_to_vec(), bytes);
     }
 
     #[test]

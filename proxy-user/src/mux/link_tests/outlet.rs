@@ -7,7 +7,10 @@ use std::task::{Context, Poll, Wake};
 
 use futures_util::Stream;
 
-use super::{Dialect, Limits, Link, LinkConfig, Outlet, Packet, Role, pb};
+use super::{DialId, Dialect, Limits, Link, LinkConfig, Outlet, Packet, Role, pb};
+use crate::flow::{DialError, DialReason};
+use crate::wire::packet::DialResponse;
+use crate::wire::pb::packet::Payload;
 
 #[tokio::test]
 async fn an_idle_outlet_lets_others_add_their_packets_before_it_sends() {
@@ -22,6 +25,21 @@ async fn an_idle_outlet_lets_others_add_their_packets_before_it_sends() {
     assert!(outlet.poll().is_some() && outlet.poll().is_some());
     assert!(outlet.poll().is_none());
     assert_eq!(outlet.take_wakes(), 0, "nothing is left to wake up for");
+}
+
+/// Upstream's server would hand what it does not know on to its clients.
+#[tokio::test]
+async fn only_a_peer_of_ours_is_told_the_reason_of_a_failed_dial() {
+    for (dialect, reason) in [(Dialect::OURS, DialReason::Refused as u32), (Dialect::Upstream, 0)] {
+        let (link, outlet) = Link::new(LinkConfig::alone(Role::Acceptor, dialect, Limits::default()));
+        let mut outlet = ByHand { outlet, wakes: Arc::default() };
+        let outcome = Err(DialError::new(DialReason::Refused, "no"));
+        link.send(Packet::DialResponse(DialResponse { dial: DialId(1), outcome })).unwrap();
+        let Some(Payload::DialResponse(sent)) = outlet.poll().and_then(|packet| packet.payload) else {
+            panic!("no DIAL_RSP")
+        };
+        assert_eq!((sent.reason, sent.error.as_str()), (reason, "no"), "{dialect:?}");
+    }
 }
 
 /// An outlet that is polled by hand.

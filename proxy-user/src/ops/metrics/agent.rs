@@ -1,4 +1,4 @@
-//! proxy-agent's metrics, under upstream's names.
+//! proxy-agent's metrics, under upstream's names and in its words, mistakes of spelling included: some compare them.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus::{Error, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::make::Maker;
-use super::{GaugeGuard, KonduitMetrics, Segment, process};
+use super::{GaugeGuard, KonduitMetrics, STREAM_ERRORS, STREAM_PACKETS, ScrapePage, Segment, process};
 use crate::flow::FlowTable;
 
 const LATENCY: [f64; 7] = [0.005, 0.025, 0.1, 0.5, 2.5, 10., 30.];
@@ -19,7 +19,7 @@ pub struct AgentMetrics(Arc<AgentCounts>);
 /// What [`AgentMetrics`] points to.
 #[derive(Debug)]
 pub struct AgentCounts {
-    registry: Registry,
+    page: ScrapePage,
     pub konduit: KonduitMetrics,
     dial_duration: HistogramVec,
     dial_failures: IntCounterVec,
@@ -54,7 +54,7 @@ impl AgentMetrics {
             )?,
             server_failures: make.counter_vec(
                 "server_connection_failure_count",
-                "Failures to send to or receive from the proxy server, by direction. DEPRECATED: see stream_errors_total.",
+                "Count of failures to send to or receive from the proxy server, labeled by the direction (from_server or to_server). DEPRECATED, please use stream_events_error_total",
                 &["direction"],
             )?,
             open_servers: make.gauge_vec(
@@ -62,7 +62,7 @@ impl AgentMetrics {
                 "Current number of open server connections.",
                 &[],
             )?,
-            known_servers: make.gauge("known_server_count", "Current number of servers to be connected to.")?,
+            known_servers: make.gauge("known_server_count", "Current number of servers agent is trying to connect to.")?,
             open_endpoints: make.gauge_vec(
                 "open_endpoint_connections",
                 "Current number of open endpoint connections.",
@@ -70,31 +70,31 @@ impl AgentMetrics {
             )?,
             packets: make.counter_vec(
                 "stream_packets_total",
-                "Packets processed, by segment and packet type.",
+                STREAM_PACKETS,
                 &["segment", "packet_type"],
             )?,
             stream_errors: make.counter_vec(
                 "stream_errors_total",
-                "gRPC stream errors, by segment, gRPC code and packet type.",
+                STREAM_ERRORS,
                 &["segment", "code", "packet_type"],
             )?,
             lease_lists: make.counter_vec(
                 "lease_lists_total",
-                "Listings of server leases, by HTTP response code and reason.",
+                "Count of server lease list calls made by the agent to the k8s apiserver, labeled by HTTP response code and reason",
                 &["http_response_code", "reason"],
             )?,
             lease_watches: make.counter_vec(
                 "lease_watches_total",
-                "Watches of server leases, by HTTP response code and reason.",
+                "Count of server lease watch calls made by the agent to the k8s apiserver, labeled by HTTP response code and reason",
                 &["http_response_code", "reason"],
             )?,
             lease_list_latency: make.histogram_vec(
                 "lease_list_latency_seconds",
-                "Latency of listing server leases in seconds.",
+                "Latency of server lease listing in seconds",
                 &["http_response_code"],
                 &LATENCY,
             )?,
-            registry: registry.clone(),
+            page: ScrapePage::new(&registry)?,
         };
         process::register(&registry)?;
         metrics.open_servers.with_label_values::<&str>(&[]).set(0);
@@ -112,7 +112,12 @@ impl Deref for AgentMetrics {
 
 impl AgentCounts {
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        self.page.registry()
+    }
+
+    /// What every listener answers at `/metrics`.
+    pub fn page(&self) -> &ScrapePage {
+        &self.page
     }
 
     /// A target was reached.

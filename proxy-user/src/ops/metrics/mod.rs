@@ -10,6 +10,7 @@ mod konduit;
 mod lanes;
 mod make;
 mod nodes;
+mod page;
 mod process;
 mod server;
 mod snapshot;
@@ -18,16 +19,27 @@ pub use agent::AgentMetrics;
 pub use guard::GaugeGuard;
 pub use konduit::KonduitMetrics;
 pub use nodes::NodeCounts;
+pub use page::ScrapePage;
 pub use server::{DialFailure, ServerMetrics, Service};
 
+use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
+
+const STREAM_PACKETS: &str =
+    "Count of packets processed, by segment and packet type (example: from_client, DIAL_REQ)";
+const STREAM_ERRORS: &str = "Count of gRPC stream errors, by segment, grpc Code, packet type. (example: from_agent, \
+                             Code.Unavailable, DIAL_RSP)";
 
 /// Bounds of buckets that Go writes in another form; a series' identity is its labels' text.
 const AS_GO: [(&str, &str); 2] = [("le=\"0.000001\"", "le=\"1e-06\""), ("le=\"0.00001\"", "le=\"1e-05\"")];
 
-/// What a scrape returns: Prometheus' text format, version 0.0.4.
+/// Everything in Prometheus' text format, version 0.0.4.
 pub fn encode(registry: &Registry) -> Result<Vec<u8>, prometheus::Error> {
-    let text = TextEncoder::new().encode_to_string(&registry.gather())?;
+    encode_families(&registry.gather())
+}
+
+fn encode_families(families: &[MetricFamily]) -> Result<Vec<u8>, prometheus::Error> {
+    let text = TextEncoder::new().encode_to_string(families)?;
     Ok(AS_GO.iter().fold(text, |text, (ours, gos)| text.replace(ours, gos)).into_bytes())
 }
 
@@ -53,3 +65,5 @@ impl Segment {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream_tests;

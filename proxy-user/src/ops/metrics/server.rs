@@ -1,4 +1,4 @@
-//! proxy-server's metrics, under upstream's names.
+//! proxy-server's metrics, under upstream's names and in its words, mistakes of spelling included: some compare them.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use prometheus::{Error, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGa
 
 use super::lanes::TO_MUX;
 use super::make::Maker;
-use super::{GaugeGuard, KonduitMetrics, Segment, process};
+use super::{GaugeGuard, KonduitMetrics, STREAM_ERRORS, STREAM_PACKETS, ScrapePage, Segment, process};
 use crate::flow::FlowTable;
 use crate::lane::Fallback;
 
@@ -76,7 +76,7 @@ pub struct ServerMetrics(Arc<ServerCounts>);
 /// What [`ServerMetrics`] points to.
 #[derive(Debug)]
 pub struct ServerCounts {
-    registry: Registry,
+    page: ScrapePage,
     pub konduit: KonduitMetrics,
     dial_duration: HistogramVec,
     frontend_write: HistogramVec,
@@ -121,16 +121,16 @@ impl ServerMetrics {
             )?,
             connection_duration: make.histogram_vec(
                 "connection_duration_seconds",
-                "How long proxied connections lived after their dial, in seconds.",
+                "Duration in seconds a proxied end-to-end connection was established (post-dial) before being closed.",
                 &[],
                 &LIFETIME,
             )?,
             grpc_connections: make.gauge_vec(
                 "grpc_connections",
-                "Current number of gRPC connections by service method.",
+                "Number of current grpc connections, partitioned by service method.",
                 &["service_method"],
             )?,
-            http_connections: make.gauge("http_connections", "Current number of HTTP CONNECT connections.")?,
+            http_connections: make.gauge("http_connections", "Number of current HTTP CONNECT connections")?,
             ready_backend_connections: make.gauge_vec(
                 "ready_backend_connections",
                 "Number of konnectivity agent connected to the proxy server. DEPRECATED, please use ready_backends",
@@ -153,7 +153,7 @@ impl ServerMetrics {
             )?,
             full_receive_channels: make.gauge_vec(
                 "full_receive_channels",
-                "Current number of streams whose reader waits for a full queue, by service method.",
+                "Number of current connections blocked by a full receive channel, partitioned by service method.",
                 &["service_method"],
             )?,
             dial_failures: make.counter_vec(
@@ -163,39 +163,39 @@ impl ServerMetrics {
             )?,
             packets: make.counter_vec(
                 "stream_packets_total",
-                "Packets processed, by segment and packet type.",
+                STREAM_PACKETS,
                 &["segment", "packet_type"],
             )?,
             stream_errors: make.counter_vec(
                 "stream_errors_total",
-                "gRPC stream errors, by segment, gRPC code and packet type.",
+                STREAM_ERRORS,
                 &["segment", "code", "packet_type"],
             )?,
             fallbacks: Maker { registry: &registry, prefix: "" }.counter_vec(TO_MUX.0, TO_MUX.1, &["reason"])?,
-            culled_leases: make.counter("culled_leases_count", "Expired leases that were deleted.")?,
+            culled_leases: make.counter("culled_leases_count", "Count of expired leases that the lease garbage collection controller has culled.")?,
             lease_delete_latency: make.histogram_vec(
                 "lease_delete_latency_seconds",
-                "Latency of deleting an expired lease in seconds.",
+                "Latency of lease deletion calls by the garbage collection controller in seconds.",
                 &["http_status_code"],
                 lease_buckets,
             )?,
             lease_deletes: make.counter_vec(
                 "lease_delete_total",
-                "Deletions of expired leases, by HTTP status code and reason.",
+                "Count of lease delection calls by the garbage collection controller. Labeled by HTTP status code and reason.",
                 &["http_status_code", "reason"],
             )?,
             lease_list_latency: make.histogram_vec(
                 "lease_list_latency_seconds",
-                "Latency of listing leases in seconds.",
+                "Latency of lease list calls by the garbage collection controller in seconds.",
                 &["http_status_code"],
                 lease_buckets,
             )?,
             lease_lists: make.counter_vec(
                 "lease_list_total",
-                "Listings of leases, by HTTP status code and reason.",
+                "Count of lease deletion calls by the garbage collection controller. Labeled by HTTP status code and reason.",
                 &["http_status_code", "reason"],
             )?,
-            registry: registry.clone(),
+            page: ScrapePage::new(&registry)?,
         };
         process::register(&registry)?;
         metrics.ready_backend_connections.with_label_values::<&str>(&[]).set(0);
@@ -216,7 +216,12 @@ impl Deref for ServerMetrics {
 
 impl ServerCounts {
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        self.page.registry()
+    }
+
+    /// What every listener answers at `/metrics`.
+    pub fn page(&self) -> &ScrapePage {
+        &self.page
     }
 
     /// A dial succeeded, `took` after it was asked for.
@@ -253,9 +258,15 @@ impl ServerCounts {
         GaugeGuard::new(&self.http_connections)
     }
 
+    /// From an agent being picked to the dial's end.
     #[must_use]
     pub fn pending_dial(&self) -> GaugeGuard {
         GaugeGuard::new(&self.pending_dials.with_label_values::<&str>(&[]))
+    }
+
+    /// Upstream sets its gauge whenever it looks for a dial, so the series is there from then on.
+    pub fn pending_dials_looked_at(&self) {
+        self.pending_dials.with_label_values::<&str>(&[]);
     }
 
     #[must_use]

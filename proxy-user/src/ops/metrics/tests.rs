@@ -23,7 +23,7 @@ fn families(text: &str) -> BTreeMap<&str, (&str, &str)> {
     all
 }
 
-fn touched_server() -> (ServerMetrics, FlowTable) {
+pub(super) fn touched_server() -> (ServerMetrics, FlowTable) {
     let flows = FlowTable::new();
     let metrics = ServerMetrics::new(&flows).unwrap();
     let second = Duration::from_secs(1);
@@ -45,48 +45,9 @@ fn touched_server() -> (ServerMetrics, FlowTable) {
 }
 
 #[test]
-fn the_server_exports_upstreams_families() {
+fn the_servers_series_are_upstreams() {
     let (metrics, _flows) = touched_server();
     let text = scrape(metrics.registry());
-    let families = families(&text);
-    for (name, kind) in [
-        ("dial_duration_seconds", "histogram"),
-        ("frontend_write_duration_seconds", "histogram"),
-        ("connection_duration_seconds", "histogram"),
-        ("grpc_connections", "gauge"),
-        ("http_connections", "gauge"),
-        ("ready_backend_connections", "gauge"),
-        ("ready_backends", "gauge"),
-        ("pending_backend_dials", "gauge"),
-        ("established_connections", "gauge"),
-        ("full_receive_channels", "gauge"),
-        ("dial_failure_count", "counter"),
-        ("stream_packets_total", "counter"),
-        ("stream_errors_total", "counter"),
-        ("culled_leases_count", "counter"),
-        ("lease_delete_latency_seconds", "histogram"),
-        ("lease_list_latency_seconds", "histogram"),
-        ("lease_delete_total", "counter"),
-        ("lease_list_total", "counter"),
-    ] {
-        let full = format!("konnectivity_network_proxy_server_{name}");
-        assert_eq!(families.get(full.as_str()).map(|family| family.0), Some(kind), "{full}");
-    }
-    for (name, help) in [
-        (
-            "dial_failure_count",
-            "Number of dial failures observed. Multiple failures can occur for a single dial request.",
-        ),
-        ("pending_backend_dials", "Current number of pending backend dial requests"),
-        (
-            "ready_backend_connections",
-            "Number of konnectivity agent connected to the proxy server. DEPRECATED, please use ready_backends",
-        ),
-        ("ready_backends", "Number of konnectivity agent connected to the proxy server"),
-        ("established_connections", "Current number of established end-to-end connections (post-dial)."),
-    ] {
-        assert_eq!(families[format!("konnectivity_network_proxy_server_{name}").as_str()].1, help);
-    }
     for line in [
         "konnectivity_network_proxy_server_dial_failure_count{reason=\"send_rsp\"} 1",
         "konnectivity_network_proxy_server_ready_backends{proxy_strategy=\"default\"} 2",
@@ -110,28 +71,8 @@ fn the_server_exports_upstreams_families() {
 }
 
 #[test]
-fn an_untouched_server_shows_only_what_upstream_shows_from_the_start() {
-    let metrics = ServerMetrics::new(&FlowTable::new()).unwrap();
-    let text = scrape(metrics.registry());
-    let mut ours: Vec<&str> = families(&text)
-        .into_keys()
-        .filter_map(|name| name.strip_prefix("konnectivity_network_proxy_server_"))
-        .collect();
-    ours.sort_unstable();
-    assert_eq!(ours, ["culled_leases_count", "http_connections", "ready_backend_connections"]);
-}
-
-#[test]
-fn the_agent_exports_upstreams_families() {
+fn the_agents_series_are_upstreams() {
     let metrics = AgentMetrics::new(&FlowTable::new()).unwrap();
-    let untouched = scrape(metrics.registry());
-    let mut ours: Vec<&str> = families(&untouched)
-        .into_keys()
-        .filter_map(|name| name.strip_prefix("konnectivity_network_proxy_agent_"))
-        .collect();
-    ours.sort_unstable();
-    assert_eq!(ours, ["known_server_count", "open_server_connections"]);
-
     let second = Duration::from_secs(1);
     metrics.dial_succeeded(second);
     metrics.dial_failed(true);
@@ -143,32 +84,6 @@ fn the_agent_exports_upstreams_families() {
     metrics.leases_listed(200, "", second);
     metrics.leases_watched(200, "");
     let text = scrape(metrics.registry());
-    let families = families(&text);
-    for (name, kind) in [
-        ("dial_duration_seconds", "histogram"),
-        ("endpoint_dial_failure_total", "counter"),
-        ("server_connection_failure_count", "counter"),
-        ("open_server_connections", "gauge"),
-        ("known_server_count", "gauge"),
-        ("open_endpoint_connections", "gauge"),
-        ("stream_packets_total", "counter"),
-        ("stream_errors_total", "counter"),
-        ("lease_lists_total", "counter"),
-        ("lease_watches_total", "counter"),
-        ("lease_list_latency_seconds", "histogram"),
-    ] {
-        let full = format!("konnectivity_network_proxy_agent_{name}");
-        assert_eq!(families.get(full.as_str()).map(|family| family.0), Some(kind), "{full}");
-    }
-    for (name, help) in [
-        (
-            "endpoint_dial_failure_total",
-            "Number of failures dialing the remote endpoint, by reason (example: timeout).",
-        ),
-        ("open_endpoint_connections", "Current number of open endpoint connections."),
-    ] {
-        assert_eq!(families[format!("konnectivity_network_proxy_agent_{name}").as_str()].1, help);
-    }
     for line in [
         "konnectivity_network_proxy_agent_endpoint_dial_failure_total{reason=\"timeout\"} 1",
         "konnectivity_network_proxy_agent_endpoint_dial_failure_total{reason=\"unknown\"} 1",

@@ -12,7 +12,7 @@ use super::trouble::Trouble;
 use crate::flow::{DialError, DialReason, Path};
 use crate::lane::{Dialled, Fallback, StreamLanes};
 use crate::mux::{Link, MuxStream};
-use crate::ops::metrics::{DialFailure, ServerMetrics};
+use crate::ops::metrics::{DialFailure, Segment, ServerMetrics};
 use crate::splice::End;
 use crate::wire::identifiers::Identifiers;
 use crate::wire::ids::{AgentId, DialId};
@@ -129,6 +129,8 @@ impl AgentHandle {
         dialled
     }
 
+    /// A dial and its answer count as the packets that they would be, wherever they travel: otherwise agents would seem
+    /// to answer none.
     async fn try_dial(
         &self,
         protocol: &str,
@@ -136,7 +138,16 @@ impl AgentHandle {
         timeout: Option<Duration>,
     ) -> Result<(End, Path), DialError> {
         let asked = Asked { handle: self, dial: DialId(NEXT_DIAL.fetch_add(1, Ordering::Relaxed)) };
-        let on_mux = |number| self.ask(asked.dial, protocol, address, number);
+        let (asked_here, answered_here) = (AtomicBool::new(false), AtomicBool::new(false));
+        let on_mux = |number| {
+            asked_here.store(true, Ordering::Relaxed);
+            let answer = self.ask(asked.dial, protocol, address, number);
+            async {
+                let answer = answer.await;
+                answered_here.store(true, Ordering::Relaxed);
+                answer
+            }
+        };
         let dialled = async {
             match self.lanes.get() {
                 Some(lanes) => lanes.dial(protocol, address, on_mux).await,
@@ -150,6 +161,13 @@ impl AgentHandle {
                 Err(_) => return Err(self.timed_out(asked.dial)),
             },
         };
+        let by_agent = dialled.as_ref().map_or_else(|error| !error.reason.is_of_server(), |_| true);
+        if by_agent && !asked_here.into_inner() {
+            self.metrics.packet(Segment::ToAgent, "DIAL_REQ");
+        }
+        if by_agent && !answered_here.into_inner() {
+            self.metrics.packet(Segment::FromAgent, "DIAL_RSP");
+        }
         // It was answered: whoever cancels it now would cancel a flow.
         std::mem::forget(asked);
         match dialled? {
@@ -200,6 +218,7 @@ impl AgentHandle {
         match packet {
             Packet::DialResponse(response) => self.answered(response),
             Packet::CloseDial { dial } => {
+                self.metrics.pending_dials_looked_at();
                 if let Some(waiting) = self.pending().dials.remove(&dial) {
                     let _ = waiting
                         .send(Err(DialError::new(DialReason::Withdrawn, "the agent gave the dial up")));
@@ -220,6 +239,7 @@ impl AgentHandle {
         let waiting = self.pending().dials.remove(&response.dial);
         let Some(waiting) = waiting else {
             // Cancelled or timed out meanwhile, or carried by a lane.
+            self.metrics.pending_dials_looked_at();
             self.metrics.dial_failed(DialFailure::UnrecognizedResponse);
             if let Ok(Answer::Here(conn)) = response.outcome {
                 self.link.refuse(conn);

@@ -6,7 +6,6 @@ use prost::Message;
 use super::message::{DATA_TYPE, LONGEST_HEAD, PREFIX};
 use crate::wire::ids::ConnId;
 use crate::wire::packet::Packet;
-use crate::wire::pb;
 
 /// Bytes of a message around `payload` bytes of DATA: at most this many.
 pub(super) const DATA_OVERHEAD: usize = LONGEST_HEAD;
@@ -29,9 +28,9 @@ pub(super) fn encode_data(conn: ConnId, payload: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// One gRPC message with any packet.
+/// One gRPC message with any packet. API servers know nothing of ours.
 pub(super) fn encode(packet: Packet) -> Bytes {
-    let packet = pb::Packet::from(packet);
+    let packet = packet.for_upstream();
     let length = packet.encoded_len();
     let mut out = BytesMut::with_capacity(PREFIX + length);
     out.put_u8(0);

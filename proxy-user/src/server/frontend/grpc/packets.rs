@@ -147,7 +147,7 @@ impl Packets {
 
     fn close(&mut self, conn: ConnId, error: &str) {
         if matches!(self.ours, Ours::Open | Ours::Asked { .. }) {
-            self.sender.close_response(conn, error);
+            self.sender.relay(Packet::CloseResponse { conn, error: error.into() });
             self.ours = Ours::Closed { linger: Box::pin(tokio::time::sleep(LINGER)) };
         }
     }

@@ -38,6 +38,10 @@ impl Sender {
         Sender { stream, metrics, waiting: None, strays: 0 }
     }
 
+    pub(super) fn metrics(&self) -> &ServerMetrics {
+        &self.metrics
+    }
+
     /// Queues a packet at once, past flow control: packets other than DATA are few and small. A stream that is over
     /// takes none, which is counted; receiving says so.
     pub(super) fn say(&mut self, packet: Packet) {
@@ -50,6 +54,13 @@ impl Sender {
                 self.metrics.dial_failed(DialFailure::SendResponse);
             }
         }
+    }
+
+    /// As [`Sender::say`], of what an agent said. It waits for nobody, as upstream's of small packets does not.
+    pub(super) fn relay(&mut self, packet: Packet) {
+        let since = Instant::now();
+        self.say(packet);
+        self.metrics.frontend_write(since.elapsed());
     }
 
     pub(super) fn close_response(&mut self, conn: ConnId, error: &str) {

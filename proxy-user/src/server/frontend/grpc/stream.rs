@@ -195,10 +195,11 @@ impl Call {
 
     fn answer(&mut self, dial: DialId, outcome: Result<Answer, DialError>) {
         if matches!(&outcome, Err(error) if error.reason == DialReason::Withdrawn) {
-            return self.sender.say(Packet::CloseDial { dial });
+            return self.sender.relay(Packet::CloseDial { dial });
         }
-        // Upstream's clients read only the text.
-        self.sender.say(Packet::DialResponse(DialResponse { dial, outcome }));
+        let by_us = matches!(&outcome, Err(error) if error.reason.is_of_server());
+        let response = Packet::DialResponse(DialResponse { dial, outcome });
+        if by_us { self.sender.say(response) } else { self.sender.relay(response) }
     }
 
     /// A packet that belongs to no flow; `false` when the call is over.
@@ -219,6 +220,10 @@ impl Call {
             }
             Item::Packet(Packet::DialRequest(another)) => {
                 self.sender.refuse_dial(another.dial);
+                true
+            }
+            Item::Packet(Packet::CloseDial { .. }) => {
+                self.sender.metrics().pending_dials_looked_at();
                 true
             }
             Item::Packet(_) => true,

@@ -20,6 +20,41 @@ async fn failed_dials_are_told_and_leave_the_call_open() {
     assert_eq!(call.status().await.0, "0");
 }
 
+/// 1001 and above are ours, and an API server never said that it reads such.
+#[tokio::test]
+async fn a_failed_dial_is_told_in_upstreams_fields() {
+    let server = server().await;
+    let mut call = server.call().await;
+    call.say(dial("nowhere", 3));
+    let mut body = call.response.take().unwrap().await.unwrap().into_body();
+    let message = tokio::time::timeout(SOON, body.data()).await.unwrap().unwrap().unwrap();
+    let text = "No agent available";
+    let mut wanted = vec![0x08, 1, 0x1a, 2 + text.len() as u8 + 2, 0x0a, text.len() as u8];
+    wanted.extend(text.bytes().chain([0x18, 3]));
+    assert_eq!(message[5..], wanted);
+}
+
+/// Upstream's `frontend_write_duration_seconds` counts what an agent said, and not what the server says by itself.
+#[tokio::test]
+async fn what_an_agent_said_counts_as_written_to_the_frontend() {
+    let server = server().await;
+    let written = || {
+        let all = server.backend.metrics.registry().gather();
+        let family = all.iter().find(|family| family.name().ends_with("frontend_write_duration_seconds"));
+        family.map(|family| family.get_metric()[0].get_histogram().get_sample_count())
+    };
+    let mut call = server.call().await;
+    call.say(dial("nowhere", 3));
+    call.hear().await;
+    assert_eq!(written(), None);
+    let (_quiet, _) = server.dial(&echo().await.to_string()).await;
+    assert_eq!(written(), Some(1), "DIAL_RSP");
+    let (mut call, conn) = server.dial("words").await;
+    call.bytes(conn, "bytes".len()).await;
+    assert!(matches!(call.hear().await, Packet::CloseResponse { .. }));
+    assert_eq!(written(), Some(4), "DATA and CLOSE_RSP, too");
+}
+
 #[tokio::test]
 async fn a_dial_that_hangs_is_given_up_by_packet_reset_or_end() {
     let server = server().await;
