@@ -1,5 +1,6 @@
 //! A reader that pauses for long and then goes on.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use proxy_tests::runner::Cell;
@@ -15,7 +16,11 @@ fn pause() -> Duration {
     if std::env::var_os("KONDUIT_FULL").is_some() {
         return Duration::from_secs(90);
     }
-    eprintln!("SHORT FORM: a pause of 25 s instead of 90 s; KONDUIT_FULL=1 waits");
+    // Past libtest's capture: what is left out must be seen.
+    let _ = writeln!(
+        std::io::stderr(),
+        "\n!!! SHORT FORM: a pause of 25 s instead of 90 s; KONDUIT_FULL=1 waits\n"
+    );
     Duration::from_secs(25)
 }
 

@@ -26,10 +26,8 @@ fn busy_polls(busy_poll: bool, messages: u32, pause: Duration) -> u64 {
 fn messages_without_a_pause_are_waited_for_awake() {
     if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
         // Past libtest's capture: a skip must be seen.
-        let _ = writeln!(
-            std::io::stderr(),
-            "\n!!! SKIPPED: this process may use one CPU only, where nobody polls awake\n"
-        );
+        let why = "this process may use one CPU only, where nobody polls awake";
+        let _ = writeln!(std::io::stderr(), "\n!!! SKIPPED: {why}\n");
         return;
     }
     assert!(busy_polls(true, 5000, Duration::ZERO) > 0);

@@ -13,6 +13,7 @@ pub mod pick;
 pub mod run;
 pub(crate) mod start;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,15 @@ pub struct Bound {
 pub enum BoundFrontend {
     Uds(PathBuf),
     Tcp(SocketAddr),
+}
+
+impl fmt::Display for BoundFrontend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BoundFrontend::Uds(path) => write!(out, "{}", path.display()),
+            BoundFrontend::Tcp(address) => address.fmt(out),
+        }
+    }
 }
 
 /// A server whose listeners are bound and that serves nobody yet.
@@ -136,7 +146,7 @@ impl Server {
         let Server {
             options, agents: (listener, tls), frontend, service, dialer, bound, leases, nodes, ..
         } = self;
-        tracing::info!(agents = %bound.agents, frontend = ?bound.frontend, server = options.server_id, "Serving");
+        tracing::info!(agents = %bound.agents, frontend = %bound.frontend, server = options.server_id, "Serving");
         let agents = listen::serve(listener, tls, service, options.keepalive_time, drain.clone(), stop);
         let leases = leases.map(|leases| leases.run(drain.clone()));
         let frontend = frontend.serve(dialer, options.frontend_keepalive_time, drain);
@@ -144,6 +154,21 @@ impl Server {
         tokio::select! {
             _ = serving => {}
             Some(never) = OptionFuture::from(nodes.map(NodeWatch::run)) => match never {},
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_frontend_is_bound_is_told_as_people_write_it() {
+        for (bound, words) in [
+            (BoundFrontend::Uds("/run/x.sock".into()), "/run/x.sock"),
+            (BoundFrontend::Tcp(([127, 0, 0, 1], 8090).into()), "127.0.0.1:8090"),
+        ] {
+            assert_eq!(bound.to_string(), words);
         }
     }
 }

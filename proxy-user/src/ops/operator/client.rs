@@ -24,11 +24,7 @@ pub fn ask(program: &str, args: &[String], socket: &str, alone: impl FnOnce() ->
                 ExitCode::FAILURE
             }
             Err(error) => {
-                let socket = &request.socket;
-                let words = format!(
-                    "no {program} answers on {socket}: {error}\n\
-                     Run this as the process's own user, where it runs (kubectl exec), and with its --operator-socket.\n"
-                );
+                let words = request.unanswered(program, &error);
                 let _ = write!(std::io::stderr(), "{words}");
                 if request.path == "/doctor" {
                     show(&alone());
@@ -93,6 +89,20 @@ impl Request {
         Ok(Some(Request { socket, path }))
     }
 
+    /// Why nobody answered, and what to do.
+    fn unanswered(&self, program: &str, error: &std::io::Error) -> String {
+        match self.socket.as_str() {
+            "" => format!(
+                "--operator-socket is empty, and a {program} that was started like that answers nobody\n\
+                 Start it with --operator-socket=PATH and name the same here, or leave the flag out of both.\n"
+            ),
+            socket => format!(
+                "no {program} answers on {socket}: {error}\n\
+                 Run this as the process's own user, where it runs (kubectl exec), and with its --operator-socket.\n"
+            ),
+        }
+    }
+
     fn send(&self) -> std::io::Result<(u16, String)> {
         let mut stream = UnixStream::connect(Path::new(&self.socket))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -144,6 +154,21 @@ mod tests {
             [&["set"][..], &["set", "engine"], &["flows", "more"], &["set", "engine=a b"], &["flows", "--x"]]
         {
             assert!(parse(words).is_err_and(|why| why.contains("Usage:")), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn who_names_no_socket_is_told_what_to_do() {
+        for (argument, words) in [
+            (
+                "--operator-socket=",
+                "--operator-socket is empty, and a proxy-agent that was started like that",
+            ),
+            ("--operator-socket=/nonexistent/x", "no proxy-agent answers on /nonexistent/x: No such file"),
+        ] {
+            let request = parse(&["doctor", argument]).unwrap().unwrap();
+            let told = request.unanswered("proxy-agent", &request.send().unwrap_err());
+            assert!(told.starts_with(words) && told.lines().count() == 2, "{told}");
         }
     }
 }
