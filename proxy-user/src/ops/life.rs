@@ -60,7 +60,13 @@ pub async fn end_agent(
     limit: Option<Duration>,
 ) -> Ended {
     let name = signals.next().await;
-    tracing::info!(signal = name, ?quiet, ?limit, "Draining: serving goes on; a second signal ends at once");
+    let told = || limit.map(tracing::field::debug);
+    tracing::info!(
+        signal = name,
+        ?quiet,
+        limit = told(),
+        "Draining: serving goes on; a second signal ends at once"
+    );
     phase.reach(Phase::Draining);
     trigger.start();
     let deadline = async {
@@ -71,7 +77,7 @@ pub async fn end_agent(
     };
     tokio::select! {
         () = flows.quiet_for(quiet) => tracing::info!(?quiet, "Nobody used this agent any more"),
-        () = deadline => tracing::warn!(?limit, flows = flows.len(), "The drain's time is over"),
+        () = deadline => tracing::warn!(limit = told(), flows = flows.len(), "The drain's time is over"),
         name = signals.next() => {
             tracing::warn!(signal = name, "Ending at once");
             phase.reach(Phase::Stopped);
