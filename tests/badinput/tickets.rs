@@ -112,3 +112,21 @@ async fn a_ticket_that_does_not_count_is_refused_with_the_reason() {
     witness.still_works().await;
     dials(&cell).await;
 }
+
+/// Many agents may share an address, and a busy machine lets them all be slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_hellos_are_not_held_against_their_address() {
+    const SLOW: usize = 70;
+    let cell = Cell::start(Plan::default()).await.unwrap();
+    let lanes = cell.server.lanes.clone().unwrap();
+    cell.server.dialer.metrics.konduit.show_server_lanes(move || lanes.stats()).unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        slow.push(tls(&cell, &cell.client(), ALPN_LANE).await);
+    }
+    let failed = [("event", "hello_failed")];
+    cell.server_counts("konduit_lanes_total", &failed, SLOW as f64).await;
+    let (_client, _call, ticket) = control_stream(&cell).await;
+    assert_eq!(shown(&cell, &cell.client(), &ticket).await, 9, "not {:?}", Refusal::NoSuchDial);
+    assert_eq!(refused(&cell, Refusal::TooManyFailures), 0.0);
+}

@@ -235,7 +235,7 @@ impl<T> Book<T> {
         !pages.addresses.get_mut(&from).is_some_and(|failures| failures.reached(FAILURES_PER_ADDRESS, now))
     }
 
-    /// A lane from this address did not get through its hello.
+    /// A lane from this address said what is no hello.
     pub fn failed(&self, from: IpAddr, now: Instant) {
         self.pages().failed(from, now);
     }
