@@ -9,10 +9,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::flags::{EngineChoice, LanesMode, Value};
+use super::log;
 use super::metrics::KonduitMetrics;
 
 /// How often the watched file is read. A mounted ConfigMap is swapped about once a minute at most.
 const POLL: Duration = Duration::from_secs(2);
+/// Bytes of a wrong line that are told whole: the file may be anything.
+const QUOTED: usize = 80;
 
 /// The values that new flows obey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,18 +63,19 @@ enum Setting {
 
 impl Setting {
     fn parse(text: &str) -> Result<Setting, SettingError> {
-        let unknown = || SettingError::Unknown(text.to_owned());
+        let unknown = || SettingError::Unknown(log::within(QUOTED, text).into_owned());
         let (name, value) = text.split_once('=').ok_or_else(unknown)?;
+        let value = log::within(QUOTED, value.trim());
         match name.trim() {
             "engine" => {
                 let mut engine = EngineChoice::Auto;
-                let set = engine.set(value.trim(), true);
+                let set = engine.set(&value, true);
                 set.map_err(|why| SettingError::Value { name: "engine", why: why.text() })?;
                 Ok(Setting::Engine(engine))
             }
             "lanes" => {
                 let mut lanes = LanesMode::Auto;
-                let set = lanes.set(value.trim(), true);
+                let set = lanes.set(&value, true);
                 set.map_err(|why| SettingError::Value { name: "lanes", why: why.text() })?;
                 Ok(Setting::Lanes(lanes))
             }
@@ -371,5 +375,16 @@ mod tests {
             assert!(live.file(&format!("lanes=off\n{text}")).is_err(), "{text}");
         }
         assert_eq!(live.now(), InForce { engine: EngineChoice::Copy, lanes: LanesMode::Auto });
+    }
+
+    /// Somebody names a file that is anything else.
+    #[test]
+    fn a_long_line_is_not_told_whole() {
+        let (live, _) = live(EngineChoice::Auto);
+        let junk = "x".repeat(16 << 10);
+        for text in [junk.clone(), format!("engine={junk}"), format!("lanes={junk}"), format!("{junk}=1")] {
+            let told = live.file(&text).unwrap_err().to_string();
+            assert!(told.len() < 200 && told.contains("xxx… (163"), "{told}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use directory::Directory;
 use file::Keep;
 use format::Head;
 use shelf::{Shelf, Takes};
-pub use short::short;
+pub use short::{short, within};
 use sink::{Line, Sink, SinkConfig};
 use verbosity::Verbosity;
 

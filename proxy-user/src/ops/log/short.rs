@@ -7,10 +7,15 @@ const WHOLE: usize = 300;
 
 /// The text, or its begin and its length in bytes.
 pub fn short(text: &str) -> Cow<'_, str> {
-    if text.len() <= WHOLE {
+    within(WHOLE, text)
+}
+
+/// As [`short`], of what should be no longer than so many bytes.
+pub fn within(whole: usize, text: &str) -> Cow<'_, str> {
+    if text.len() <= whole {
         return text.into();
     }
-    let begin = &text[..text.floor_char_boundary(WHOLE / 2)];
+    let begin = &text[..text.floor_char_boundary(whole / 2)];
     format!("{begin}… ({} bytes)", text.len()).into()
 }
 

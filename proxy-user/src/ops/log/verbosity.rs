@@ -54,6 +54,8 @@ fn needed(target: &str, level: Level) -> i32 {
     match level {
         // Each failed request, which whoever made it tells with what it was for.
         Level::ERROR if target.starts_with("kube_client") => 5,
+        // What a peer did wrong, without saying which: whoever serves the connection tells how it ended.
+        Level::WARN if target.starts_with("h2") => 5,
         Level::ERROR | Level::WARN | Level::INFO => i32::MIN,
         Level::DEBUG if ours => 4,
         Level::TRACE if ours => 5,
@@ -103,7 +105,8 @@ mod tests {
     #[test]
     fn libraries_speak_only_when_asked() {
         assert!(needed("h2::client", Level::DEBUG) > needed("proxy_user::mux", Level::TRACE));
-        assert_eq!(needed("h2", Level::WARN), i32::MIN);
+        assert_eq!(needed("h2::proto::streams::recv", Level::WARN), 5);
+        assert_eq!(needed("rustls", Level::WARN), i32::MIN);
     }
 
     #[test]
