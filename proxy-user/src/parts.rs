@@ -60,10 +60,15 @@ pub(crate) fn lane_files(max: Option<u32>) -> usize {
 const OWN_FILES: usize = 64;
 
 /// Flows that this process can hold at a time: two descriptors each, of half of what there are. The rest is for idle
-/// lanes (a quarter), pipes (an eighth) and handshakes (a sixteenth).
+/// lanes (a quarter), pipes (an eighth), newcomers to the agents' port (a sixteenth) and the doors of operators.
 pub(crate) fn most_flows() -> u64 {
     let files = file_descriptors();
     (files.saturating_sub(OWN_FILES).max(files / 2) as u64 / 4).max(1)
+}
+
+/// Connections at a time at each door of operators: the health port, the admin port, the operator socket.
+pub(crate) fn door_connections() -> usize {
+    (file_descriptors() / 64).clamp(8, 256)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Agents and API servers that are authenticated and say what they should not.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use prost::Message;
 use proxy_tests::calls::{Call, Client};
@@ -229,4 +231,22 @@ async fn garbage_on_the_grpc_socket_ends_its_own_connection() {
     let conn = conn.unwrap();
     call.say(Packet::Data { conn, data: "works".into() });
     assert_eq!(call.hear().await, Some(Packet::Data { conn, data: "works".into() }));
+}
+
+/// Who answers pings and calls nothing is no agent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_never_registers_is_closed_though_it_answers_pings() {
+    let cell = Cell::start(Plan::default()).await.unwrap();
+    let mut witness = Witness::new(&cell).await;
+    let stream = TcpStream::connect(cell.server.bound.agents).await.unwrap();
+    let stream = cell.tls(Some(&cell.client()), ALPN_H2).connect("127.0.0.1", stream, LONG).await.unwrap();
+    let began = Instant::now();
+    let (_calls, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::time::timeout(2 * LONG, connection).await;
+    assert!(ended.is_ok(), "it stays open");
+    assert!(began.elapsed() > LONG / 2, "closed after {:?}", began.elapsed());
+    let refused = [("port", "agents"), ("reason", "preface")];
+    cell.server_counts("konduit_refused_connections_total", &refused, 1.0).await;
+    witness.still_works().await;
+    dials(&cell).await;
 }

@@ -20,6 +20,7 @@ mod proven;
 mod reload;
 mod reload_frontends;
 mod search;
+mod silent;
 mod sockets;
 mod stop;
 mod unprivileged;

@@ -10,6 +10,7 @@ use crate::ops::listeners::Listeners;
 use crate::ops::metrics::AgentMetrics;
 use crate::ops::operator::Desk;
 use crate::ops::settings::Live;
+use crate::parts;
 use crate::splice::Splicer;
 use crate::splice::proof::Abilities;
 use crate::wire::identifiers::Identifiers;
@@ -40,7 +41,7 @@ pub fn operate(
     }
     patient.announce(&options.warnings, &metrics.konduit);
 
-    let mut listeners = Listeners::new(&metrics.konduit);
+    let mut listeners = Listeners::new(parts::door_connections(), &metrics.konduit);
     let health = Health::agent(has_server, metrics.page().clone());
     // A number that is no port was told of at the start.
     if let Some(port) = options.health_server_port.number() {

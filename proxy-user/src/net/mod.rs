@@ -7,6 +7,7 @@ pub mod dial;
 mod hosts;
 pub mod listener;
 mod lookup;
+pub(crate) mod newcomers;
 mod order;
 pub mod pem;
 pub mod pulse;

@@ -1,6 +1,5 @@
 //! The small HTTP/1 server behind health, admin and the operator socket.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,13 +12,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
+
+use crate::net::newcomers::{Newcomer, Newcomers};
 
 /// Upstream's limit for reading a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Connections at once on one listener; for the next one the oldest is closed, so that connections that say nothing
-/// never keep a prober waiting.
-const CONNECTIONS: usize = 256;
 
 /// What is known of a request. Bodies are not read.
 #[derive(Debug)]
@@ -107,45 +105,53 @@ pub trait Pages: Send + Sync + 'static {
     fn answer(&self, ask: Ask) -> impl Future<Output = Page> + Send;
 }
 
-/// Serves connections from `accept` until dropped, which ends every connection. Each that says what is no request of
-/// HTTP/1 is closed and `refused`.
-pub async fn serve<P, S, A, F>(accept: A, pages: Arc<P>, refused: impl Fn() + Clone + Send + Sync + 'static)
-where
+/// Serves connections from `accept` until dropped, which ends every connection. There are at most so many as there is
+/// `room` for: for the next one the one closes that was silent longest, so that who says nothing never keeps a prober
+/// waiting. Who is closed for want of `room`, or says what is no `request` of HTTP/1, is `refused` with that word.
+pub async fn serve<P, S, A, F>(
+    accept: A,
+    pages: Arc<P>,
+    room: usize,
+    refused: impl Fn(&'static str) + Clone + Send + Sync + 'static,
+) where
     P: Pages,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn() -> F,
     F: Future<Output = S>,
 {
+    let newcomers = Newcomers::new(room);
     let mut connections = JoinSet::new();
-    let mut oldest_first = VecDeque::new();
     loop {
         let stream = tokio::select! {
             stream = accept() => stream,
             Some(_) = connections.join_next() => continue,
         };
-        oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
-        if oldest_first.len() >= CONNECTIONS
-            && let Some(oldest) = oldest_first.pop_front()
-        {
-            oldest.abort();
-        }
+        let Some(newcomer) = newcomers.admit().await else {
+            refused("room");
+            continue;
+        };
         let (pages, refused) = (pages.clone(), refused.clone());
-        oldest_first.push_back(
-            connections.spawn(async move { connection(stream, pages, HEAD_TIMEOUT, refused).await }),
-        );
+        connections.spawn(async move {
+            tokio::select! {
+                () = connection(stream, pages, &newcomer, HEAD_TIMEOUT, &refused) => {}
+                () = newcomer.lost() => refused("room"),
+            }
+        });
     }
 }
 
 async fn connection<P: Pages>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     pages: Arc<P>,
+    newcomer: &Newcomer,
     head_timeout: Duration,
-    refused: impl Fn(),
+    refused: impl Fn(&'static str),
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let (head, _) = request.into_parts();
         let pages = pages.clone();
         async move {
+            let _busy = newcomer.busy();
             let ask = Ask { method: head.method, uri: head.uri, headers: head.headers };
             Ok::<_, Infallible>(pages.answer(ask).await.into_response())
         }
@@ -158,7 +164,7 @@ async fn connection<P: Pages>(
     if let Err(error) = served {
         // Who leaves, or says nothing more, is no fault: probers do.
         if error.is_parse() {
-            refused();
+            refused("request");
         }
         tracing::trace!(%error, "An HTTP connection ended early");
     }
@@ -183,9 +189,11 @@ mod tests {
     async fn who_does_not_ask_is_closed_in_time() {
         for said in ["", "GET /healthz HT", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
             let (mut client, server) = tokio::io::duplex(1024);
-            let serving = tokio::spawn(connection(server, Arc::new(Yes), Duration::from_millis(100), || {
-                panic!("refused")
-            }));
+            let serving = tokio::spawn(async {
+                let newcomer = Newcomers::new(1).admit().await.unwrap();
+                let refused = |_| panic!("refused");
+                connection(server, Arc::new(Yes), &newcomer, Duration::from_millis(100), refused).await;
+            });
             client.write_all(said.as_bytes()).await.unwrap();
             let mut answer = String::new();
             let read = client.read_to_string(&mut answer);

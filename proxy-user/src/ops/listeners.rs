@@ -19,15 +19,18 @@ pub struct Listeners {
     pub health: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub operator: Option<PathBuf>,
+    /// Connections at a time, at each.
+    room: usize,
     metrics: KonduitMetrics,
     tasks: JoinSet<()>,
 }
 
 impl Listeners {
-    /// What is no request, at whichever door, is counted in `metrics`.
-    pub fn new(metrics: &KonduitMetrics) -> Listeners {
+    /// Each of them has `room` for so many connections at a time. Who finds none, and what is no request, is counted in
+    /// `metrics`.
+    pub fn new(room: usize, metrics: &KonduitMetrics) -> Listeners {
         let metrics = metrics.clone();
-        Listeners { health: None, admin: None, operator: None, metrics, tasks: JoinSet::new() }
+        Listeners { health: None, admin: None, operator: None, room, metrics, tasks: JoinSet::new() }
     }
 
     /// Must be called inside a tokio runtime, as the others.
@@ -43,9 +46,10 @@ impl Listeners {
         match TcpListener::bind(host, port) {
             Ok(listener) => {
                 let local = listener.local_addr();
-                let refused = self.refused(name);
+                let (room, refused) = (self.room, self.refused(name));
                 self.tasks.spawn(async move {
-                    serve(|| async { listener.accept().await.stream }, Arc::new(pages), refused).await;
+                    let accept = || async { listener.accept().await.stream };
+                    serve(accept, Arc::new(pages), room, refused).await;
                 });
                 Some(local)
             }
@@ -56,9 +60,9 @@ impl Listeners {
         }
     }
 
-    fn refused(&self, name: &'static str) -> impl Fn() + Clone + Send + Sync + 'static {
+    fn refused(&self, name: &'static str) -> impl Fn(&'static str) + Clone + Send + Sync + 'static {
         let metrics = self.metrics.clone();
-        move || metrics.refused(name, "request")
+        move |reason| metrics.refused(name, reason)
     }
 
     /// Nothing for an empty `path`.
@@ -69,7 +73,7 @@ impl Listeners {
         match OperatorSocket::bind(path.as_ref()) {
             Ok(socket) => {
                 self.operator = Some(path.into());
-                self.tasks.spawn(socket.serve(desk, self.refused("operator")));
+                self.tasks.spawn(socket.serve(desk, self.room, self.refused("operator")));
             }
             Err(error) => {
                 tracing::warn!(%error, "There is no operator socket; flows, doctor and set will not answer")
@@ -108,7 +112,7 @@ mod tests {
     }
 
     fn listeners() -> Listeners {
-        Listeners::new(&ServerMetrics::new(&FlowTable::new()).unwrap().konduit)
+        Listeners::new(16, &ServerMetrics::new(&FlowTable::new()).unwrap().konduit)
     }
 
     #[tokio::test]

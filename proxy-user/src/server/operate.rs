@@ -9,6 +9,7 @@ use crate::ops::listeners::Listeners;
 use crate::ops::metrics::ServerMetrics;
 use crate::ops::operator::Desk;
 use crate::ops::settings::Live;
+use crate::parts;
 use crate::splice::Splicer;
 use crate::splice::proof::Abilities;
 
@@ -45,7 +46,7 @@ pub fn operate(
     }
     patient.announce(&options.warnings, &metrics.konduit);
 
-    let mut listeners = Listeners::new(&metrics.konduit);
+    let mut listeners = Listeners::new(parts::door_connections(), &metrics.konduit);
     listeners.admin(
         &options.admin_bind_address,
         options.admin_port,

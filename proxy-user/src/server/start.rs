@@ -100,8 +100,8 @@ pub(super) fn lanes(options: &Options) -> Result<Option<ServerLanes>, StartError
     Ok(Some(lanes))
 }
 
-/// Handshakes under way at a time on the agents' port.
-pub(super) fn handshakes() -> usize {
+/// Connections to the agents' port at a time that are no agent's and no lane yet.
+pub(super) fn newcomers() -> usize {
     (file_descriptors() / 16).clamp(8, 4096)
 }
 

@@ -111,7 +111,8 @@ impl KonduitMetrics {
     }
 
     /// A connection to this port got no further: for its `tls`, its `head` (HTTP/1), its `preface` (HTTP/2; or no call
-    /// came behind it), its `metadata`, its `token`, for want of `room`, or, on a port for operators, its `request`.
+    /// came behind it), its `metadata`, its `token`, for want of `room` (or because it made some for another), or, on a
+    /// port for operators, its `request`.
     pub fn refused(&self, port: &'static str, reason: &'static str) {
         self.refused.with_label_values(&[port, reason]).inc();
     }

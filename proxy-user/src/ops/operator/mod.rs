@@ -78,10 +78,15 @@ impl OperatorSocket {
         Ok(OperatorSocket(UdsListener::bind_with_mode(path, true, MODE)?))
     }
 
-    /// Answers until dropped; what is no request is `refused`.
-    pub async fn serve(self, desk: Desk, refused: impl Fn() + Clone + Send + Sync + 'static) {
+    /// Answers until dropped; `room` and `refused` as in [`serve`].
+    pub async fn serve(
+        self,
+        desk: Desk,
+        room: usize,
+        refused: impl Fn(&'static str) + Clone + Send + Sync + 'static,
+    ) {
         let accept = || async { self.0.accept().await.stream };
-        serve(accept, Arc::new(desk), refused).await;
+        serve(accept, Arc::new(desk), room, refused).await;
     }
 }
 

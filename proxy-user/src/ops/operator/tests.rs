@@ -31,7 +31,7 @@ async fn flows_doctor_and_set_answer_over_a_socket_of_its_owner_only() {
     let (desk, live, flows) = desk();
     let socket = OperatorSocket::bind(&path).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let serving = tokio::spawn(socket.serve(desk, || {}));
+    let serving = tokio::spawn(socket.serve(desk, 16, |_| {}));
 
     let _open = flows.open("kubelet:10250", "agent-7", FlowPath::Mux);
     let (status, table) = get(&path, "/flows").await;

@@ -1,37 +1,33 @@
 //! The agents' port: mutual TLS, lanes to the one side by their ALPN name, control streams to the other.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
+use super::control::Control;
 use super::preface;
 use super::service::Service;
 use super::unknown::TellUnknown;
 use crate::lane::record::RecordExact;
 use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
-use crate::net::pulse::{Followed, Pulse};
+use crate::net::newcomers::Newcomers;
+use crate::net::pulse::Pulse;
 use crate::net::seldom::Seldom;
 use crate::net::sockopt;
 use crate::net::tls::{HandshakeError, Identity, ServerEndpoint};
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::ServerMetrics;
 use crate::server::start;
-use crate::wire::authority::PREFACE;
 use crate::wire::packet::MAX_PACKET;
 use crate::wire::pb::agent_service_server::AgentServiceServer;
 
@@ -57,6 +53,8 @@ pub struct Peer {
     pub identity: Option<Identity>,
     /// Of the connection.
     pub pulse: Pulse,
+    /// Cancelled once an agent did: until then the connection may have to make room for another.
+    pub registered: CancellationToken,
 }
 
 impl Peer {
@@ -138,33 +136,23 @@ async fn accept(
     metrics: ServerMetrics,
     control: mpsc::Sender<Control>,
 ) {
-    let most = start::handshakes();
-    // For one handshake too many the oldest is given up: one that is meant takes milliseconds.
-    let mut oldest_first: VecDeque<oneshot::Sender<Infallible>> = VecDeque::new();
+    let newcomers = Newcomers::new(start::newcomers());
     loop {
         let accepted = listener.accept().await;
-        oldest_first.retain(|handshake| !handshake.is_closed());
-        if oldest_first.len() >= most {
-            oldest_first.pop_front();
-        }
-        let (under_way, given_up) = oneshot::channel();
-        oldest_first.push_back(under_way);
+        let Some(newcomer) = newcomers.admit().await else { continue };
         let (tls, lanes, control) = (tls.clone(), lanes.clone(), control.clone());
         let metrics = metrics.clone();
         // On the heap at once: the state of a handshake is large, and a task is moved about before it runs.
         tokio::spawn(Box::pin(async move {
-            let remote = accepted.remote;
-            let shaken = tokio::select! {
-                shaken = lane::handshake(&tls, lanes.as_ref(), accepted, HANDSHAKE) => shaken,
-                _ = given_up => return,
+            let (stream, peer) = tokio::select! {
+                sorted = sort(accepted, &tls, lanes, &metrics) => match sorted {
+                    Some(sorted) => sorted,
+                    None => return,
+                },
+                () = newcomer.lost() => return metrics.konduit.refused("agents", "room"),
             };
-            match shaken {
-                Ok(accepted) => sort(accepted, lanes, control, metrics).await,
-                Err(error) => {
-                    metrics.konduit.refused("agents", "tls");
-                    tell(&remote, &error);
-                }
-            }
+            // Fails when the server stops.
+            let _ = control.send(Control::new(stream, peer, newcomer, metrics)).await;
         }));
     }
 }
@@ -185,20 +173,30 @@ fn tell(remote: &Remote, error: &HandshakeError) {
     }
 }
 
+/// Serves a lane to where it belongs; what may become a control stream is given back, its preface heard.
 async fn sort(
-    accepted: Accepted<TlsStream<RecordExact<TcpStream>>>,
+    accepted: Accepted<TcpStream>,
+    tls: &ServerEndpoint,
     lanes: Option<ServerLanes>,
-    control: mpsc::Sender<Control>,
-    metrics: ServerMetrics,
-) {
+    metrics: &ServerMetrics,
+) -> Option<(TlsStream<RecordExact<TcpStream>>, Peer)> {
+    let remote = accepted.remote;
+    let accepted = match lane::handshake(tls, lanes.as_ref(), accepted, HANDSHAKE).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            metrics.konduit.refused("agents", "tls");
+            tell(&remote, &error);
+            return None;
+        }
+    };
     let alpn = accepted.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     if alpn == Some(ALPN_LANE) {
         if let Some(lanes) = lanes {
             lanes.accept(accepted).await;
         }
-        return;
+        return None;
     }
-    let Accepted { mut stream, remote, tls, .. } = accepted;
+    let Accepted { mut stream, tls, .. } = accepted;
     stream.get_mut().0.pass_through();
     // Whoever says nothing, or something else, must not hold a connection for ever, and the gRPC library would not
     // tell of it.
@@ -207,59 +205,11 @@ async fn sort(
         tracing::debug!(from = %remote, %error, "No HTTP/2 on the agents' port");
         // Fails on a connection that is gone.
         let _ = stream.shutdown().await;
-        return;
+        return None;
     }
     // Upstream's peers have it too: a dead peer is noticed in 20 s. A socket that is gone already says so when read.
     let _ = sockopt::set_user_timeout(stream.get_ref().0.get_ref(), SILENCE);
-    let pulse = Pulse::new(SILENCE);
-    let stream = Followed::new(stream, pulse.clone());
-    let peer = Peer { remote: Some(remote), identity: tls.and_then(|tls| tls.identity), pulse };
-    // Fails when the server stops.
-    let _ = control.send(Control { heard: PREFACE, stream, peer }).await;
-}
-
-/// A connection that carries a control stream.
-struct Control {
-    /// Was read from the stream already, and is to be read once more.
-    heard: &'static [u8],
-    stream: Followed<TlsStream<RecordExact<TcpStream>>>,
-    peer: Peer,
-}
-
-impl Connected for Control {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Control {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.heard.is_empty() {
-            let (now, later) = self.heard.split_at(self.heard.len().min(buf.remaining()));
-            buf.put_slice(now);
-            self.heard = later;
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Control {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    let identity = tls.and_then(|tls| tls.identity);
+    let (pulse, registered) = (Pulse::new(SILENCE), CancellationToken::new());
+    Some((stream, Peer { remote: Some(remote), identity, pulse, registered }))
 }

@@ -82,6 +82,7 @@ impl pb::agent_service_server::AgentService for Service {
         let headers = answer.write().map_err(|error| Status::internal(error.to_string()))?;
         // Registered no later than the response headers: whoever sees the agent connected may dial.
         let registered = self.registry.add(handle.clone());
+        peer.registered.cancel();
         let lanes = handle.has_lanes();
         tracing::info!(agent = %hello.agent, stream = number, from = %peer, lanes, "Agent connected");
 
