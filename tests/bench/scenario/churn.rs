@@ -41,7 +41,8 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     for ours in routes_of(context).into_iter().skip(2) {
         // Every flow on a lane pays for a TLS handshake; `auto` may spare it most of them.
         let least = if ours == AUTO { 0.8 } else { 0.45 };
-        rate = rate.with_gate(samples.gate("rate", (&ours, "haproxy"), Bound::AtLeast(least)));
+        let gate = samples.gate("rate", (&ours, "haproxy"), Bound::AtLeast(least));
+        rate = rate.with_gate(gate.with_floor(Bound::AtLeast(0.05)));
         if ours != AUTO {
             dial = dial.with_gate(samples.gate("dial", (&ours, "haproxy"), Bound::AtMost(1.2)));
         }

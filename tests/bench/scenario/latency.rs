@@ -40,7 +40,9 @@ pub fn alone(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     })?;
     let mut p50 = samples.line("round trip p50", "p50", "µs");
     for ours in context.ours() {
-        p50 = p50.with_gate(samples.gate("p50", (&ours, "haproxy"), Bound::AtMost(0.85)));
+        p50 = p50.with_gate(
+            samples.gate("p50", (&ours, "haproxy"), Bound::AtMost(0.85)).with_floor(Bound::AtMost(5.0)),
+        );
     }
     Ok(vec![p50, samples.line("round trip p99", "p99", "µs")])
 }
@@ -57,8 +59,12 @@ pub fn loaded(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let mut p99 = samples.line("round trip p99 beside 4 bulk flows", "p99", "µs");
     let mut bulk = samples.line("the bulk flows meanwhile", "gbit", "Gbit/s");
     for ours in context.ours() {
-        p99 = p99.with_gate(samples.gate("p99", (&ours, "haproxy"), Bound::AtMost(0.25)));
-        bulk = bulk.with_gate(samples.gate("gbit", (&ours, "haproxy"), Bound::AtLeast(1.0)));
+        p99 = p99.with_gate(
+            samples.gate("p99", (&ours, "haproxy"), Bound::AtMost(0.25)).with_floor(Bound::AtMost(1.0)),
+        );
+        bulk = bulk.with_gate(
+            samples.gate("gbit", (&ours, "haproxy"), Bound::AtLeast(1.0)).with_floor(Bound::AtLeast(0.4)),
+        );
     }
     Ok(vec![samples.line("round trip p50 beside 4 bulk flows", "p50", "µs"), p99, bulk])
 }

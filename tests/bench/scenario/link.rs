@@ -112,7 +112,9 @@ fn saturated(
     let title = format!("{title}, 1 stream {}", way.in_words());
     let mut line = samples.line(&title, "gbit", "Gbit/s");
     for route in routes.iter().filter(|route| route.name != DIRECT) {
-        line = line.with_gate(samples.gate("gbit", (&route.name, DIRECT), Bound::AtLeast(0.9)));
+        line = line.with_gate(
+            samples.gate("gbit", (&route.name, DIRECT), Bound::AtLeast(0.9)).with_floor(Bound::AtLeast(0.5)),
+        );
     }
     let stayed = format!("{title}: what stayed in redirect at {hop}, which reads from the link");
     Ok(vec![line, kept_line(&samples, &stayed)])

@@ -42,7 +42,8 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         lines.push(context.ours().iter().fold(samples.line(title, metric, unit), |line, ours| {
             // In any round: a leak is one however seldom.
             let worst = Spread::of(samples.of(ours, metric)).map_or(f64::NAN, |spread| spread.most);
-            line.with_gate(Gate::on(format!("{ours}, the worst round"), worst, Bound::AtMost(bound)))
+            let gate = Gate::on(format!("{ours}, the worst round"), worst, Bound::AtMost(bound));
+            line.with_gate(gate.with_floor(Bound::AtMost(8.0 * bound)))
         }));
     }
     for (title, metric, unit, bound) in [

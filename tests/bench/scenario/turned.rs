@@ -29,6 +29,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for route in &ours {
         let gate = samples.gate_of((route, "turned"), (route, "cold"), Bound::AtLeast(0.9));
+        let gate = gate.with_floor(Bound::AtLeast(0.25));
         lines.push(
             samples
                 .line(&format!("{} MiB after ten small messages", bytes >> 20), "turned", "Gbit/s")
