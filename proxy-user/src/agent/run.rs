@@ -23,7 +23,7 @@ const LAST: Duration = Duration::from_secs(1);
 /// What keeps the agent from starting.
 pub async fn run(options: Options, log: &LogGuard) -> Result<ExitCode, StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
-    let abilities = proof::prove_aside().await;
+    let abilities = proof::prove_aside(options.splice.engine).await;
     let agent = Agent::new(options.clone(), &abilities)?;
     if let Some(kube) = agent.kube() {
         kube.check().await?;

@@ -17,6 +17,7 @@ mod unix;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::EngineChoice;
 use super::Trust;
 use super::kernel::Sockmap;
 
@@ -172,8 +173,12 @@ pub fn prove() -> Abilities {
     }
 }
 
-/// [`prove`] on a thread of its own. Must be called inside a tokio runtime.
-pub async fn prove_aside() -> Abilities {
+/// [`prove`] on a thread of its own, of what may be used: no port opens before that is known, and where bytes are only
+/// copied nothing is to be known. Must be called inside a tokio runtime.
+pub async fn prove_aside(allowed: EngineChoice) -> Abilities {
+    if allowed == EngineChoice::Copy {
+        return Abilities::none("not tried, since --engine is copy");
+    }
     let proved = tokio::task::spawn_blocking(prove).await;
     proved.unwrap_or_else(|_| Abilities::none("the self-test did not come to its end"))
 }
@@ -221,6 +226,16 @@ mod tests {
             assert_eq!([used.sockmap_tcp, used.sockmap_unix, used.splice], [tcp, unix, splice]);
             let reported = abilities.each().map(|(_, proof)| proof.is_proven());
             assert_eq!(reported, [tcp, unix, splice]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_tried_of_what_may_not_be_used() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let abilities = runtime.block_on(prove_aside(EngineChoice::Copy));
+        assert_eq!(abilities.took, Duration::ZERO);
+        for (name, proof) in abilities.each() {
+            assert!(matches!(proof, Proof::NotProven(why) if why.contains("--engine")), "{name}: {proof:?}");
         }
     }
 
