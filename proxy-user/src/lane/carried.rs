@@ -6,7 +6,6 @@
 //! bytes behind it are the flow's until FIN (raw) or close_notify (encrypt), and the lane serves no other.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,7 +19,7 @@ use super::carrier::{Lane, Wire};
 use super::record;
 use crate::net::sockopt;
 use crate::net::tls::as_abort;
-use crate::splice::{BRIEF_BYTES, BRIEF_TIME, FlowStream, Plain};
+use crate::splice::{BRIEF_BYTES, BRIEF_TIME, FlowStream, Plain, Room, poll_room};
 
 /// With its length it fills a TLS record.
 const MAX_FRAME: usize = (1 << 14) - HEAD;
@@ -41,6 +40,8 @@ pub(super) struct Carried {
     output: Output,
     /// A direction has left its frames: the lane serves no other flow.
     used_up: bool,
+    /// For the socket, once the lane serves no other flow: the kernel never undoes all of it.
+    bounds: Option<Room>,
     /// Leaving failed: the peer is gone, and an end that follows is none of its own.
     broken: bool,
     /// What may yet be sent in frames, and until when.
@@ -83,6 +84,7 @@ impl Carried {
             input: NEXT,
             output: Output::Framed,
             used_up: false,
+            bounds: None,
             broken: false,
             room: BRIEF_BYTES as usize,
             until: Instant::now() + BRIEF_TIME,
@@ -105,6 +107,14 @@ impl Carried {
         Some(self.lane.as_ref()?.peek_wire()?.get_ref().0.get_ref())
     }
 
+    fn use_up(&mut self) {
+        if !std::mem::replace(&mut self.used_up, true)
+            && let Some((socket, bounds)) = self.tcp().zip(self.bounds.as_ref())
+        {
+            bounds.bound(socket);
+        }
+    }
+
     fn is_raw(&self) -> bool {
         self.lane.as_ref().is_some_and(|lane| lane.security() == Security::Raw)
     }
@@ -122,7 +132,8 @@ impl Carried {
     fn poll_output_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.output == Output::Framed {
             ready!(self.poll_say(cx, LEAVE))?;
-            (self.output, self.used_up) = (Output::Leaving, true);
+            self.output = Output::Leaving;
+            self.use_up();
         }
         if self.output == Output::Leaving {
             ready!(self.wire()?.poll_flush(cx))?;
@@ -165,7 +176,7 @@ impl Carried {
                     record::reading_ends(wire).map_err(io::Error::other)?;
                     wire.get_mut().0.pass_through();
                 }
-                self.used_up = true;
+                self.use_up();
                 Input::Left
             }
             _ if usize::from(frame) <= MAX_FRAME => Input::Frame { left: usize::from(frame) },
@@ -289,8 +300,16 @@ impl FlowStream for Carried {
         self.lane = None;
     }
 
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.tcp().filter(|_| self.is_raw()).map(AsFd::as_fd)
+    fn bound(&mut self, room: Room) {
+        self.bounds = Some(room);
+    }
+
+    /// What TLS holds goes first; what broke has room, since a write tells why.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match (ready!(Pin::new(&mut *self).poll_flush(cx)), self.tcp()) {
+            (Ok(()), Some(socket)) => poll_room(socket, cx),
+            _ => Poll::Ready(()),
+        }
     }
 
     fn may_leave(&self) -> bool {

@@ -132,6 +132,31 @@ async fn a_flow_that_lasts_leaves_its_frames_and_uses_its_lane_up() {
     }
 }
 
+/// The receive buffer's and the unsent limit's bytes.
+fn bounds(carried: &Carried) -> (usize, u32) {
+    let socket = socket2::SockRef::from(carried.tcp().unwrap());
+    (socket.recv_buffer_size().unwrap(), socket.tcp_notsent_lowat().unwrap())
+}
+
+#[tokio::test]
+async fn a_lane_is_bounded_by_the_flow_that_uses_it_up_and_by_no_other() {
+    let lasting = BRIEF_BYTES as usize;
+    for security in [Security::Raw, Security::Encrypt] {
+        let World { mut near, mut far, shelves } = world(security, false).await;
+        let before = bounds(&near);
+        near.bound(Room::alone(0));
+        exchange(&mut near, &mut far, 10, lasting, 50_000).await;
+        // The kernel still tunes it.
+        assert!(bounds(&near).0 >= before.0, "{before:?}");
+        assert_eq!(bounds(&near).1, before.1);
+        drop((near, far));
+        let (mut near, mut far) = (on(shelves[0].take(), &shelves[0]), on(shelves[1].take(), &shelves[1]));
+        near.bound(Room::alone(0));
+        exchange(&mut near, &mut far, 10, lasting + 1, 50_000).await;
+        assert_eq!(bounds(&near), (64 << 10, 16 << 10));
+    }
+}
+
 #[tokio::test]
 async fn a_flow_that_lasts_long_leaves_with_its_next_byte() {
     let World { mut near, mut far, .. } = world(Security::Raw, false).await;

@@ -1,10 +1,12 @@
 //! How many bytes the flows of this process may hold back, unless the operator says.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::policy::{GRANT_LEAST, GRANT_MOST, GRANT_SHARE, RECEIVE_LEAST, UNSENT_MOST};
+use super::sock::prepare_tcp;
 
 /// What one flow may hold back in a direction: half of it received, [`RECEIVE_LEAST`] at the least; of what that leaves
 /// a quarter in userspace or a pipe, half unsent; the kernel's last segment takes the rest. A grant of [`GRANT_MOST`]
@@ -107,13 +109,21 @@ pub struct Room {
     pub more: Allowance,
     /// What is received is to hold no more memory than it has bytes.
     pub scarce: bool,
+    grant: Grant,
 }
 
 impl Room {
     pub(super) fn new(grant: Grant, grants: &Arc<Grants>) -> Room {
         let more = Allowance { grants: grants.clone(), taken: 0 };
         let scarce = grant.is_scarce();
-        Room { receive: grant.received(), unsent: grant.unsent() as usize, more, scarce }
+        Room { receive: grant.received(), unsent: grant.unsent() as usize, more, scarce, grant }
+    }
+
+    /// Bounds the buffers of a socket below the flow as a clear one's are; once that bounds what it receives, the
+    /// kernel never tunes it again.
+    pub fn bound(&self, socket: &impl AsFd) {
+        // A socket whose peer is gone refuses this; reading it says so in order.
+        let _ = prepare_tcp(socket, self.grant);
     }
 
     /// As of a flow that is alone with this budget.

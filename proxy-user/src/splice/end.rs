@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll};
 
@@ -77,12 +76,7 @@ pub trait FlowStream: AsyncRead + AsyncWrite + Send + Unpin {
         0
     }
 
-    /// The socket below whose buffers are to be bounded as a clear one's are.
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    /// What this flow may hold back where nothing but ourselves bounds it; told once, at the join.
+    /// What this flow may hold back; told once, at the join. Of a socket below [`Room::bound`] sees to that.
     fn bound(&mut self, _room: Room) {}
 
     /// Ready unless as much waits to be sent as [`FlowStream::bound`] allows. Asked only where that is too little to hold

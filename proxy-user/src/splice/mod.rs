@@ -41,6 +41,7 @@ pub use end::{End, EndIo, FlowStream, Plain, Watched};
 pub use error::SpliceError;
 pub use join::{Canceller, Join};
 pub(crate) use policy::{BRIEF_BYTES, BRIEF_TIME};
+pub(crate) use sock::poll_room;
 pub use splicer::Splicer;
 pub use stats::{Fallback, Snapshot};
 pub use trust::Trust;

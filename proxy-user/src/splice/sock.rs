@@ -139,7 +139,7 @@ fn is_sated(socket: &impl AsFd) -> bool {
 }
 
 /// Ready unless the socket [`is_sated`]; a broken one is ready, since a write tells why.
-pub(super) fn poll_room(socket: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
+pub(crate) fn poll_room(socket: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
     let ask = || if is_sated(socket) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
     while ready!(socket.poll_write_ready(context)).is_ok() {
         match socket.try_io(Interest::WRITABLE, ask) {

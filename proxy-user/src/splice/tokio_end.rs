@@ -84,7 +84,6 @@ impl TokioEnd {
             }
             EndIo::Watched(Watched::Unix(socket)) => Ok(TokioEnd::Unix(socket)),
             EndIo::Stream(mut stream) => {
-                let _ = stream.socket().map(|socket| prepare_tcp(&socket, grant));
                 stream.bound(share.room());
                 Ok(TokioEnd::Stream(stream))
             }

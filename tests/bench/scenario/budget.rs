@@ -1,5 +1,5 @@
-//! An agent with little memory to give: 64 stalled flows, half of them in both directions, on lanes or on packets,
-//! share a budget of 8 MiB, one interactive flow goes on.
+//! An agent with little memory to give: 64 stalled flows, half of them in both directions, on clear or encrypted lanes
+//! or on packets, share a budget of 8 MiB, one interactive flow goes on.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,6 +17,7 @@ use crate::method::{Gate, Line, rounds};
 
 /// Names of the routes.
 const LANES: &str = "budget";
+const ENCRYPTED: &str = "budget-encrypt";
 const PACKETS: &str = "budget-mux";
 
 const FLOWS: usize = 64;
@@ -26,7 +27,7 @@ const MIB: f64 = (1 << 20) as f64;
 
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let start = |name, how| context.starter.start_konduit(name, how, &["--buffer-budget=8MiB"]).map(Rc::new);
-    let routes = [start(LANES, "raw")?, start(PACKETS, "mux")?];
+    let routes = [start(LANES, "raw")?, start(ENCRYPTED, "encrypt")?, start(PACKETS, "mux")?];
     let context = &*context;
     let time = context.choose(Duration::from_secs(10), Duration::from_secs(3));
     thread::sleep(STARTED);
@@ -63,7 +64,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         ])
     })?;
     let line = |title: &str, metric, unit, bound| {
-        [LANES, PACKETS].into_iter().fold(samples.line(title, metric, unit), |line, route| {
+        [LANES, ENCRYPTED, PACKETS].into_iter().fold(samples.line(title, metric, unit), |line, route| {
             let value = Spread::of(samples.of(route, metric)).map_or(f64::NAN, |spread| spread.median);
             let gate = Gate::on(route, value, bound);
             // A p99 of one look is chance; what is held is not.

@@ -10,7 +10,7 @@ use tokio_rustls::TlsStream;
 
 use crate::net::sockopt;
 use crate::net::tls::as_abort;
-use crate::splice::FlowStream;
+use crate::splice::{FlowStream, Room, poll_room};
 
 /// TLS as a flow's end: close_notify is the FIN, an end without it is an abort, RST passes an abort on.
 pub(super) struct TlsEnd {
@@ -72,6 +72,20 @@ impl FlowStream for TlsEnd {
     fn unacknowledged(&self) -> u64 {
         let socket = self.stream.as_ref().map(|stream| stream.get_ref().0);
         socket.and_then(|socket| sockopt::unsent(socket).ok()).map_or(0, u64::from)
+    }
+
+    fn bound(&mut self, room: Room) {
+        if let Some(stream) = &self.stream {
+            room.bound(stream.get_ref().0);
+        }
+    }
+
+    /// What TLS holds goes first; what broke has room, since a write tells why.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match (ready!(Pin::new(&mut *self).poll_flush(cx)), &self.stream) {
+            (Ok(()), Some(stream)) => poll_room(stream.get_ref().0, cx),
+            _ => Poll::Ready(()),
+        }
     }
 
     fn abort(&mut self) {
