@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
@@ -24,6 +25,9 @@ use crate::wire::connect::{ESTABLISHED, Head, MAX_HEAD, dial_failed, refused};
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A head's first bytes are looked at as they come: what is no HTTP at all need not end a line.
 const EAGER: usize = 1024;
+/// A head beyond this many bytes is rare: few may be read at a time, which together hold no more than 32 MiB.
+const LONG: usize = 16 << 10;
+static LONG_HEADS: Semaphore = Semaphore::const_new(32);
 /// What a client may send before its dial was answered.
 const MAX_EARLY: usize = 64 << 10;
 /// How long a client may take to read why it was refused.
@@ -107,7 +111,7 @@ struct Heard {
 async fn hear(client: &mut impl Client, timeout: Duration, mut drain: DrainWatch) -> Option<Heard> {
     let mut buffer = BytesMut::with_capacity(1024);
     let head = tokio::select! {
-        head = read_head(client, &mut buffer) => head.ok()?,
+        head = read_head(client, &mut buffer, &LONG_HEADS) => head.ok()?,
         () = sleep(timeout) => return None,
         () = drain.last_words() => return None,
     };
@@ -144,8 +148,12 @@ async fn answer(mut client: impl Client, heard: Heard, dialer: Arc<Dialer>, plac
     }
 }
 
-async fn read_head(client: &mut impl Client, buffer: &mut BytesMut) -> io::Result<Head> {
-    let mut seen = 0;
+async fn read_head(
+    client: &mut impl Client,
+    buffer: &mut BytesMut,
+    long_heads: &Semaphore,
+) -> io::Result<Head> {
+    let (mut seen, mut long) = (0, None);
     loop {
         // Each look begins anew, so a long head that comes byte by byte is looked at once a line: there are not many.
         if seen < EAGER || buffer.len() >= MAX_HEAD || buffer[seen..].contains(&b'\n') {
@@ -155,6 +163,10 @@ async fn read_head(client: &mut impl Client, buffer: &mut BytesMut) -> io::Resul
             }
         }
         seen = buffer.len();
+        if seen > LONG && long.is_none() {
+            let Ok(permit) = long_heads.try_acquire() else { return Ok(Head::TooLong) };
+            long = Some(permit);
+        }
         buffer.reserve(1024);
         if client.take(MAX_HEAD as u64).read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -214,5 +226,30 @@ mod tests {
         assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(at(1_709_210_096), "Thu, 29 Feb 2024 12:34:56 GMT");
+    }
+
+    #[tokio::test]
+    async fn few_long_heads_are_read_at_a_time_and_any_number_of_short_ones() {
+        let long_heads = Semaphore::new(1);
+        let begin = format!("CONNECT a:80 HTTP/1.1\r\nX: {}", "y".repeat(2 * LONG));
+        let head = async |said: &str| {
+            let (mut far, mut near) = UnixStream::pair().unwrap();
+            far.write_all(said.as_bytes()).await.unwrap();
+            let read = async { read_head(&mut near, &mut BytesMut::new(), &long_heads).await.unwrap() };
+            (tokio::time::timeout(Duration::from_millis(200), read).await.ok(), far)
+        };
+        let whole = format!("{begin}\r\n\r\n");
+        {
+            let (mut far, mut near) = UnixStream::pair().unwrap();
+            far.write_all(begin.as_bytes()).await.unwrap();
+            let mut buffer = BytesMut::new();
+            let mut unfinished = std::pin::pin!(read_head(&mut near, &mut buffer, &long_heads));
+            assert!(tokio::time::timeout(Duration::from_millis(200), &mut unfinished).await.is_err());
+            assert_eq!(head(&whole).await.0, Some(Head::TooLong));
+            let short = head("CONNECT a:80 HTTP/1.1\r\n\r\n").await.0;
+            assert!(matches!(short, Some(Head::Connect { .. })), "{short:?}");
+        }
+        let next = head(&whole).await.0;
+        assert!(matches!(next, Some(Head::Connect { .. })), "{next:?}");
     }
 }
