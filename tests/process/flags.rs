@@ -35,9 +35,8 @@ fn a_wrong_value_is_told_with_its_flags_name() {
         assert_eq!(told.status.code(), Some(1), "{program}");
         let told = String::from_utf8(told.stderr).unwrap();
         for flag in flags {
-            let line = told
-                .lines()
-                .find(|line| line.contains(&format!("{flag}\"")) || line.contains(&format!("{flag}=")));
+            let named = [format!("{flag}\""), format!("({flag})")];
+            let line = told.lines().find(|line| named.iter().any(|name| line.contains(name)));
             assert!(line.is_some_and(|line| line.len() > flag.len() + 20), "{program} {flag}:\n{told}");
         }
     }

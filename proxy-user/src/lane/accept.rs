@@ -91,8 +91,8 @@ impl ServerLanes {
             Err(error) => {
                 tracing::debug!(%from, %error, "a lane was lost in its hello");
                 counters.hello_failed();
-                // A slow agent may share its address with many others.
-                if !matches!(error, TalkError::Timeout(_)) {
+                // An agent that is slow, or was killed, may share its address with many others.
+                if error.is_of_a_stranger() {
                     self.shared.book.failed(from, Instant::now());
                 }
                 return;

@@ -37,6 +37,17 @@ pub enum TalkError {
     Refused(super::Refusal),
 }
 
+impl TalkError {
+    /// What the peer said is nothing that an agent says.
+    pub(super) fn is_of_a_stranger(&self) -> bool {
+        match self {
+            TalkError::TooLong(_) | TalkError::Decode(_) | TalkError::Unexpected => true,
+            TalkError::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+            TalkError::Timeout(_) | TalkError::Closed | TalkError::Refused(_) => false,
+        }
+    }
+}
+
 /// Writes one message, in a record of its own, and flushes it.
 pub(super) async fn say<S: AsyncWrite + Unpin>(
     lane: &mut S,

@@ -17,9 +17,10 @@ pub(super) struct ResolvConf {
     pub(super) dots: usize,
     /// For each question to each server.
     pub(super) timeout: Duration,
+    /// How often all servers are asked in turn.
     pub(super) attempts: usize,
-    /// Whether larger answers are asked for (RFC 6891).
-    pub(super) edns0: bool,
+    /// Over TCP alone: where UDP to the servers is lost or forbidden.
+    pub(super) tcp: bool,
 }
 
 /// resolv.conf(5): "the name servers listed are used; up to MAXNS (currently 3)".
@@ -36,7 +37,7 @@ impl ResolvConf {
             dots: 1,
             timeout: Duration::from_secs(5),
             attempts: 2,
-            edns0: false,
+            tcp: false,
         };
         for line in String::from_utf8_lossy(text).lines().filter(|line| !line.starts_with(['#', ';'])) {
             let mut words = line.split_ascii_whitespace();
@@ -72,7 +73,7 @@ impl ResolvConf {
             "ndots" => self.dots = number.min(15),
             "timeout" => self.timeout = Duration::from_secs(number.max(1) as u64),
             "attempts" => self.attempts = number.max(1),
-            "edns0" => self.edns0 = true,
+            "use-vc" | "usevc" | "tcp" => self.tcp = true,
             _ => {}
         }
     }
@@ -132,11 +133,11 @@ mod tests {
     fn a_question_has_a_second_and_an_attempt_at_least() {
         let options = |text: &str| {
             let conf = ResolvConf::parse(format!("options {text}").as_bytes());
-            (conf.dots, conf.timeout.as_secs(), conf.attempts, conf.edns0)
+            (conf.dots, conf.timeout.as_secs(), conf.attempts, conf.tcp)
         };
         assert_eq!(options(""), (1, 5, 2, false));
         assert_eq!(options("timeout:0 attempts:0 ndots:0"), (0, 1, 1, false));
-        assert_eq!(options("timeout:x attempts:-1 ndots:99 edns0"), (15, 1, 1, true));
+        assert_eq!(options("timeout:x attempts:-1 ndots:99 use-vc"), (15, 1, 1, true));
         assert_eq!(options("timeout:3 attempts:4 ndots:2"), (2, 3, 4, false));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::Name;
 use rustix::net::netdevice::name_to_index;
 
 use super::hosts::Hosts;
@@ -38,8 +38,10 @@ pub struct Names(Arc<Reloading<Resolver>>);
 /// Names of the hosts file are asked of nobody.
 struct Resolver {
     hosts: Hosts,
-    /// None where it could not be made.
-    dns: Option<TokioResolver>,
+    /// One to each server: asked in turn, as Go does, and the first that knows whether there is such a name has the last
+    /// word. A pool of them would ask two at once and take what is wrong sooner.
+    servers: Vec<TokioResolver>,
+    rounds: usize,
 }
 
 /// Where the system says what names mean.
@@ -65,15 +67,20 @@ impl Names {
     /// Asks this server and no other.
     #[cfg(test)]
     pub(crate) fn asking(server: SocketAddr) -> Names {
+        Names::asking_in_turn(&[server])
+    }
+
+    #[cfg(test)]
+    fn asking_in_turn(servers: &[SocketAddr]) -> Names {
         use hickory_resolver::config::ConnectionConfig;
-        let build = move || {
+        let at = |server: &SocketAddr| {
             let mut udp = ConnectionConfig::udp();
             udp.port = server.port();
-            let servers = vec![NameServerConfig::new(server.ip(), true, vec![udp])];
-            let config = ResolverConfig::from_name_servers(servers);
-            let dns = TokioResolver::builder_with_config(config, Default::default()).build().ok();
-            Ok::<_, Infallible>(Resolver { hosts: Hosts::default(), dns })
+            NameServerConfig::new(server.ip(), true, vec![udp])
         };
+        let servers: Vec<_> = servers.iter().map(at).collect();
+        let conf = ResolvConf::parse(b"nameserver 127.0.0.1\nsearch .");
+        let build = move || Ok::<_, Infallible>(Resolver::of(Hosts::default(), &conf, servers.clone()));
         let Ok(resolver) = Reloading::start("names", Vec::new(), POLL, build, |_| ());
         Names(Arc::new(resolver))
     }
@@ -100,32 +107,43 @@ impl Resolver {
     fn load(files: &Files) -> Resolver {
         let hosts = Hosts::parse(&read(&files.hosts));
         let conf = ResolvConf::parse(&read(&files.resolv_conf));
-        let servers = conf.servers.into_iter().map(NameServerConfig::udp_and_tcp).collect();
-        let config = ResolverConfig::from_parts(None, conf.search, servers);
-        let mut builder = TokioResolver::builder_with_config(config, Default::default());
-        let options = builder.options_mut();
-        options.ndots = conf.dots;
-        options.timeout = conf.timeout;
-        options.attempts = conf.attempts;
-        options.edns0 = conf.edns0;
-        options.cache_size = 0;
-        options.use_hosts_file = ResolveHosts::Never;
-        let dns = builder.build().inspect_err(|error| tracing::warn!(%error, "Cannot ask for names"));
-        Resolver { hosts, dns: dns.ok() }
+        let at = if conf.tcp { NameServerConfig::tcp } else { NameServerConfig::udp_and_tcp };
+        let servers = conf.servers.iter().copied().map(at).collect();
+        Resolver::of(hosts, &conf, servers)
+    }
+
+    fn of(hosts: Hosts, conf: &ResolvConf, servers: Vec<NameServerConfig>) -> Resolver {
+        let asks = |server| {
+            let config = ResolverConfig::from_parts(None, conf.search.clone(), vec![server]);
+            let mut builder = TokioResolver::builder_with_config(config, Default::default());
+            let options = builder.options_mut();
+            options.ndots = conf.dots;
+            options.timeout = conf.timeout;
+            // Of the same server once more; Go asks the next one first.
+            options.attempts = 0;
+            options.cache_size = 0;
+            options.use_hosts_file = ResolveHosts::Never;
+            builder.build().inspect_err(|error| tracing::warn!(%error, "Cannot ask for names")).ok()
+        };
+        Resolver { hosts, servers: servers.into_iter().filter_map(asks).collect(), rounds: conf.attempts }
     }
 
     async fn ask(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
         let named = || host.to_owned();
-        let Some(dns) = &self.dns else { return Err(ResolveError::Misbehaving(named())) };
-        let found = dns.lookup_ip(host).await.map_err(|error| match error {
-            NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::ServFail => {
-                ResolveError::Misbehaving(named())
-            }
-            NetError::Dns(DnsError::NoRecordsFound(_)) => ResolveError::NoSuchHost(named()),
-            NetError::Timeout => ResolveError::Timeout(named()),
-            _ => ResolveError::Misbehaving(named()),
-        })?;
-        Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        // Underscores are no fault of a name here, as in Go.
+        let name = Name::from_str_relaxed(host).map_err(|_| ResolveError::NoSuchHost(named()))?;
+        let mut last = ResolveError::Misbehaving(named());
+        for server in (0..self.rounds).flat_map(|_| &self.servers) {
+            last = match server.lookup_ip(name.clone()).await {
+                Ok(found) => return Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect()),
+                Err(NetError::Dns(DnsError::NoRecordsFound(_))) => {
+                    return Err(ResolveError::NoSuchHost(named()));
+                }
+                Err(NetError::Timeout) => ResolveError::Timeout(named()),
+                Err(_) => ResolveError::Misbehaving(named()),
+            };
+        }
+        Err(last)
     }
 }
 
@@ -166,6 +184,8 @@ fn link(zone: &str) -> std::io::Result<Option<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Files with these texts; none where there is no text.
@@ -204,6 +224,55 @@ mod tests {
         assert!(local.contains("127.0.0.1:7"), "{local}");
     }
 
+    /// Answers every question with this code, and with an address when it is 0; tells how many it was asked.
+    async fn name_server(code: u8) -> (SocketAddr, Arc<AtomicUsize>) {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (address, asked) = (socket.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let count = asked.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+                count.fetch_add(1, Ordering::Relaxed);
+                // Header and question (RFC 1035, 4.1); what else was said, as OPT, is left out.
+                let name = buffer[12..len].iter().position(|byte| *byte == 0).unwrap();
+                let question = 12 + name + 5;
+                let is_a = buffer[question - 3] == 1;
+                let mut answer = buffer[..question].to_vec();
+                answer[2] |= 0x80;
+                answer[3] = 0x80 | code;
+                answer[6..12].copy_from_slice(&[0, u8::from(code == 0 && is_a), 0, 0, 0, 0]);
+                if code == 0 && is_a {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+                }
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        (address, asked)
+    }
+
+    #[tokio::test]
+    async fn servers_are_asked_in_turn_until_one_knows() {
+        // RFC 1035, 4.1.1.
+        let [no_error, servfail, nxdomain, refused] = [0, 2, 3, 5];
+        let no_such_host = || Err(ResolveError::NoSuchHost("a_b.example".into()));
+        let found = || Ok(vec![SocketAddr::from(([192, 0, 2, 1], 7))]);
+        for (codes, second_is_asked, expected) in [
+            ([no_error, nxdomain], false, found()),
+            ([nxdomain, no_error], false, no_such_host()),
+            ([refused, no_error], true, found()),
+            ([servfail, no_error], true, found()),
+            ([servfail, nxdomain], true, no_such_host()),
+            ([refused, servfail], true, Err(ResolveError::Misbehaving("a_b.example".into()))),
+        ] {
+            let ((first, _), (second, asked)) = (name_server(codes[0]).await, name_server(codes[1]).await);
+            let names = Names::asking_in_turn(&[first, second]);
+            assert_eq!(names.addresses("a_b.example", 7).await, expected, "{codes:?}");
+            assert_eq!(asked.load(Ordering::Relaxed) > 0, second_is_asked, "{codes:?}");
+        }
+        let impossible = Names::asking_in_turn(&[]).addresses("a..b", 7).await;
+        assert_eq!(impossible, Err(ResolveError::NoSuchHost("a..b".into())));
+    }
+
     #[tokio::test]
     async fn files_that_changed_are_read_anew() {
         let dir = tempfile::tempdir().unwrap();
@@ -221,7 +290,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), changed).await.expect("changed");
         assert!(Arc::ptr_eq(&first_later, &later.0.current()), "not looked at yet");
         let next = names.0.current();
-        assert_eq!(next.dns.as_ref().unwrap().options().cache_size, 0);
+        assert_eq!(next.servers[0].options().cache_size, 0);
     }
 
     #[tokio::test]

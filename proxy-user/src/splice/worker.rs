@@ -336,7 +336,10 @@ impl Worker {
             Next::Idle(at) => {
                 let at = match self.crew.role(self.index) {
                     Role::Quick => at,
-                    Role::Bulk => earlier(at, seat.pair.rests_at().map(|at| at + BULK_REST)),
+                    Role::Bulk => {
+                        let moves = seat.pair.rests_at().map(|at| at + BULK_REST);
+                        earlier(at, moves.map(|at| at.max(seat.stays_until.unwrap_or(at))))
+                    }
                 };
                 if let Some(at) = at {
                     seat.due = at;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::listen::Peer;
+use super::listen::{Peer, Progress};
 use crate::lane::record::RecordExact;
 use crate::net::newcomers::Newcomer;
 use crate::net::pulse::Followed;
@@ -62,12 +63,11 @@ impl Control {
         metrics: ServerMetrics,
     ) -> Control {
         let stream = Followed::new(stream, peer.pulse.clone());
-        let registered = peer.registered.clone();
+        let progress = peer.progress.subscribe();
         let registers = Box::pin(async move {
             tokio::select! {
                 biased;
-                () = registered.cancelled() => Ok(()),
-                () = newcomer.lost() => Err(NoAgent::NoRoom),
+                registered = registers(progress, newcomer) => registered,
                 () = sleep(REGISTERS) => Err(NoAgent::Late),
             }
         });
@@ -83,6 +83,25 @@ impl Control {
             tracing::debug!(from = %self.peer, %error, "Closed a connection on the agents' port");
             io::Error::new(io::ErrorKind::TimedOut, error)
         })
+    }
+}
+
+/// Resolves when an agent registered. While one is being checked, which may take its time, nobody takes its place.
+async fn registers(mut progress: watch::Receiver<Progress>, newcomer: Newcomer) -> Result<(), NoAgent> {
+    loop {
+        let now = *progress.borrow_and_update();
+        let _busy = match now {
+            Progress::Registered => return Ok(()),
+            Progress::Asks => Some(newcomer.busy()),
+            Progress::Silent => None,
+        };
+        tokio::select! {
+            biased;
+            changed = progress.changed() => if changed.is_err() {
+                return std::future::pending().await;
+            },
+            () = newcomer.lost() => return Err(NoAgent::NoRoom),
+        }
     }
 }
 
@@ -124,5 +143,32 @@ impl AsyncWrite for Control {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::newcomers::Newcomers;
+
+    #[tokio::test]
+    async fn who_is_being_checked_makes_no_room() {
+        let newcomers = Newcomers::new(1);
+        let peer = Peer::default();
+        let ends = tokio::spawn(registers(peer.progress.subscribe(), newcomers.admit().await.unwrap()));
+        peer.goes(Progress::Asks);
+        tokio::task::yield_now().await;
+        assert!(newcomers.admit().await.is_none());
+        // Refused: it is anybody's again.
+        peer.goes(Progress::Silent);
+        tokio::task::yield_now().await;
+        let second = newcomers.admit().await.unwrap();
+        assert!(matches!(ends.await.unwrap(), Err(NoAgent::NoRoom)));
+
+        let agent = Peer::default();
+        let ends = tokio::spawn(registers(agent.progress.subscribe(), second));
+        agent.goes(Progress::Registered);
+        agent.goes(Progress::Asks);
+        assert!(ends.await.unwrap().is_ok());
     }
 }

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -53,11 +54,32 @@ pub struct Peer {
     pub identity: Option<Identity>,
     /// Of the connection.
     pub pulse: Pulse,
-    /// Cancelled once an agent did: until then the connection may have to make room for another.
-    pub registered: CancellationToken,
+    pub progress: Arc<watch::Sender<Progress>>,
+}
+
+/// How far a connection on the agents' port is from being an agent's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Progress {
+    /// It says nothing, and may have to make room for another.
+    #[default]
+    Silent,
+    /// An agent named itself; what it shows is being checked.
+    Asks,
+    Registered,
 }
 
 impl Peer {
+    /// A connection that is an agent's stays one, whatever another of its streams asks for.
+    pub fn goes(&self, to: Progress) {
+        self.progress.send_if_modified(|progress| {
+            let goes = *progress != Progress::Registered && *progress != to;
+            if goes {
+                *progress = to;
+            }
+            goes
+        });
+    }
+
     pub fn address(&self) -> Option<IpAddr> {
         match self.remote? {
             Remote::Tcp(address) => Some(address.ip()),
@@ -210,6 +232,6 @@ async fn sort(
     // Upstream's peers have it too: a dead peer is noticed in 20 s. A socket that is gone already says so when read.
     let _ = sockopt::set_user_timeout(stream.get_ref().0.get_ref(), SILENCE);
     let identity = tls.and_then(|tls| tls.identity);
-    let (pulse, registered) = (Pulse::new(SILENCE), CancellationToken::new());
-    Some((stream, Peer { remote: Some(remote), identity, pulse, registered }))
+    let (pulse, progress) = (Pulse::new(SILENCE), Arc::default());
+    Some((stream, Peer { remote: Some(remote), identity, pulse, progress }))
 }

@@ -8,7 +8,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::handle::AgentHandle;
-use super::listen::Peer;
+use super::listen::{Peer, Progress};
 use super::registry::Registry;
 use crate::lane::{Fallback, ServerLanes};
 use crate::mux::{Dialect, Link, LinkConfig, LinkEnd, Observer, Pool, Role};
@@ -48,11 +48,13 @@ impl pb::agent_service_server::AgentService for Service {
             tracing::warn!(%error, from = %peer, "Refused a control stream");
             Status::unknown(error.to_string())
         })?;
+        peer.goes(Progress::Asks);
         if let Some(authenticator) = &self.authenticator
             && let Err(error) = authenticator.check(request.metadata().as_ref()).await
         {
             self.metrics.konduit.refused("agents", "token");
             tracing::warn!(agent = %hello.agent, from = %peer, %error, "Refused an agent");
+            peer.goes(Progress::Silent);
             return Err(Status::from(&error));
         }
         let (link, outlet) = Link::new(LinkConfig {
@@ -82,7 +84,7 @@ impl pb::agent_service_server::AgentService for Service {
         let headers = answer.write().map_err(|error| Status::internal(error.to_string()))?;
         // Registered no later than the response headers: whoever sees the agent connected may dial.
         let registered = self.registry.add(handle.clone());
-        peer.registered.cancel();
+        peer.goes(Progress::Registered);
         let lanes = handle.has_lanes();
         tracing::info!(agent = %hello.agent, stream = number, from = %peer, lanes, "Agent connected");
 
