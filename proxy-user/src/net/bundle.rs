@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
@@ -14,9 +14,10 @@ use rustls::{
     SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
-use x509_parser::extensions::ExtendedKeyUsage;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::irregular;
+use super::part::Part;
 use super::pem::Roots;
 use super::validity::{Days, Untimely};
 
@@ -28,7 +29,8 @@ use super::validity::{Days, Untimely};
 /// it is a CA. So a certificate of `openssl req -x509`, which is a CA's, serves as `--server-cert` here and as
 /// `--ca-cert` there. webpki refuses each CA as a leaf.
 ///
-/// A CA as a leaf that only was issued by one of the pool, which Go takes, is refused.
+/// What else Go takes is in [`irregular`]. Of these a CA's leaf and one of X.509 version 1 have to be issued by a member
+/// itself.
 ///
 /// Go takes nobody for whom only a root outside of its days vouches (`isValid` looks at each certificate of the chain).
 /// webpki looks at no root's days.
@@ -36,12 +38,12 @@ use super::validity::{Days, Untimely};
 pub(super) struct Bundle<V: ?Sized> {
     /// Trusts all of them on every day.
     webpki: Arc<V>,
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     /// By the places of the members that it trusts, those that were needed so far. As time goes by some come to count
     /// and others no more: two sets for each member at the most, beside itself alone.
     parts: Mutex<Parts<V>>,
     build: Build<V>,
-    provider: Arc<CryptoProvider>,
+    pub(super) provider: Arc<CryptoProvider>,
 }
 
 /// None of what makes no verifier.
@@ -54,10 +56,12 @@ pub(super) type Clients = Bundle<dyn ClientCertVerifier>;
 pub(super) type Servers = Bundle<WebPkiServerVerifier>;
 
 #[derive(Debug)]
-struct Member {
-    certificate: CertificateDer<'static>,
-    anchor: TrustAnchor<'static>,
-    days: Days,
+pub(super) struct Member {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) anchor: TrustAnchor<'static>,
+    pub(super) days: Days,
+    /// Whose irregular leaves it may vouch for.
+    pub(super) parts: Vec<Part>,
 }
 
 /// Nobody vouches for the peer but this member of the bundle, and not on this day.
@@ -96,7 +100,9 @@ impl<V: ?Sized> Bundle<V> {
         let members = roots.certificates.into_iter().zip(&roots.anchors.roots);
         let members = members.map(|(certificate, anchor)| {
             let days = Days::of_der(&certificate);
-            Member { certificate, anchor: anchor.clone(), days }
+            let mut parts = vec![Part::Client, Part::Server];
+            parts.retain(|part| part.may_be_vouched_for_by(&certificate));
+            Member { certificate, anchor: anchor.clone(), days, parts }
         });
         let members = members.collect();
         let webpki = build(roots.anchors, provider.clone())?;
@@ -147,27 +153,6 @@ impl<V: ?Sized> Bundle<V> {
         let others_are_timely = || others.iter().all(|other| Days::of_der(other).hold(now));
         !self.holds(now) || !leaf.is_some_and(is_timely) || !others_are_timely()
     }
-
-    /// What Go says of a leaf that webpki refused with `refusal`, the server's name aside. Both refusals that count
-    /// come after webpki read the leaf, its critical extensions included, and checked its validity.
-    fn member(
-        &self,
-        leaf: &CertificateDer<'_>,
-        refusal: Error,
-        allows: fn(&ExtendedKeyUsage<'_>) -> bool,
-    ) -> Result<(), Error> {
-        let is_member = || self.members.iter().any(|member| member.certificate == *leaf);
-        if !is_for_want_of_an_issuer(&refusal) || !is_member() {
-            return Err(refusal);
-        }
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
-        match parsed.extended_key_usage() {
-            Ok(None) => Ok(()),
-            Ok(Some(usage)) if usage.value.any || allows(usage.value) => Ok(()),
-            Ok(Some(_)) => Err(CertificateError::InvalidPurpose.into()),
-            Err(_) => Err(CertificateError::BadEncoding.into()),
-        }
-    }
 }
 
 impl Clients {
@@ -209,23 +194,12 @@ impl Servers {
 }
 
 impl Member {
-    fn refusal(&self, now: UnixTime) -> Option<Error> {
+    pub(super) fn refusal(&self, now: UnixTime) -> Option<Error> {
         let now = Timestamp::from_second(i64::try_from(now.as_secs()).ok()?).ok()?;
         let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
         let (subject, untimely) = (parsed.subject().to_string(), self.days.untimely(now)?);
         let refusal = OtherError(Arc::new(OnlyUntimely { subject, untimely }));
         Some(CertificateError::Other(refusal).into())
-    }
-}
-
-fn is_for_want_of_an_issuer(refusal: &Error) -> bool {
-    match refusal {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
-        Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => {
-            other.is::<OnlyUntimely>()
-                || matches!(other.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
-        }
-        _ => false,
     }
 }
 
@@ -241,7 +215,7 @@ impl ServerCertVerifier for Servers {
         let verified =
             self.vouched(now, |webpki| webpki.verify_server_cert(leaf, intermediates, name, ocsp, now));
         verified.or_else(|refusal| {
-            self.member(leaf, refusal, |usage| usage.server_auth)?;
+            self.irregular(leaf, intermediates, Part::Server, now, refusal)?;
             verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
             Ok(ServerCertVerified::assertion())
         })
@@ -283,7 +257,7 @@ impl ClientCertVerifier for Clients {
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.vouched(now, |webpki| webpki.verify_client_cert(leaf, intermediates, now));
         verified.or_else(|refusal| {
-            self.member(leaf, refusal, |usage| usage.client_auth)?;
+            self.irregular(leaf, intermediates, Part::Client, now, refusal)?;
             Ok(ClientCertVerified::assertion())
         })
     }
@@ -294,7 +268,11 @@ impl ClientCertVerifier for Clients {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls12_signature(message, leaf, signed)
+        self.webpki.verify_tls12_signature(message, leaf, signed).or_else(|refusal| {
+            let key = irregular::public_key_beyond(leaf, refusal)?;
+            let supported = &self.provider.signature_verification_algorithms;
+            irregular::verify_tls12_signature_with_raw_key(message, &key, signed, supported)
+        })
     }
 
     fn verify_tls13_signature(
@@ -303,7 +281,11 @@ impl ClientCertVerifier for Clients {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls13_signature(message, leaf, signed)
+        self.webpki.verify_tls13_signature(message, leaf, signed).or_else(|refusal| {
+            let key = irregular::public_key_beyond(leaf, refusal)?;
+            let supported = &self.provider.signature_verification_algorithms;
+            verify_tls13_signature_with_raw_key(message, &key, signed, supported)
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -88,8 +88,13 @@ fn certificate(error: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Res
         ),
         Other(OtherError(other)) if is_ca_as_leaf(other.downcast_ref()) => write!(
             f,
-            "the peer's certificate is that of a certificate authority, and not itself in {BUNDLE}; put it there, or \
-             give the peer one of a server or client (basicConstraints CA:FALSE)"
+            "the peer's certificate is that of a certificate authority, and neither itself nor who signed it is in \
+             {BUNDLE}; put it or its signer there, or give the peer one of a server or client (basicConstraints \
+             CA:FALSE)"
+        ),
+        Other(OtherError(other)) if is_of_old_version(other.downcast_ref()) => f.write_str(
+            "the peer's certificate is of an X.509 version before 3, which has no place for the name of a server; give \
+             it one of version 3 with a subjectAltName (openssl x509 -req makes one when it gets an -extfile)",
         ),
         NotValidForNameContext { expected, presented } => {
             let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
@@ -114,6 +119,10 @@ fn certificate(error: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Res
 
 fn is_ca_as_leaf(error: Option<&webpki::Error>) -> bool {
     matches!(error, Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+fn is_of_old_version(error: Option<&webpki::Error>) -> bool {
+    matches!(error, Some(webpki::Error::UnsupportedCertVersion))
 }
 
 /// A name as the library shows it, without its type: `DnsName("a.example")`.

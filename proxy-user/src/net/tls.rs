@@ -9,14 +9,16 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{Acceptor, ClientHello, VerifierBuilderError};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig, server};
-use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::{ClientConfig, CommonState, HandshakeKind, InconsistentKeys, ServerConfig, server};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use super::bundle::{self, Clients, Servers};
 use super::cipher::TlsPolicy;
+use super::irregular;
 use super::listener::{Accepted, unbracketed};
 use super::pem::{self, PemError};
 use super::refusal::{self, Why, is_about_certificate};
@@ -30,6 +32,9 @@ pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// How long a peer may take to hear why its handshake failed, and to close.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Shorter keys of RSA can neither be used nor verified here.
+const RSA_BITS: usize = 2048;
+
 /// A TLS configuration that cannot be made of its files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -37,6 +42,10 @@ pub enum TlsError {
     Pem(#[from] PemError),
     #[error("certificate {cert:?} and key {key:?} cannot be used together: {}", refusal::of_pair(.source))]
     Pair { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error(
+        "certificate {cert:?} has an RSA key of {bits} bits; RSA keys below 2048 bits are not supported, make a new pair"
+    )]
+    SmallRsa { cert: PathBuf, bits: usize },
     #[error("CA bundle {ca:?} cannot be used to verify peers: {source}")]
     Ca { ca: PathBuf, source: VerifierBuilderError },
     #[error("the TLS versions and cipher suites asked for leave nothing to offer: {0}")]
@@ -388,12 +397,41 @@ async fn tell<S: AsyncRead + AsyncWrite + Unpin>(error: io::Error, mut stream: S
 fn certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let chain = pem::chain(cert, "certificate")?;
     let private = pem::key(key)?;
-    let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider());
-    let certified =
-        certified.map_err(|source| TlsError::Pair { cert: cert.into(), key: key.into(), source })?;
+    let bits = rsa_bits(&chain);
+    let certified = pair(chain, private).map_err(|source| match bits {
+        Some(bits) if bits < RSA_BITS => TlsError::SmallRsa { cert: cert.into(), bits },
+        _ => TlsError::Pair { cert: cert.into(), key: key.into(), source },
+    })?;
     // Who vouches for it may be behind it; peers judge that.
     validity::note(cert, Use::Own, certified.cert.get(..1).unwrap_or_default());
     Ok(certified)
+}
+
+/// As [`CertifiedKey::from_der`], also of a certificate of X.509 version 1.
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let key = aws_lc_rs::default_provider().key_provider.load_private_key(key)?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(refusal) => {
+            let known = irregular::public_key_beyond(certified.end_entity_cert()?, refusal)?;
+            match certified.key.public_key() {
+                Some(key) if key != known => Err(InconsistentKeys::KeyMismatch.into()),
+                _ => Ok(certified),
+            }
+        }
+    }
+}
+
+/// How long the leaf's key is, if it is one of RSA.
+fn rsa_bits(chain: &[CertificateDer<'_>]) -> Option<usize> {
+    match leaf(chain)?.public_key().parsed() {
+        Ok(key @ PublicKey::RSA(_)) => Some(key.key_size()),
+        _ => None,
+    }
 }
 
 fn unusable(ca: &Path, source: VerifierBuilderError) -> TlsError {
@@ -412,4 +450,4 @@ pub(crate) fn as_abort(error: io::Error) -> io::Error {
 
 #[cfg(test)]
 #[path = "tls_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -64,7 +64,11 @@ impl Authority {
     }
 }
 
-fn server((cert, key): (PathBuf, PathBuf), client_ca: Option<&Path>, alpn: &[&[u8]]) -> ServerEndpoint {
+pub(crate) fn server(
+    (cert, key): (PathBuf, PathBuf),
+    client_ca: Option<&Path>,
+    alpn: &[&[u8]],
+) -> ServerEndpoint {
     let client_ca = client_ca.map(Path::to_path_buf);
     let alpn = alpn_list(&[], alpn);
     ServerTls { cert, key, client_ca, alpn, require_alpn: true, policy: TlsPolicy::default() }
@@ -72,25 +76,26 @@ fn server((cert, key): (PathBuf, PathBuf), client_ca: Option<&Path>, alpn: &[&[u
         .unwrap()
 }
 
-fn client(ca: &Path, identity: Option<(PathBuf, PathBuf)>, alpn: &[&[u8]]) -> ClientEndpoint {
+pub(crate) fn client(ca: &Path, identity: Option<(PathBuf, PathBuf)>, alpn: &[&[u8]]) -> ClientEndpoint {
     ClientTls { ca: ca.to_owned(), identity, alpn: alpn_list(&[], alpn) }.watch().unwrap()
 }
 
-type Shaken = Result<Accepted<tokio_rustls::server::TlsStream<DuplexStream>>, HandshakeError>;
+pub(crate) type Shaken = Result<Accepted<tokio_rustls::server::TlsStream<DuplexStream>>, HandshakeError>;
+
+/// As if it had just been accepted.
+pub(crate) fn offered(stream: DuplexStream) -> Accepted<DuplexStream> {
+    let [local, remote] = [1, 2].map(|port| ([127, 0, 0, 1], port).into());
+    Accepted { stream, local: Local::Tcp(local), remote: Remote::Tcp(remote), tls: None }
+}
 
 /// One connection that carries a byte each way: in TLS 1.3 a client learns of its refusal only when it reads.
-async fn meet(
+pub(crate) async fn meet(
     client: &ClientEndpoint,
     server: &ServerEndpoint,
     name: &str,
 ) -> (Result<u8, HandshakeError>, Shaken) {
     let (near, far) = tokio::io::duplex(1 << 16);
-    let accepted = Accepted {
-        stream: far,
-        local: Local::Tcp(([127, 0, 0, 1], 1).into()),
-        remote: Remote::Tcp(([127, 0, 0, 1], 2).into()),
-        tls: None,
-    };
+    let accepted = offered(far);
     let near = async {
         let mut stream = client.connect(name, near, SOON).await?;
         stream.write_u8(7).await?;
@@ -152,7 +157,7 @@ fn alone(dir: &Path, file: &str, change: impl FnOnce(&mut CertificateParams)) ->
 }
 
 /// What was wrong with the peer's certificate.
-fn refusal(error: HandshakeError) -> CertificateError {
+pub(crate) fn refusal(error: HandshakeError) -> CertificateError {
     let HandshakeError::Failed(error) = error else { panic!("{error}") };
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(why)) => why.clone(),
