@@ -35,8 +35,11 @@ fn a_wrong_value_is_told_with_its_flags_name() {
         assert_eq!(told.status.code(), Some(1), "{program}");
         let told = String::from_utf8(told.stderr).unwrap();
         for flag in flags {
-            let named = [format!("{flag}\""), format!("({flag})")];
-            let line = told.lines().find(|line| named.iter().any(|name| line.contains(name)));
+            let names = |line: &str| {
+                line.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
+                    .any(|word| word == flag)
+            };
+            let line = told.lines().find(|line| names(line));
             assert!(line.is_some_and(|line| line.len() > flag.len() + 20), "{program} {flag}:\n{told}");
         }
     }

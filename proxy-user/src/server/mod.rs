@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use futures_util::future::OptionFuture;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::agents::listen;
 use self::agents::registry::Registry;
@@ -101,6 +102,7 @@ impl Server {
             pool: parts::pool(&options.mux),
             lanes,
             authenticator,
+            running: TaskTracker::new(),
         };
         let dialer = Dialer {
             registry,

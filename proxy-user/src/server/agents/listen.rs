@@ -111,7 +111,7 @@ pub async fn serve(
     let (accepted, incoming) = mpsc::channel(16);
     let (lanes, registry, metrics) =
         (service.lanes.clone(), service.registry.clone(), service.metrics.clone());
-    let (streams, stopped) = (registry.clone(), stop.clone());
+    let (streams, running, stopped) = (registry.clone(), service.running.clone(), stop.clone());
     let goodbye = async move {
         stopped.cancelled().await;
         streams.streams().iter().for_each(|stream| stream.link.dismiss());
@@ -149,6 +149,9 @@ pub async fn serve(
         ((), ()) = async { tokio::join!(accepting, ending) } => {}
     }
     drop(open);
+    // Each has a last word for the log.
+    running.close();
+    let _ = tokio::time::timeout(GOODBYE, running.wait()).await;
 }
 
 async fn accept(

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
+use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -33,6 +34,8 @@ pub struct Service {
     pub lanes: Option<ServerLanes>,
     /// `None`: agents need no token.
     pub authenticator: Option<Authenticator>,
+    /// The control streams that there are.
+    pub running: TaskTracker,
 }
 
 type Outbound = Pin<Box<dyn Stream<Item = Result<pb::Packet, Status>> + Send>>;
@@ -89,7 +92,7 @@ impl pb::agent_service_server::AgentService for Service {
         tracing::info!(agent = %hello.agent, stream = number, from = %peer, lanes, "Agent connected");
 
         let (inbound, metrics) = (request.into_inner(), self.metrics.clone());
-        tokio::spawn(async move {
+        self.running.spawn(async move {
             let _open = metrics.grpc_connection(Method::Connect);
             let end = link.run(inbound, |packet| handle.handle(packet)).await;
             drop(registered);
