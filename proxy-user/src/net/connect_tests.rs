@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::TcpListener;
@@ -68,19 +69,25 @@ async fn the_way_leads_through_the_proxy_and_not_a_byte_is_lost_behind_its_answe
     assert_eq!(&first, b"the server");
 }
 
-#[tokio::test]
-async fn a_proxy_that_refuses_is_quoted() {
+/// What is told of a proxy that answers so, and where that proxy is.
+async fn told_of(answer: &str) -> (String, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let connector = Connector::by("server.example", 8091, Some(&proxy)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connector = Connector::by("server.example", 8091, Some(&format!("http://{address}"))).unwrap();
     let serve = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let _ = socket.read(&mut [0; 1024]).await;
-        socket.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await.unwrap();
+        // Fails when the answer is not read to its end.
+        let _ = socket.write_all(answer.as_bytes()).await;
         socket
     };
     let (connected, _socket) = tokio::join!(connector.connect(SOON), serve);
-    let error = connected.unwrap_err().to_string();
+    (connected.unwrap_err().to_string(), address)
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_quoted() {
+    let (error, _) = told_of("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
     assert!(
         error.contains("407 Proxy Authentication Required") && error.contains("server.example:8091"),
         "{error}"
@@ -89,19 +96,9 @@ async fn a_proxy_that_refuses_is_quoted() {
 
 #[tokio::test]
 async fn an_answer_without_an_end_of_its_head_is_none() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let connector = Connector::by("server.example", 8091, Some(&proxy)).unwrap();
-    let serve = async {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        let _ = socket.read(&mut [0; 1024]).await;
-        let endless = "x".repeat(2 * MAX_HEAD);
-        let _ = socket.write_all(format!("HTTP/1.1 200 OK\r\nX-Why: {endless}").as_bytes()).await;
-        socket
-    };
-    let (connected, _socket) = tokio::join!(connector.connect(SOON), serve);
-    let error = connected.unwrap_err().to_string();
-    assert!(error.contains(&listener.local_addr().unwrap().to_string()), "{error}");
+    let endless = "x".repeat(2 * MAX_HEAD);
+    let (error, proxy) = told_of(&format!("HTTP/1.1 200 OK\r\nX-Why: {endless}")).await;
+    assert!(error.contains(&proxy.to_string()), "{error}");
     assert!(error.contains("more than 8192 bytes of head"), "{error}");
 }
 

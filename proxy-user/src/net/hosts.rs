@@ -27,6 +27,12 @@ impl Hosts {
     }
 }
 
+/// What this machine is called, as the kernel has it.
+pub(crate) fn own_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
+}
+
 fn key(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }

@@ -24,3 +24,5 @@ pub mod sockopt;
 pub mod tls;
 pub mod uds;
 mod validity;
+
+pub(crate) use hosts::own_name;

@@ -1,11 +1,12 @@
 //! resolv.conf, read as Go reads it: what it cannot make sense of it passes over, and names are asked of somebody
 //! whatever the file says.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::Name;
+
+use super::hosts::own_name;
 
 /// Whom to ask, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,8 +96,7 @@ fn suffix(word: &str) -> Option<Name> {
 
 /// What follows the first dot of this machine's name.
 fn own_domain() -> Option<Name> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    suffix(name.trim().split_once('.')?.1)
+    suffix(own_name()?.split_once('.')?.1)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::format::civil;
+use super::format::Moment;
+use crate::net::own_name;
 use crate::ops::flags::Severity;
 
 /// Where the files of one severity go, and what they are called.
@@ -61,17 +62,13 @@ impl Directory {
     }
 
     fn name(&self, now: SystemTime) -> String {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let ((year, month, day), second) = (civil(since / 86_400), since % 86_400);
+        let Moment { year, month, day, hour, minute, second, .. } = Moment::from(now);
         format!(
-            "{}.{}.{}.log.{}.{year:04}{month:02}{day:02}-{:02}{:02}{:02}.{}",
+            "{}.{}.{}.log.{}.{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}.{}",
             self.program,
             self.host,
             self.user,
             self.severity,
-            second / 3600,
-            second / 60 % 60,
-            second % 60,
             std::process::id(),
         )
     }
@@ -79,8 +76,8 @@ impl Directory {
 
 /// Up to its first dot.
 fn host() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let name = name.trim_end().split('.').next()?;
+    let name = own_name()?;
+    let name = name.split('.').next()?;
     (!name.is_empty()).then(|| name.to_owned())
 }
 

@@ -70,9 +70,7 @@ pub(super) fn line(event: &Event<'_>, head: Head) -> String {
 }
 
 fn header(letter: char, path: &str, line: u32, directories: bool, now: SystemTime, out: &mut String) {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (_, month, day) = civil(since.as_secs() / 86_400);
-    let second = since.as_secs() % 86_400;
+    let Moment { month, day, hour, minute, second, micros, .. } = Moment::from(now);
     let mut from_end = path.rsplitn(3, '/');
     let (file, directory) = (from_end.next().unwrap_or("?"), from_end.next());
     let place = match directory.filter(|_| directories) {
@@ -81,17 +79,34 @@ fn header(letter: char, path: &str, line: u32, directories: bool, now: SystemTim
     };
     let _ = write!(
         out,
-        "{letter}{month:02}{day:02} {:02}:{:02}:{:02}.{:06} {:7} {place}:{line}] ",
-        second / 3600,
-        second / 60 % 60,
-        second % 60,
-        since.subsec_micros(),
+        "{letter}{month:02}{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} {:7} {place}:{line}] ",
         *PID,
     );
 }
 
+/// A moment in UTC, as people write it.
+pub(super) struct Moment {
+    pub(super) year: u64,
+    pub(super) month: u64,
+    pub(super) day: u64,
+    pub(super) hour: u64,
+    pub(super) minute: u64,
+    pub(super) second: u64,
+    micros: u32,
+}
+
+impl From<SystemTime> for Moment {
+    fn from(now: SystemTime) -> Moment {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let seconds = since.as_secs();
+        let (year, month, day) = civil(seconds / 86_400);
+        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        Moment { year, month, day, hour, minute, second, micros: since.subsec_micros() }
+    }
+}
+
 /// Year, month and day in UTC of a day counted from 1970-01-01 (Howard Hinnant's civil calendar).
-pub(super) fn civil(days: u64) -> (u64, u64, u64) {
+fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let of_era = shifted % 146_097;
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;

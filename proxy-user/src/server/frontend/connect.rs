@@ -126,7 +126,7 @@ async fn answer(mut client: impl Client, heard: Heard, dialer: Arc<Dialer>, plac
         Head::Connect { target, end } => (target, BytesMut::from(&buffer[end..])),
         other => {
             dialer.metrics.konduit.refused("frontend", "head");
-            let date = httpdate(SystemTime::now());
+            let date = httpdate::fmt_http_date(SystemTime::now());
             return say_goodbye(client, &refused(&other, &date).unwrap_or_default()).await;
         }
     };
@@ -196,33 +196,13 @@ async fn say_goodbye(mut client: impl Client, reply: &[u8]) {
     let _ = tokio::time::timeout(GOODBYE, said).await;
 }
 
-/// IMF-fixdate of RFC 9110.
-fn httpdate(now: SystemTime) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, time) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from a day count, years beginning in March (Howard Hinnant's days_from_civil, inverted).
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, year) = ((month + 2) % 12, era * 400 + year + u64::from(month >= 10));
-    let (name, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize]);
-    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
-    format!("{name}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn dates_are_those_of_http() {
-        let at = |seconds| httpdate(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let at = |seconds| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(at(1_709_210_096), "Thu, 29 Feb 2024 12:34:56 GMT");
