@@ -73,7 +73,7 @@ impl Patient {
 /// What can be said without a running process.
 pub fn alone(program: &str, abilities: &Abilities) -> String {
     let mut text = head(program, abilities);
-    text.push_str("\nNo process was asked, so this is about the machine only.\n");
+    text.push_str("\nNo process answered, so this is about the machine only.\n");
     text
 }
 

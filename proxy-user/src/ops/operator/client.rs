@@ -1,6 +1,6 @@
 //! `proxy-agent flows|doctor|set …`: asks the running process and prints its answer.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ pub fn ask(program: &str, args: &[String], socket: &str, alone: impl FnOnce() ->
             ExitCode::FAILURE
         }
         Ok(None) => show(&usage(program)),
-        Ok(Some(request)) => match request.send() {
+        Ok(Some(request)) => match request.send(PATIENCE) {
             Ok((200, body)) => show(&body),
             Ok((_, body)) => {
                 let _ = write!(std::io::stderr(), "Error: {body}");
@@ -44,7 +44,7 @@ fn show(text: &str) -> ExitCode {
 fn usage(program: &str) -> String {
     format!(
         "Usage:\n  \
-         {program} flows    the live flows: target, peer, path, engine, bytes, rate, age\n  \
+         {program} flows    the live flows: target, peer, path, engine, bytes, average rate, age\n  \
          {program} doctor   what this machine can do, what is in force, and what would change that\n  \
          {program} set engine=auto|sockmap|splice|copy lanes=always|auto|off\n                     \
          lowers what new flows may use; engine=auto, or the value of --lanes, takes it back\n\n\
@@ -96,6 +96,11 @@ impl Request {
                 "--operator-socket is empty, and a {program} that was started like that answers nobody\n\
                  Start it with --operator-socket=PATH and name the same here, or leave the flag out of both.\n"
             ),
+            socket if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => format!(
+                "the {program} at {socket} did not answer within {} s\n\
+                 It is stopped or gets no CPU: look at its state (ps, top) and at its log; ending it ends its flows.\n",
+                PATIENCE.as_secs()
+            ),
             socket => format!(
                 "no {program} answers on {socket}: {error}\n\
                  Run this as the process's own user, where it runs (kubectl exec), and with its --operator-socket.\n"
@@ -103,10 +108,10 @@ impl Request {
         }
     }
 
-    fn send(&self) -> std::io::Result<(u16, String)> {
+    fn send(&self, patience: Duration) -> std::io::Result<(u16, String)> {
         let mut stream = UnixStream::connect(Path::new(&self.socket))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         write!(stream, "GET {} HTTP/1.0\r\n\r\n", self.path)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
@@ -167,8 +172,19 @@ mod tests {
             ("--operator-socket=/nonexistent/x", "no proxy-agent answers on /nonexistent/x: No such file"),
         ] {
             let request = parse(&["doctor", argument]).unwrap().unwrap();
-            let told = request.unanswered("proxy-agent", &request.send().unwrap_err());
+            let told = request.unanswered("proxy-agent", &request.send(PATIENCE).unwrap_err());
             assert!(told.starts_with(words) && told.lines().count() == 2, "{told}");
         }
+    }
+
+    /// As one that was stopped: its user and its socket are the right ones.
+    #[test]
+    fn a_process_that_accepts_and_says_nothing_is_told_as_such() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("silent");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let request = Request { socket: path.display().to_string(), path: "/flows".into() };
+        let told = request.unanswered("proxy-agent", &request.send(Duration::from_millis(20)).unwrap_err());
+        assert!(told.contains("did not answer within 10 s\nIt is stopped"), "{told}");
     }
 }

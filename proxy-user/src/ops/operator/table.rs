@@ -12,7 +12,7 @@ const HEAD: [&str; 9] = [
     "ENGINE (to target/to client)",
     "TO TARGET",
     "TO CLIENT",
-    "RATE",
+    "AVERAGE",
     "AGE",
 ];
 

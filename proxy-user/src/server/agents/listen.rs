@@ -183,8 +183,9 @@ async fn accept(
 }
 
 /// Agents come back each second, by the thousand: told once in a while.
+const EVERY: Duration = Duration::from_secs(10);
+
 fn tell(remote: &Remote, error: &HandshakeError) {
-    const EVERY: Duration = Duration::from_secs(10);
     static OF_CERTIFICATES: Seldom = Seldom::new(EVERY);
     static OF_ELSE: Seldom = Seldom::new(EVERY);
     if error.is_peer_gone() {
@@ -227,7 +228,10 @@ async fn sort(
     // tell of it.
     if let Err(error) = preface::hear(&mut stream, HANDSHAKE).await {
         metrics.konduit.refused("agents", "preface");
-        tracing::debug!(from = %remote, %error, "No HTTP/2 on the agents' port");
+        static SAID: Seldom = Seldom::new(EVERY);
+        if SAID.take(Instant::now()) {
+            tracing::debug!(from = %remote, %error, "No HTTP/2 on the agents' port");
+        }
         // Fails on a connection that is gone.
         let _ = stream.shutdown().await;
         return None;

@@ -1,5 +1,6 @@
 //! One HTTP/2 connection of an API server.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,15 @@ pub(super) enum ConnectionError {
     Http(#[from] h2::Error),
 }
 
+impl ConnectionError {
+    /// The client closed while something was still to be written, as one does that gave its dial up: no fault of either.
+    pub(super) fn is_client_gone(&self) -> bool {
+        let ConnectionError::Http(error) = self else { return false };
+        let kind = error.get_io().map(std::io::Error::kind);
+        matches!(kind, Some(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset))
+    }
+}
+
 /// Serves a connection until its client leaves, or work is cut off and its calls have said so. They run in tasks of
 /// their own, which outlive it for as long as their flows take to notice. `first` hears of the first one.
 pub(super) async fn serve<B: Backend>(
@@ -72,7 +82,11 @@ pub(super) async fn serve<B: Backend>(
         () = tokio::time::sleep(HANDSHAKE) => Err(ConnectionError::Handshake),
         () = drain.last_words() => Err(ConnectionError::Leaving),
     };
-    let mut connection = shaken.inspect_err(|_| backend.metrics().konduit.refused("frontend", "preface"))?;
+    let mut connection = shaken.inspect_err(|error| {
+        if !error.is_client_gone() {
+            backend.metrics().konduit.refused("frontend", "preface");
+        }
+    })?;
     let ping_pong = connection.ping_pong();
     let watch = watch(ping_pong, keepalive, drain.clone());
     tokio::pin!(watch);

@@ -118,7 +118,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
 ) {
     let remote = accepted.remote;
     if let Err(error) = connection::serve(accepted.stream, keepalive, backend, drain, first).await {
-        tracing::info!(%remote, %error, "frontend connection ended");
+        if error.is_client_gone() {
+            tracing::debug!(%remote, %error, "A frontend's client left");
+        } else {
+            tracing::info!(%remote, %error, "frontend connection ended");
+        }
     }
 }
 

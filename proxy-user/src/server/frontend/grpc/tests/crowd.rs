@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::super::connection;
 use super::super::stream::Backend;
 use super::super::{serve_tls, serve_unix};
 use super::{SOON, call, dial, local};
@@ -103,5 +104,28 @@ async fn the_oldest_client_without_a_call_makes_room() {
         }
         let end = tokio::time::timeout(SOON, strangers[0].read_to_end(&mut Vec::new())).await;
         let _ = end.expect("the oldest stranger is still there");
+    }
+}
+
+/// A dial that was given up at once is no attack; what is no HTTP/2 may be one.
+#[tokio::test]
+async fn who_leaves_before_it_was_answered_was_not_refused() {
+    const SETTINGS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (said, leaves, refused) in [(SETTINGS, true, 0.0), (b"GET / HTTP/1.1\r\n\r\n", false, 1.0)] {
+        let backend = local();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(said).await.unwrap();
+        let far = (!leaves).then_some(far);
+        let (_trigger, watch) = drain::channel();
+        let serving = connection::serve(near, Duration::from_secs(3600), backend.clone(), watch, || {});
+        let error = tokio::time::timeout(SOON, serving).await.unwrap().unwrap_err();
+        assert_eq!(error.is_client_gone(), leaves, "{error}");
+        drop(far);
+        let families = backend.metrics().registry().gather();
+        let family = families.iter().find(|family| family.name() == "konduit_refused_connections_total");
+        let all = family.map_or(0.0, |family| {
+            family.get_metric().iter().map(|series| series.get_counter().get_value()).sum()
+        });
+        assert_eq!(all, refused, "{error}");
     }
 }
