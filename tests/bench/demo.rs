@@ -14,10 +14,10 @@ use proxy_user::flow::Engine;
 use crate::Options;
 use crate::context::Context;
 use crate::method::{Line, Samples, rounds};
-use crate::picture;
 use crate::report::short;
 use crate::route::{Route, Shares};
 use crate::scenario::throughput;
+use crate::{network, picture};
 
 const ROUTES: [&str; 3] = ["direct", "konduit-encrypt", "konduit-raw"];
 /// How long a look at bulk lasts.
@@ -39,7 +39,8 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     ];
     lines.iter().for_each(show);
     let path = out.join("demo.svg");
-    fs::write(&path, picture::draw(lines.iter().map(|line| ("", line)), context.options.noisy))?;
+    let note = network::note(&network::of_machine(), context.options.noisy);
+    fs::write(&path, picture::draw(lines.iter().map(|line| ("", line)), &note))?;
     context.kernel_log.check()?;
     println!("\nThe same as a picture: {}", path.display());
     println!("What each process said: {}", context.directory.display());

@@ -11,6 +11,7 @@ mod gate;
 mod integrity;
 mod kernel;
 mod method;
+mod network;
 mod picture;
 mod report;
 mod route;
@@ -37,7 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Measure; prints a table, writes results.json and results.svg.
-    Run(Options),
+    Run(Run),
     /// Flows whose every byte is checked: sizes, stalls, half-closes, aborts; nothing may leak.
     Integrity(integrity::Options),
     /// Show what our two hops do with real bytes, beside a direct connection.
@@ -78,6 +79,17 @@ pub struct Options {
 }
 
 #[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    options: Options,
+    /// TCP's congestion control on every route, in a network namespace of the run's own: cubic is what Linux has unless
+    /// somebody chose another, such as bbr, which paces segments by timers; `machine` measures on this machine's
+    /// network as it is.
+    #[arg(long, value_name = "NAME", default_value = network::OF_LINUX)]
+    congestion: String,
+}
+
+#[derive(Args)]
 struct Relay {
     #[arg(long)]
     listen: SocketAddr,
@@ -112,10 +124,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn run(options: Options) -> anyhow::Result<ExitCode> {
+fn run(Run { options, congestion }: Run) -> anyhow::Result<ExitCode> {
     let chosen = scenario::choose(&options.only)?;
+    let network = network::enter(&congestion)?;
     let mut context = Context::new(options)?;
-    let mut report = report::Report::new(&context);
+    let mut report = report::Report::new(&context, network.words.clone());
     for scenario in chosen {
         report.begin(scenario);
         let outcome = (scenario.run)(&mut context);

@@ -25,7 +25,8 @@ const LEGEND: [(&str, &str); 5] = [
 ];
 
 /// Draws every line that has values, under the heading that stands beside it. Lines of one heading follow each other.
-pub fn draw<'a>(lines: impl Iterator<Item = (&'a str, &'a Line)>, indicative: bool) -> String {
+/// `note` is what the reader has to know of all figures.
+pub fn draw<'a>(lines: impl Iterator<Item = (&'a str, &'a Line)>, note: &str) -> String {
     let lines: Vec<_> = lines.filter(|(_, line)| !line.values.is_empty()).collect();
     let (mut body, mut heading) = (String::new(), "");
     let mut y = legend(&mut body, &lines, 66.0);
@@ -36,12 +37,11 @@ pub fn draw<'a>(lines: impl Iterator<Item = (&'a str, &'a Line)>, indicative: bo
         }
         y = group(&mut body, line, y);
     }
-    let note = if indicative { " — indicative, on a busy machine" } else { "" };
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" \
          font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
          <text x=\"{MARGIN}\" y=\"28\" font-size=\"17\" font-weight=\"bold\">Konduit beside HAProxy and a direct \
-         connection{note}</text>\n<text x=\"{MARGIN}\" y=\"46\" fill=\"{GREY}\">Bars: median of the rounds, each group \
+         connection — {note}</text>\n<text x=\"{MARGIN}\" y=\"46\" fill=\"{GREY}\">Bars: median of the rounds, each group \
          to its own scale; thin line: their range. Right: ratios inside each round, median; green holds its gate, red \
          misses it.</text>\n{body}</svg>\n",
         height = y + MARGIN
@@ -205,9 +205,9 @@ mod tests {
     #[test]
     fn a_negative_value_has_its_number_and_no_bar() {
         let line = line(&[("haproxy", 0.5), ("konduit-raw", -0.25)]);
-        let drawing = draw([("memory", &line)].into_iter(), false);
+        let drawing = draw([("memory", &line)].into_iter(), "cubic");
         assert!(drawing.contains("width=\"0.0\"") && drawing.contains(">-0.25<"), "{drawing}");
-        assert!(!drawing.contains("width=\"-"), "{drawing}");
+        assert!(!drawing.contains("width=\"-") && drawing.contains("— cubic<"), "{drawing}");
     }
 
     #[test]

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::gate::{Bound, Spread};
 use crate::method::{Gate, Line};
-use crate::picture;
 use crate::scenario::Scenario;
+use crate::{network, picture};
 
 pub struct Report {
     out: PathBuf,
+    /// What congestion control TCP had, and where.
+    network: String,
     noisy: bool,
     show_only: bool,
     /// Gates are far from what one look of the short form can tell, their floors are not; of routes that were asked
@@ -28,16 +30,18 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(context: &Context) -> Report {
+    pub fn new(context: &Context, network: String) -> Report {
         let rounds = context.rounds();
         println!(
             "{rounds} round(s) per figure, unless its scenario says otherwise; median (least … most) of the rounds, ratios inside each round."
         );
+        println!("TCP's congestion control: {network}.");
         if context.options.noisy {
             println!("INDICATIVE ONLY: other work runs on this machine.");
         }
         Report {
             out: context.options.out.clone(),
+            network,
             noisy: context.options.noisy,
             show_only: context.options.show_only,
             floors: context.options.quick && !context.options.noisy && context.options.ours.is_empty(),
@@ -108,9 +112,10 @@ impl Report {
         let results = self.out.join("results.json");
         fs::write(&results, serde_json::to_string_pretty(&self.as_json())?)?;
         let drawing = self.out.join("results.svg");
+        let note = network::note(&self.network, self.noisy);
         fs::write(
             &drawing,
-            picture::draw(self.lines.iter().map(|(scenario, line)| (*scenario, line)), self.noisy),
+            picture::draw(self.lines.iter().map(|(scenario, line)| (*scenario, line)), &note),
         )?;
         println!("   {} and {}", results.display(), drawing.display());
         let held = self.show_only || missed.is_empty();
@@ -138,7 +143,7 @@ impl Report {
                 })
             })
             .collect();
-        json!({"indicative": self.noisy, "lines": lines, "failed": self.failed})
+        json!({"indicative": self.noisy, "congestion_control": self.network, "lines": lines, "failed": self.failed})
     }
 }
 

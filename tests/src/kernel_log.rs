@@ -110,8 +110,8 @@ impl Faults {
 }
 
 /// A fault of the kernel's own that is known: it miscounts up to a page of a socket's memory when it passes bytes of a
-/// socket that it sends redirected bytes to as well. Engines that are chosen by themselves do not get there; sockmap
-/// that is forced does (ARCHITECTURE.md).
+/// socket that it sends redirected bytes to as well. Sockmap that is forced gets there within minutes (ARCHITECTURE.md);
+/// by the engine's own choice it was seen once, and is no excuse for a test.
 pub fn is_miscount_of_forced_sockmap(warning: &str) -> bool {
     // This check of the several in the function, by its line in Linux 6.18, where it was seen.
     warning.starts_with("net/ipv4/af_inet.c:157 inet_sock_destruct+0x")

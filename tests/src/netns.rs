@@ -1,7 +1,7 @@
 //! Network namespaces without names: they live as long as somebody holds them, and nothing is left behind.
 #![allow(unsafe_code)] // unshare(2) and setns(2) of one thread
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
@@ -14,14 +14,36 @@ pub struct Netns {
     handle: File,
 }
 
+/// The default congestion control of the calling thread's namespace. A new namespace takes after the machine's first
+/// one, not after the one that it was made in (tcp_sk_init).
+pub const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
+/// In words, for who reads figures.
+pub fn congestion() -> String {
+    fs::read_to_string(CONGESTION).map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+/// Moves the calling thread, and all threads and processes that it makes from then on, into a new namespace with its
+/// loopback up.
+///
+/// # Errors
+/// [`Errno::PERM`](rustix::io::Errno::PERM) beneath, for who may not.
+pub fn enter_new() -> anyhow::Result<()> {
+    // SAFETY: NEWNET changes only what new sockets of this thread belong to; no descriptor table and no memory is
+    // unshared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("a new network namespace (are we root?)")?;
+    ip(&["link", "set", "lo", "up"])
+}
+
 impl Netns {
+    /// With the congestion control of the namespace that it is made in.
     pub fn new() -> anyhow::Result<Netns> {
-        let made = thread::spawn(|| -> anyhow::Result<File> {
-            // SAFETY: NEWNET changes only what new sockets of this thread belong to; no descriptor table and no
-            // memory is unshared.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
-                .context("a new network namespace (are we root?)")?;
-            ip(&["link", "set", "lo", "up"])?;
+        let of_maker = congestion();
+        let made = thread::spawn(move || -> anyhow::Result<File> {
+            enter_new()?;
+            if congestion() != of_maker {
+                fs::write(CONGESTION, &of_maker).with_context(|| format!("choosing {of_maker}"))?;
+            }
             Ok(File::open("/proc/thread-self/ns/net")?)
         });
         let handle = made.join().map_err(|_| anyhow::anyhow!("the namespace's thread panicked"))??;
