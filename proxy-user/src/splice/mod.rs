@@ -24,6 +24,7 @@ mod policy;
 pub mod proof;
 mod rate;
 mod redirect;
+mod slice;
 mod sock;
 mod sockmap;
 mod splicer;

@@ -21,6 +21,7 @@ use super::inbox::{Command, Inbox};
 use super::pair::{Next, Pair, earlier};
 use super::pipe::Pool;
 use super::policy::{BULK_REST, BUSY_POLL_MOST, COPY_QUANTUM, WATCH_EVERY};
+use super::slice;
 use super::sockmap::KernelMap;
 use super::stats::Stats;
 
@@ -112,6 +113,11 @@ impl Worker {
 
     /// Runs until the inbox says stop; the flows that are left then, here or on their way here, are cancelled.
     pub(super) fn run(mut self) {
+        if self.crew.role(self.index) == Role::Quick
+            && let Err(error) = slice::shorten()
+        {
+            tracing::debug!(%error, "An engine thread keeps the scheduler's usual time slice");
+        }
         let mut events = Vec::with_capacity(256);
         while !self.inbox().is_stopped() {
             self.wait(&mut events);
