@@ -1,7 +1,7 @@
 //! The network that a run measures on: one of its own, in which TCP is as Linux ships it.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 
 use anyhow::Context as _;
 use proxy_tests::netns::{self, CONGESTION};
@@ -39,23 +39,20 @@ pub fn enter(congestion: &str) -> anyhow::Result<Network> {
         }
         entered => entered?,
     }
-    let chosen = if netns::congestion() == congestion { Ok(()) } else { fs::write(CONGESTION, congestion) };
+    let chosen = netns::choose_congestion(congestion);
     let words = format!("{}, in a network namespace of its own", netns::congestion());
-    match chosen {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    if let Err(error) = chosen {
+        if error.kind() == io::ErrorKind::NotFound {
             let there = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
             let there = there.unwrap_or_default();
-            Err(error).with_context(|| {
+            return Err(error).with_context(|| {
                 let there = there.trim();
                 format!("this kernel's congestion controls are {there}: name one of these, or `{OF_MACHINE}`")
-            })
+            });
         }
-        Err(error) => {
-            println!("!!! NOT {congestion}: writing {CONGESTION}: {error}; figures are those of {words}");
-            Ok(Network { words, _permission: permission })
-        }
-        Ok(()) => Ok(Network { words, _permission: permission }),
+        println!("!!! NOT {congestion}: writing {CONGESTION}: {error}; figures are those of {words}");
     }
+    Ok(Network { words, _permission: permission })
 }
 
 /// The network that a process has from the start, in words.
@@ -89,7 +86,6 @@ impl Permission {
     }
 
     fn write(&self, names: &str) -> io::Result<()> {
-        use std::io::Seek as _;
         let mut file = &self.allowed;
         file.rewind()?;
         file.write_all(names.as_bytes())

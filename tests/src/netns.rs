@@ -23,6 +23,14 @@ pub fn congestion() -> String {
     fs::read_to_string(CONGESTION).map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
+/// Chooses it for new sockets of the calling thread's namespace, unless it is in force there.
+///
+/// # Errors
+/// [`NotFound`](std::io::ErrorKind::NotFound) for one that this kernel lacks; others where it may not be chosen.
+pub fn choose_congestion(name: &str) -> std::io::Result<()> {
+    if congestion() == name { Ok(()) } else { fs::write(CONGESTION, name) }
+}
+
 /// Moves the calling thread, and all threads and processes that it makes from then on, into a new namespace with its
 /// loopback up.
 ///
@@ -41,9 +49,7 @@ impl Netns {
         let of_maker = congestion();
         let made = thread::spawn(move || -> anyhow::Result<File> {
             enter_new()?;
-            if congestion() != of_maker {
-                fs::write(CONGESTION, &of_maker).with_context(|| format!("choosing {of_maker}"))?;
-            }
+            choose_congestion(&of_maker).with_context(|| format!("choosing {of_maker}"))?;
             Ok(File::open("/proc/thread-self/ns/net")?)
         });
         let handle = made.join().map_err(|_| anyhow::anyhow!("the namespace's thread panicked"))??;

@@ -59,7 +59,7 @@ pub(super) enum ConnectionError {
 
 impl ConnectionError {
     /// The client closed while something was still to be written, as one does that gave its dial up: no fault of either.
-    pub(super) fn is_client_gone(&self) -> bool {
+    pub(super) fn is_peer_gone(&self) -> bool {
         let ConnectionError::Http(error) = self else { return false };
         let kind = error.get_io().map(std::io::Error::kind);
         matches!(kind, Some(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset))
@@ -83,7 +83,7 @@ pub(super) async fn serve<B: Backend>(
         () = drain.last_words() => Err(ConnectionError::Leaving),
     };
     let mut connection = shaken.inspect_err(|error| {
-        if !error.is_client_gone() {
+        if !error.is_peer_gone() {
             backend.metrics().konduit.refused("frontend", "preface");
         }
     })?;

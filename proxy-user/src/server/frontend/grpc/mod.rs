@@ -118,7 +118,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
 ) {
     let remote = accepted.remote;
     if let Err(error) = connection::serve(accepted.stream, keepalive, backend, drain, first).await {
-        if error.is_client_gone() {
+        if error.is_peer_gone() {
             tracing::debug!(%remote, %error, "A frontend's client left");
         } else {
             tracing::info!(%remote, %error, "frontend connection ended");

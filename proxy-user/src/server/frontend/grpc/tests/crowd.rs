@@ -119,7 +119,7 @@ async fn who_leaves_before_it_was_answered_was_not_refused() {
         let (_trigger, watch) = drain::channel();
         let serving = connection::serve(near, Duration::from_secs(3600), backend.clone(), watch, || {});
         let error = tokio::time::timeout(SOON, serving).await.unwrap().unwrap_err();
-        assert_eq!(error.is_client_gone(), leaves, "{error}");
+        assert_eq!(error.is_peer_gone(), leaves, "{error}");
         drop(far);
         let families = backend.metrics().registry().gather();
         let family = families.iter().find(|family| family.name() == "konduit_refused_connections_total");
