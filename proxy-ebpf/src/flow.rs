@@ -21,6 +21,9 @@ const ROOM: u32 = 4095;
 /// 4 MiB: more than any segment. Half a MiB was seen where a large one had been read in part before its socket
 /// entered the map.
 const STEPS: u32 = 1 << 10;
+/// How many times the limit may wait where the brake is closed, before bytes pass. What arrives then was let in before:
+/// the socket's backlog, segments behind a hole that was filled.
+const BRAKING: u64 = 4;
 
 #[inline(always)]
 pub(crate) fn tcp(ctx: &SkBuffContext) -> u32 {
@@ -161,7 +164,7 @@ fn passes(slot: *mut Slot, len: u64) -> bool {
 
 /// Whether `len` more bytes may wait at the destination. Looks at it only when the last look's credit is used
 /// up, which is safe since what was sent only grows. A destination with half of the limit waiting is told of: who is
-/// bulky is better let out while redirecting than when it overflows.
+/// bulky is better let out before the limit is reached. At the limit the brake closes, if there is one.
 #[inline(always)]
 fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
     let credit = unsafe { (*slot).credit };
@@ -185,7 +188,7 @@ fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
         unsafe { (*slot).peak = unsent };
     }
     if unsent >= limit {
-        return false;
+        return brakes(number, slot) && unsent < limit.saturating_mul(BRAKING);
     }
     let half = limit / 2;
     if unsent >= half {
@@ -194,6 +197,32 @@ fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
     let room = if limit - unsent < half { limit - unsent } else { half };
     unsafe { (*slot).credit = room as i64 - len as i64 };
     true
+}
+
+/// Closes the brake of a source that has one: what still arrives had passed it before.
+#[inline(always)]
+fn brakes(number: u32, slot: *mut Slot) -> bool {
+    unsafe { (*slot).credit = 0 };
+    if unsafe { read_volatile(addr_of_mut!((*slot).brake)) } == 0 {
+        return false;
+    }
+    let full = unsafe { addr_of_mut!((*slot).full) };
+    if unsafe { read_volatile(full) } == 0 {
+        unsafe {
+            (*slot).overflows += 1;
+            write_volatile(full, 1);
+        }
+        let _ = EVENTS.output::<u32>(number, 0);
+    }
+    true
+}
+
+/// Whether the brake is closed: from the first time that the limit is reached until the source left its map.
+#[inline(always)]
+pub(crate) fn is_braked(slot: *mut Slot) -> bool {
+    unsafe {
+        read_volatile(addr_of_mut!((*slot).full)) != 0 && read_volatile(addr_of_mut!((*slot).left)) == 0
+    }
 }
 
 /// The destination lags: from these bytes on they pass.

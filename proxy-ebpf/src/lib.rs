@@ -27,7 +27,7 @@ pub struct Slot {
     pub credit: i64,
     /// Bytes cut off because they had been delivered already (overlapping retransmissions).
     pub trimmed: u64,
-    /// Times that the limit was reached.
+    /// Times that the limit was reached: the brake closed, or the direction turned to passing.
     pub overflows: u64,
     /// Times that the destination was not in its map.
     pub strays: u64,
@@ -46,7 +46,11 @@ pub struct Slot {
     pub leave: u32,
     /// Not 0 once the source left its map at an exact byte.
     pub left: u32,
-    pub padding: [u32; 5],
+    /// Written by userspace: the source has the brake, which keeps out what the destination cannot take.
+    pub brake: u32,
+    /// Not 0 once the destination had its limit waiting: the brake is closed until the source left its map.
+    pub full: u32,
+    pub padding: [u32; 3],
 }
 
 const _: () = assert!(size_of::<Slot>() == 128);

@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "bpf")]
+mod brake;
+#[cfg(target_arch = "bpf")]
 mod flow;
 #[cfg(target_arch = "bpf")]
 mod kernel;
@@ -17,7 +19,7 @@ fn main() {}
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::macros::stream_verdict;
+    use aya_ebpf::macros::{socket_filter, stream_verdict};
     use aya_ebpf::programs::SkBuffContext;
 
     /// Bytes arrived at a TCP source.
@@ -30,6 +32,12 @@ mod programs {
     #[stream_verdict]
     fn unix_verdict(ctx: SkBuffContext) -> u32 {
         crate::flow::unix(&ctx)
+    }
+
+    /// A segment arrived for a TCP source.
+    #[socket_filter]
+    fn brake(ctx: SkBuffContext) -> i64 {
+        crate::brake::filter(&ctx)
     }
 
     /// Sees every TCP socket of the namespace, each locked, when userspace reads the iterator.

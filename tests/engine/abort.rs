@@ -93,3 +93,26 @@ fn a_reset_that_the_kernel_hears_first_is_no_clean_end() {
     assert!(judged > 20, "{judged} flows");
     eprintln!("{judged} flows");
 }
+
+/// Whoever asks a socket that just entered the map for what it has is told of its reset, and that once.
+#[test]
+fn a_reset_while_a_direction_enters_the_map_is_no_clean_end() {
+    let bench = Bench::new(EngineChoice::Sockmap);
+    let began = Instant::now();
+    for turn in 0.. {
+        if began.elapsed() > Duration::from_secs(4) {
+            eprintln!("{turn} flows reset while they entered the map");
+            break;
+        }
+        let mut flow = bench.flow(Kind::Tcp, Kind::Tcp);
+        flow.client.write_all(&[7; 243]).unwrap();
+        let pause = Duration::from_micros(turn % 300);
+        let since = Instant::now();
+        while since.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        flow.client.reset();
+        let ending = bench.ending(flow.ending);
+        assert_eq!(ending.up, Finish::Aborted, "{turn}, {pause:?} after the bytes: {ending:?}");
+    }
+}

@@ -9,10 +9,11 @@ mod budget;
 mod busy;
 mod copy;
 mod distrust;
+mod full;
 mod gone;
 mod integrity;
 mod ladder;
-mod misplaced;
+
 mod pattern;
 mod urgent;
 mod watched;

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)] // One binary: what its modules share is public to it alone.
 #![allow(clippy::unwrap_used)] // A test fails by it.
 
+mod braking;
 mod ends;
 mod leaving;
 mod passing;

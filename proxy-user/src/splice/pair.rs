@@ -123,9 +123,9 @@ impl Pair {
     fn track(&mut self, t: usize) -> (&mut Track, Link<'_>) {
         let [left, right] = &self.ends;
         let (from, to) = if t == 0 { (left, right) } else { (right, left) };
-        let kernel_sends = self.tracks[1 - t].in_map.is_some() && self.tracks[1 - t].finish().is_none();
+        let open = self.tracks[1 - t].finish().is_none();
         let (grant, meter, control) = (self.grant, &*self.meter, &self.control);
-        (&mut self.tracks[t], Link { from, to, grant, meter, control, kernel_sends })
+        (&mut self.tracks[t], Link { from, to, grant, meter, control, open })
     }
 
     /// What epoll should tell about one side. Readiness of a redirected direction is the kernel's business: it

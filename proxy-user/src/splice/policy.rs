@@ -66,8 +66,8 @@ pub(super) const BULK_REST: Duration = Duration::from_millis(200);
 
 /// Bytes that may wait unsent at a mapped destination. 1 MiB kept every flow that its reader keeps up with in
 /// redirect; the other half is for the time until a direction that turned bulky is let out. A segment that is found
-/// again after 40 ms at 1 Gbit/s frees 5 MB at once, some of which then pass: 6 MiB here would redirect all of them
-/// (2 MiB: 87 %), and 4 MiB let a stalled flow hold 25 MiB (2 MiB: 14, HAProxy: 13). Never below 64 KiB, however many
+/// again after 40 ms at 1 Gbit/s frees 5 MB at once, which the brake let in before: the verdict takes up to four times
+/// this of such. 4 MiB here let a stalled flow hold 25 MiB (2 MiB: 14, HAProxy: 13). Never below 64 KiB, however many
 /// flows are mapped, but where the flow's own grant is less.
 pub(super) const LIMIT_MOST: u64 = 2 << 20;
 pub(super) const LIMIT_LEAST: u64 = 64 << 10;
@@ -91,8 +91,12 @@ pub(super) const OVERFLOW_OFTEN: Duration = Duration::from_millis(10);
 pub(super) const HOLD_LEAST: Duration = Duration::from_millis(1);
 pub(super) const HOLD_MOST: Duration = Duration::from_millis(256);
 
-/// A mapped direction that stays over its limit for so long would have been better off spliced.
-pub(super) const MISPLACED_AFTER: Duration = Duration::from_secs(1);
+/// A direction that had to leave the map stays out for so long, twice as long each time that it was in for less than
+/// [`STAY_SHORT`]: a forced one would enter whenever its source pauses, and each brake costs the source what was in
+/// flight. Without it a link of 20 ms carried 0.88 of what it can.
+pub(super) const STAY_SHORT: Duration = Duration::from_millis(100);
+pub(super) const STAY_OUT_LEAST: Duration = Duration::from_millis(16);
+pub(super) const STAY_OUT_MOST: Duration = Duration::from_secs(4);
 
 /// How long a quick thread polls awake before it sleeps, when its last wait was shorter than what is worth it: an idle
 /// CPU takes 25 µs to wake, longer than a peer on the same machine to answer. Of a round trip of 84 µs this left 64, for
@@ -127,6 +131,10 @@ pub(super) const UNSENT_OF_UNIX: u32 = 2 << 20;
 
 /// How often the kernel is asked to let directions out of the map: a walk over all TCP sockets, 100 µs with few.
 pub(super) const LEAVE_EVERY: Duration = Duration::from_millis(20);
+
+/// The same for a direction whose brake closed: until it is out, what its peer sends is lost, and the peer asks again
+/// after a few milliseconds first.
+pub(super) const LEAVE_EVERY_FULL: Duration = Duration::from_millis(2);
 
 /// A steady source's bytes gather for so long before they wake a mover: at 1 Gbit/s a whole pipe, 480 wake-ups a
 /// second instead of 1,300. Twice as long without them, and the source is not steady.

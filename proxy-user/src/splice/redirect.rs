@@ -8,7 +8,8 @@ use super::conserve::{Stage, Violation};
 use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
 use super::policy::{
-    BACKLOG_LOOK, HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, MISPLACED_AFTER, OVERFLOW_OFTEN,
+    BACKLOG_LOOK, HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, OVERFLOW_OFTEN, STAY_OUT_LEAST, STAY_OUT_MOST,
+    STAY_SHORT,
 };
 use super::sock::finish_of;
 use super::sockmap::{InMap, book, consumed};
@@ -38,17 +39,21 @@ pub(super) struct Times {
     passing: Option<Instant>,
     /// Redirecting again since.
     redirecting: Option<Instant>,
+    /// In the map since.
+    entered: Option<Instant>,
     /// How long to go on passing before the kernel may try again.
     hold: Duration,
     /// How long the last look at a backlog that does not go was put off.
     backlog: Duration,
     /// The source said "no more" while passed bytes were on their way, since.
     lagging: Option<Instant>,
-    misplaced: bool,
     /// The watchdog found its counts to be wrong, and said so.
     caught: bool,
     /// Asked to leave.
     leaving: bool,
+    /// Out of the map again, and for how long at the least.
+    stay_out: Duration,
+    out_until: Option<Instant>,
     unread: Unread,
     /// The socket is in no map any more: its bytes are read as of any other. The verdict had seen so many, and sees
     /// no other.
@@ -59,6 +64,11 @@ impl Track {
     /// Wants to enter the map, or may soon; then the accounts of both directions must be opened first.
     pub(super) fn wants_map(&self) -> bool {
         self.direction.wanted() == Mover::Sockmap
+    }
+
+    /// Left the map a moment ago.
+    pub(super) fn stays_out(&self, now: Instant) -> bool {
+        self.times.out_until.is_some_and(|until| now < until)
     }
 
     /// Notes where the source's count of received bytes stands, while it can be told from outside.
@@ -82,6 +92,7 @@ impl Track {
         ) {
             Ok(in_map) => {
                 self.in_map = Some(in_map);
+                self.times.entered = Some(turn.now);
                 turn.stats.add(&turn.stats.promotions, 1);
                 self.step(Event::Promoted)?;
                 self.notice(link, turn);
@@ -123,7 +134,14 @@ impl Track {
             self.times.passing = Some(turn.now);
             self.direction.step(Event::Overflowed);
         }
-        if self.engine == EngineChoice::Auto && !self.times.leaving && in_map.is_crowded() {
+        if self.times.leaving {
+            return;
+        }
+        let full = in_map.is_full();
+        if full && !passes {
+            turn.stats.fell_back(Fallback::Overflow);
+        }
+        if full || self.engine == EngineChoice::Auto && in_map.is_crowded() {
             self.rate.surge(turn.now);
             self.ask_to_leave();
         }
@@ -173,7 +191,7 @@ impl Track {
         if let Some(in_map) = &self.in_map
             && !std::mem::replace(&mut self.times.leaving, true)
         {
-            in_map.ask_to_leave();
+            in_map.mapped().ask_to_leave();
         }
     }
 
@@ -195,10 +213,13 @@ impl Track {
     /// Out of the map and drained: closes the account of this stay.
     fn leave(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<(), Lost> {
         let Some(in_map) = self.in_map.take() else { return Ok(()) };
-        in_map.narrow(link.to);
+        in_map.release(link.from, link.to);
         let counts = in_map.mapped().counts();
         self.taken += counts.redirected;
-        self.times = Times::default();
+        let short = self.times.entered.is_some_and(|at| turn.now - at < STAY_SHORT);
+        let longer = if short { self.times.stay_out * 2 } else { Duration::ZERO };
+        let stay_out = longer.clamp(STAY_OUT_LEAST, STAY_OUT_MOST);
+        self.times = Times { stay_out, out_until: Some(turn.now + stay_out), ..Times::default() };
         turn.stats.trimmed.fetch_add(counts.trimmed, Ordering::Relaxed);
         turn.stats.add(&turn.stats.demotions, 1);
         if let Err(violation) = in_map.check(link.from, link.to, Stage::Left) {
@@ -279,11 +300,7 @@ impl Track {
     pub(super) fn watch(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> bool {
         self.notice(link, turn);
         let Some(in_map) = &self.in_map else { return true };
-        if !self.times.leaving {
-            in_map.follow_budget();
-        }
-        self.misplaced(turn.now, turn.stats);
-        let Some(in_map) = &self.in_map else { return true };
+        in_map.follow_budget();
         if let Err(violation) = in_map.check(link.from, link.to, Stage::Moving) {
             distrust(in_map, &violation, turn.stats);
             self.times.caught = true;
@@ -301,18 +318,6 @@ impl Track {
             }
         }
         true
-    }
-
-    fn misplaced(&mut self, now: Instant, stats: &Stats) {
-        let over = self.times.passing.is_some_and(|at| now.saturating_duration_since(at) >= MISPLACED_AFTER);
-        if over && !self.times.misplaced {
-            self.times.misplaced = true;
-            stats.add(&stats.misplaced, 1);
-        }
-    }
-
-    pub(super) fn is_misplaced(&self) -> bool {
-        self.times.misplaced && self.times.passing.is_some()
     }
 
     /// The last look at a direction that ended; false when the kernel's counts contradict each other.

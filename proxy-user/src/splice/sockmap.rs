@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
@@ -10,13 +10,14 @@ use super::budget::Grant;
 use super::conserve::{self, Stage, Violation};
 use super::control::Control;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
-use super::policy::{LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX};
+use super::policy::{LEAVE_EVERY, LEAVE_EVERY_FULL, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX};
 use super::stats::{Fallback, Stats};
 use super::trust::Trust;
 use super::{Plain, Proven};
 
-/// How many times its limit a direction may have unsent while it leaves.
-const WHILE_LEAVING: u32 = 2;
+/// How many times its limit a destination may have unsent before the kernel's worker waits with the rest: as many as
+/// the verdict lets by behind a closed brake.
+const ROOM: u32 = 4;
 
 /// Loaded programs, shared by all engine threads.
 pub(super) struct KernelMap {
@@ -75,14 +76,14 @@ impl KernelMap {
             .collect()
     }
 
-    /// Lets every direction out that asked and can go, once in [`LEAVE_EVERY`] at most: the kernel walks over all
-    /// TCP sockets. The flows that asked are to look whether they are out.
-    pub(super) fn let_out(&self, asks: &Arc<Control>, now: Instant) -> Vec<Arc<Control>> {
+    /// Lets every direction out that asked and can go, once in `every` at most: the kernel walks over all TCP sockets.
+    /// The flows that asked are to look whether they are out.
+    fn let_out(&self, asks: &Arc<Control>, now: Instant, every: Duration) -> Vec<Arc<Control>> {
         let mut leavers = self.leavers.lock().unwrap_or_else(PoisonError::into_inner);
         if !leavers.0.iter().any(|control| Arc::ptr_eq(control, asks)) {
             leavers.0.push(asks.clone());
         }
-        if leavers.1.is_some_and(|at| now.saturating_duration_since(at) < LEAVE_EVERY) {
+        if leavers.1.is_some_and(|at| now.saturating_duration_since(at) < every) {
             return Vec::new();
         }
         leavers.1 = Some(now);
@@ -135,8 +136,13 @@ impl InMap {
         let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
         let mapped = match from {
             Plain::Tcp(socket) => {
-                map.widen(to, limit.saturating_mul(2 * WHILE_LEAVING));
-                map.sockmap.map_tcp(socket, to, limit).inspect_err(|_| narrow(to, grant))?
+                map.widen(to, limit.saturating_mul(ROOM));
+                let mapped = map.sockmap.map_tcp(socket, to, limit).inspect_err(|_| narrow(to, grant))?;
+                // Without it bytes pass at the limit: slower, not wrong.
+                if let Err(error) = mapped.brake(socket) {
+                    tracing::debug!(%error, "no brake for a source; what its destination cannot take will pass");
+                }
+                mapped
             }
             Plain::Unix(socket) => {
                 if !grant.is_bounded() {
@@ -172,18 +178,26 @@ impl InMap {
         self.mapped.counts().peak >= u64::from(self.limit() / 2)
     }
 
-    /// Wants to leave; with a higher limit it is more often in redirect, from where it can.
-    pub(super) fn ask_to_leave(&self) {
-        self.mapped.set_limit(self.limit().saturating_mul(WHILE_LEAVING));
-        self.mapped.ask_to_leave();
+    /// All that may wait unsent at the destination waited there.
+    pub(super) fn is_full(&self) -> bool {
+        self.mapped.counts().overflows > 0
     }
 
     pub(super) fn let_out(&self, asks: &Arc<Control>, now: Instant) -> Vec<Arc<Control>> {
-        self.map.let_out(asks, now)
+        self.map.let_out(asks, now, self.leave_every())
     }
 
-    /// The destination goes on with a mover in userspace.
-    pub(super) fn narrow(&self, to: &Plain) {
+    /// How often to ask the kernel to let the direction out.
+    pub(super) fn leave_every(&self) -> Duration {
+        if self.is_full() { LEAVE_EVERY_FULL } else { LEAVE_EVERY }
+    }
+
+    /// Both sockets go on with a mover in userspace.
+    pub(super) fn release(&self, from: &Plain, to: &Plain) {
+        if let Plain::Tcp(socket) = from {
+            // None is there if none could be attached.
+            let _ = sock::detach_filter(socket);
+        }
         narrow(to, self.grant);
     }
 

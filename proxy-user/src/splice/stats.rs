@@ -62,9 +62,6 @@ pub struct Snapshot {
     pub demotions: u64,
     /// Times that a thread polled awake instead of sleeping at once, ever; 50 µs at the most each.
     pub busy_polls: u64,
-    /// Mapped directions that stayed over their limit for a second, ever, and their bytes since then.
-    pub misplaced: u64,
-    pub misplaced_bytes: u64,
     /// Mapped directions whose counts did not agree with the kernel's, ever. One is one too many: sockmap is off
     /// for new flows from then on.
     pub violations: u64,
@@ -86,8 +83,6 @@ pub(super) struct Stats {
     pub(super) promotions: AtomicU64,
     pub(super) demotions: AtomicU64,
     pub(super) busy_polls: AtomicU64,
-    pub(super) misplaced: AtomicU64,
-    pub(super) misplaced_bytes: AtomicU64,
     pub(super) violations: AtomicU64,
     pub(super) trimmed: AtomicU64,
     fallbacks: [AtomicU64; 7],
@@ -112,8 +107,6 @@ impl Stats {
             promotions: read(&self.promotions),
             demotions: read(&self.demotions),
             busy_polls: read(&self.busy_polls),
-            misplaced: read(&self.misplaced),
-            misplaced_bytes: read(&self.misplaced_bytes),
             violations: read(&self.violations),
             trimmed: read(&self.trimmed),
             fallbacks: self.fallbacks.each_ref().map(read),

@@ -12,7 +12,7 @@ use super::direction::{Act, Direction, Event, Mover};
 use super::gather::Gather;
 use super::kernel::sock::{readable, tcp_info};
 use super::pipe::{Pipe, Pool};
-use super::policy::{COPY_QUANTUM, GREETING_WAIT, LEAVE_EVERY, SPLICE_QUANTUM};
+use super::policy::{COPY_QUANTUM, GREETING_WAIT, SPLICE_QUANTUM};
 use super::rate::Rate;
 use super::redirect::Times;
 use super::sock::{carry_one, finish_of, splice};
@@ -62,16 +62,17 @@ pub(super) struct Link<'a> {
     pub(super) grant: Grant,
     pub(super) meter: &'a Meter,
     pub(super) control: &'a Arc<Control>,
-    /// The other direction is in the kernel's map and has not ended: the kernel may be sending to `from`.
-    pub(super) kernel_sends: bool,
+    /// The other direction has not ended: we did not end the connection behind `from`.
+    pub(super) open: bool,
 }
 
 impl Link<'_> {
-    /// What it means that the source has no more. A socket tells an error once, and a reset that the kernel met while it
-    /// was sending is told to nobody; but only a reset closes a connection that we have not ended ourselves.
+    /// What it means that the source has no more. A socket tells an error once, and whoever else asked it may have heard
+    /// it: the kernel, sending redirected bytes, or the look that begins a stay in its map. But only a reset closes a
+    /// connection that we have not ended ourselves.
     pub(super) fn source_end(&self) -> Event {
         let closed = || tcp_info(self.from).is_ok_and(|info| info.is_closed());
-        match self.kernel_sends && !self.from.is_unix() && closed() {
+        match self.open && !self.from.is_unix() && closed() {
             true => Event::SourceBroke(Finish::Aborted),
             false => Event::Eof,
         }
@@ -190,7 +191,7 @@ impl Track {
     /// half-close of its peer would destroy what the kernel holds for it.
     fn is_mappable(&self, link: &Link<'_>, turn: &Turn<'_>) -> bool {
         let tcp = !link.from.is_unix() && !link.to.is_unix();
-        tcp && !self.refused && turn.map.is_some_and(|map| map.takes(link.from))
+        tcp && !self.refused && !self.stays_out(turn.now) && turn.map.is_some_and(|map| map.takes(link.from))
     }
 
     /// Maps a Unix source, where that was asked for, before anything invites its peer to speak. One that spoke already
@@ -208,8 +209,8 @@ impl Track {
     /// When to look for gathered bytes, or to give the pipe back, if nothing moves until then. A time that has passed
     /// is none: then bytes wait in the pipe for the destination.
     fn wakes(&self, now: Instant) -> Option<Instant> {
-        if self.asks_to_leave() {
-            return Some(now + LEAVE_EVERY);
+        if let Some(in_map) = self.in_map.as_ref().filter(|_| self.asks_to_leave()) {
+            return Some(now + in_map.leave_every());
         }
         let gathered = self.gather.deadline().filter(|_| !self.direction.is_readable());
         let rests = self.pipe.as_ref().and_then(|_| self.rate.rests_at());
@@ -237,9 +238,6 @@ impl Track {
         *quantum -= bytes;
         self.taken += bytes as u64;
         self.rate.note(turn.now, bytes);
-        if self.is_misplaced() {
-            turn.stats.add(&turn.stats.misplaced_bytes, bytes as u64);
-        }
         self.direction.step(Event::Took(bytes));
         // A short read empties a stream socket, its next byte raises an edge again. Its end may have come along,
         // which raises none; and a mapped socket has a second queue behind the first.

@@ -37,7 +37,10 @@ pub(super) fn one_flow(way: &Way, target: &CheckedTarget, plan: &Plan) -> (u64, 
         match plan.up.abort_at {
             None => finish_sending(&conn, &plan.up),
             // The reader must not hold the socket open when the abort comes.
-            Some(_) => drop(conn.shutdown(Shutdown::Read)),
+            Some(_) => {
+                verdict.until_known();
+                drop(conn.shutdown(Shutdown::Read));
+            }
         }
         (outcome, reader.join().expect("a reader never panics"))
     });

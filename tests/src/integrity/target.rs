@@ -25,11 +25,15 @@ struct Expected {
     plan: Plan,
     /// Whether the client can abort so that a peer must see it.
     strict: bool,
+    greet: SyncSender<()>,
     tell: SyncSender<(u64, Vec<Fault>)>,
 }
 
 /// What the target will say about one flow.
-pub(super) struct Verdict(Receiver<(u64, Vec<Fault>)>);
+pub(super) struct Verdict {
+    greeting: Receiver<()>,
+    told: Receiver<(u64, Vec<Fault>)>,
+}
 
 impl CheckedTarget {
     /// Its thread goes on until the process ends.
@@ -53,17 +57,25 @@ impl CheckedTarget {
 
     pub(super) fn expect(&self, plan: Plan, strict: bool) -> Verdict {
         let (tell, told) = sync_channel(1);
+        let (greet, greeting) = sync_channel(1);
         let flow = plan.flow;
-        let entry = Expected { plan, strict, tell };
+        let entry = Expected { plan, strict, greet, tell };
         self.expected.lock().expect("no panic while it is held").insert(flow, entry);
-        Verdict(told)
+        Verdict { greeting, told }
     }
 }
 
 impl Verdict {
+    /// Waits until the target knows which flow it is. An abort before that may destroy the flow's number on the way (a
+    /// second after it, on a link that loses), and then nobody could tell whose end the target saw.
+    pub(super) fn until_known(&self) {
+        // A flow that never arrives is told of by `wait`.
+        let _ = self.greeting.recv_timeout(STUCK);
+    }
+
     /// Bytes that arrived at the target, and what was wrong there.
     pub(super) fn wait(&self) -> (u64, Vec<Fault>) {
-        match self.0.recv_timeout(AFTER_CLIENT) {
+        match self.told.recv_timeout(AFTER_CLIENT) {
             Ok(verdict) => verdict,
             Err(_) => (
                 0,
@@ -81,7 +93,9 @@ fn serve(socket: TcpStream, known: &Mutex<HashMap<u64, Expected>>) {
         return;
     }
     let entry = known.lock().expect("no panic while it is held").remove(&u64::from_le_bytes(number));
-    let Some(Expected { plan, strict, tell }) = entry else { return };
+    let Some(Expected { plan, strict, greet, tell }) = entry else { return };
+    // Only who aborts waits for it.
+    let _ = greet.try_send(());
     let verdict = run(conn, &plan, strict);
     // The client may have given up waiting.
     let _ = tell.try_send(verdict);

@@ -37,7 +37,6 @@ pub(super) fn register(
             named([
                 ("promoted", now.promotions),
                 ("demoted", now.demotions),
-                ("misplaced", now.misplaced),
                 ("busy_poll", now.busy_polls),
                 ("violation", now.violations),
             ])
@@ -45,9 +44,9 @@ pub(super) fn register(
     )?))?;
     registry.register(Box::new(Snapshot::counter(
         "konduit_engine_bytes_total",
-        "Bytes the engine treated specially: moved while misplaced, or cut off as delivered before.",
+        "Bytes the engine treated specially: cut off as delivered before.",
         &["what"],
-        read(|now| named([("misplaced", now.misplaced_bytes), ("trimmed", now.trimmed)])),
+        read(|now| named([("trimmed", now.trimmed)])),
     )?))?;
     registry.register(Box::new(Snapshot::counter(
         "konduit_engine_fallbacks_total",

@@ -93,6 +93,10 @@ impl Mapped {
         match self.0 {}
     }
 
+    pub fn brake(&self, _: impl AsFd) -> io::Result<()> {
+        match self.0 {}
+    }
+
     pub fn has_left(&self) -> bool {
         match self.0 {}
     }

@@ -1,11 +1,11 @@
 //! Loads the object into the kernel: offsets in, programs attached, maps out.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use aya::maps::{HashMap, Map, MapData, RingBuf, SockHash};
-use aya::programs::{Iter, SkSkb};
+use aya::programs::{Iter, SkSkb, SocketFilter};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::slots::Slots;
@@ -26,6 +26,7 @@ pub struct Sockmap(pub(super) Arc<Loaded>);
 pub(super) struct Loaded {
     pub(super) maps: Mutex<Maps>,
     pub(super) slots: Slots,
+    pub(super) brake: OwnedFd,
     events: Mutex<RingBuf<MapData>>,
     /// The verdicts are attached as long as this lives.
     programs: Mutex<Ebpf>,
@@ -67,6 +68,7 @@ impl Sockmap {
         attach(&mut programs, "tcp_verdict", &maps.tcp_sources)?;
         attach(&mut programs, "unix_verdict", &maps.unix_sources)?;
         load_leave(&mut programs)?;
+        let brake = load_brake(&mut programs)?;
         let events = take(&mut programs, "EVENTS")?;
         let Some(Map::Array(table)) = programs.take_map("SLOTS") else {
             return Err(KernelError::Mismatch("SLOTS"));
@@ -78,6 +80,7 @@ impl Sockmap {
         Ok(Sockmap(Arc::new(Loaded {
             maps: Mutex::new(maps),
             slots,
+            brake,
             events: Mutex::new(events),
             programs: Mutex::new(programs),
         })))
@@ -178,6 +181,16 @@ fn load_leave(programs: &mut Ebpf) -> Result<(), KernelError> {
     leave_program(programs)?
         .load("tcp", &types)
         .map_err(|error| refused("loading the walk over sockets", &error))
+}
+
+fn load_brake(programs: &mut Ebpf) -> Result<OwnedFd, KernelError> {
+    let program: &mut SocketFilter = programs
+        .program_mut("brake")
+        .and_then(|program| program.try_into().ok())
+        .ok_or(KernelError::Mismatch("the program brake"))?;
+    program.load().map_err(|error| refused("loading an eBPF program", &error))?;
+    let fd = program.fd().map_err(|error| refused("loading an eBPF program", &error))?;
+    fd.as_fd().try_clone_to_owned().map_err(|error| refused("keeping an eBPF program", &error))
 }
 
 fn take<M: TryFrom<Map>>(programs: &mut Ebpf, name: &'static str) -> Result<M, KernelError> {

@@ -46,7 +46,7 @@ impl Sockmap {
             return Err(MapRefused::NotEstablished);
         }
         let mapped = Mapped::enter(self, Kind::Tcp, &source, &destination, limit)?;
-        // A pending error of the source is the flow's business; whoever moves the flow sees it by epoll.
+        // A pending error of the source is the flow's business, which sees that the connection is closed.
         let _ = sock::kick(&source);
         Ok(mapped)
     }
@@ -189,6 +189,18 @@ impl Mapped {
     /// has to [turn back](Mapped::try_redirect) first.
     pub fn ask_to_leave(&self) {
         self.owner.slots.leave(self.slot).store(1, Ordering::Release);
+    }
+
+    /// At the limit, TCP bytes that arrive from then on are kept out until the direction has [left](Sockmap::leave),
+    /// instead of passed; the peer sends them again, as what a network lost. For who lets it leave soon: the peer tries
+    /// again more and more seldom.
+    ///
+    /// # Errors
+    /// The errno of attaching a filter to the source; bytes pass then.
+    pub fn brake(&self, source: impl AsFd) -> io::Result<()> {
+        sock::attach_filter(source, self.owner.brake.as_fd())?;
+        self.owner.slots.brake(self.slot).store(1, Ordering::Release);
+        Ok(())
     }
 
     /// Whether the source is out of its map: the next byte read from it follows the last one redirected or

@@ -11,9 +11,11 @@
 //!    that arrived meanwhile are redirected by the kick at the end of the call.
 //! 2. **Redirect.** Userspace neither reads the source nor writes the destination, and does not ask epoll for
 //!    `IN` on the source (the kernel wakes readers after every verdict): `RDHUP | ERR | HUP`, edge-triggered.
-//! 3. **Overflow.** The destination lags by its limit, or is gone from its map: the verdict turns to
-//!    [`Mode::Pass`] and [`Sockmap::next_event`] names the slot, as it did when half of the limit waited. From then
-//!    on arriving bytes are passed: charged to the source's receive buffer, so TCP's own window closes.
+//! 3. **Full.** The destination has its limit waiting: [`Sockmap::next_event`] names the slot, as it did when half of
+//!    the limit waited. A source with a [brake](Mapped::brake) takes no byte from then on until it has left (rule 7);
+//!    what was let in before is still redirected, up to four limits. Without a brake, beyond that, or when the
+//!    destination is gone from its map, the verdict turns to [`Mode::Pass`]: bytes are charged to the source's receive
+//!    buffer, so TCP's own window closes.
 //! 4. **Pass.** First wait until [`Mapped::is_drained`] (redirected bytes precede passed ones), then `recv`
 //!    from the source, write to the destination, [`Mapped::add_forwarded`] after each write. `EAGAIN` while
 //!    `forwarded < passed` means that a kernel worker still holds bytes: poll again, do not wait for epoll.

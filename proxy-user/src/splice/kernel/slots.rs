@@ -112,6 +112,10 @@ impl Slots {
         self.half(index, offset_of!(Slot, left))
     }
 
+    pub(super) fn brake(&self, index: u32) -> &AtomicU32 {
+        self.half(index, offset_of!(Slot, brake))
+    }
+
     /// The whole slot, each word read by itself.
     pub(super) fn read(&self, index: u32) -> Slot {
         let word = |offset| self.at(index, offset).load(Ordering::Acquire);

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::net::sockopt;
 
@@ -131,6 +131,20 @@ pub fn force_send_buffer(socket: impl AsFd, bytes: u32) -> io::Result<()> {
 pub fn receive_at_least(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     let value = i32::try_from(bytes).unwrap_or(i32::MAX);
     set(&socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &value)
+}
+
+/// Has every segment that arrives looked at by the program, instead of by the one before it.
+///
+/// # Errors
+/// The errno of `setsockopt(SO_ATTACH_BPF)`.
+pub fn attach_filter(socket: impl AsFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    set(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program.as_raw_fd())
+}
+
+/// # Errors
+/// The errno of `setsockopt(SO_DETACH_FILTER)`: ENOENT where none is attached.
+pub fn detach_filter(socket: impl AsFd) -> io::Result<()> {
+    set(&socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32)
 }
 
 /// `struct tcp_info` up to and including `tcpi_min_rtt`.

@@ -4,6 +4,7 @@
 //! as not proven, and the ladder goes one step down: sockmap, splice(2), copy. All together take well under a
 //! second on a machine that is not busy.
 
+mod brake;
 mod flow_control;
 mod half_close;
 mod kick;
@@ -144,9 +145,10 @@ impl fmt::Display for Abilities {
 
 type Check = (&'static str, fn(&Sockmap) -> Result<(), Doubt>);
 
-const TCP_CHECKS: [Check; 7] = [
+const TCP_CHECKS: [Check; 8] = [
     ("bytes that were there first", kick::check),
     ("flow control", flow_control::check),
+    ("a brake", brake::check),
     ("a stalled reader behind a small buffer", stalled::check),
     ("passing and back", turns::check),
     ("half-close", half_close::check),
