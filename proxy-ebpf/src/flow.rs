@@ -1,4 +1,4 @@
-//! What a verdict decides about arriving bytes: trim, count, redirect or pass.
+//! What a verdict decides about arriving bytes: trim, count, redirect, close the brake or pass.
 //!
 //! A TCP source's verdicts run one at a time (its socket lock). A Unix source's run in the sender's `sendmsg`.
 
@@ -11,7 +11,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_loop, bpf_skb_adjust_room};
 use aya_ebpf::programs::SkBuffContext;
-use proxy_ebpf::{PASS, Slot};
+use proxy_ebpf::{FULL, GONE, LET_IN, PASS, Slot};
 
 use crate::kernel;
 use crate::maps::{DESTINATIONS, DIRECTIONS, EVENTS, SLOTS};
@@ -21,9 +21,6 @@ const ROOM: u32 = 4095;
 /// 4 MiB: more than any segment. Half a MiB was seen where a large one had been read in part before its socket
 /// entered the map.
 const STEPS: u32 = 1 << 10;
-/// How many times the limit may wait where the brake is closed, before bytes pass. What arrives then was let in before:
-/// the socket's backlog, segments behind a hole that was filled.
-const BRAKING: u64 = 4;
 
 #[inline(always)]
 pub(crate) fn tcp(ctx: &SkBuffContext) -> u32 {
@@ -98,6 +95,10 @@ fn begin(ctx: &SkBuffContext, slot: *mut Slot) {
 /// The kernel hands whole segments to a verdict, also when a retransmission overlaps what was consumed.
 #[inline(always)]
 fn trim(ctx: &SkBuffContext, slot: *mut Slot) {
+    // A destination that was gone before the first byte: there is nothing to count from.
+    if unsafe { read_volatile(addr_of_mut!((*slot).begun)) } == 0 {
+        return;
+    }
     let Some(seq) = kernel::sequence(ctx) else { return };
     let next = unsafe { (*slot).next_seq };
     let len = ctx.len();
@@ -188,7 +189,7 @@ fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
         unsafe { (*slot).peak = unsent };
     }
     if unsent >= limit {
-        return brakes(number, slot) && unsent < limit.saturating_mul(BRAKING);
+        return brakes(number, slot) && unsent < limit.saturating_mul(LET_IN as u64);
     }
     let half = limit / 2;
     if unsent >= half {
@@ -203,26 +204,31 @@ fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
 #[inline(always)]
 fn brakes(number: u32, slot: *mut Slot) -> bool {
     unsafe { (*slot).credit = 0 };
-    if unsafe { read_volatile(addr_of_mut!((*slot).brake)) } == 0 {
-        return false;
-    }
-    let full = unsafe { addr_of_mut!((*slot).full) };
-    if unsafe { read_volatile(full) } == 0 {
+    let braked = has_brake(slot);
+    if braked && unsafe { read_volatile(addr_of_mut!((*slot).full)) } == 0 {
         unsafe {
             (*slot).overflows += 1;
-            write_volatile(full, 1);
+            write_volatile(addr_of_mut!((*slot).full), FULL);
         }
         let _ = EVENTS.output::<u32>(number, 0);
     }
-    true
+    braked
 }
 
-/// Whether the brake is closed: from the first time that the limit is reached until the source left its map.
+#[inline(always)]
+fn has_brake(slot: *mut Slot) -> bool {
+    unsafe { read_volatile(addr_of_mut!((*slot).brake)) != 0 }
+}
+
+/// Whether the brake is closed. What passes closes TCP's own window, which a peer bears for longer than losses; but
+/// nobody will take what is for a destination that is gone.
 #[inline(always)]
 pub(crate) fn is_braked(slot: *mut Slot) -> bool {
-    unsafe {
-        read_volatile(addr_of_mut!((*slot).full)) != 0 && read_volatile(addr_of_mut!((*slot).left)) == 0
+    let full = unsafe { read_volatile(addr_of_mut!((*slot).full)) };
+    if full == 0 || !has_brake(slot) || unsafe { read_volatile(addr_of_mut!((*slot).left)) } != 0 {
+        return false;
     }
+    full == GONE || unsafe { read_volatile(addr_of_mut!((*slot).state)) } & PASS == 0
 }
 
 /// The destination lags: from these bytes on they pass.
@@ -259,7 +265,10 @@ fn redirect(ctx: &SkBuffContext, number: u32, slot: *mut Slot, len: u64) -> u32 
     }
     // Dropping would lose bytes without a trace; passing leaves them to userspace.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(redirected, len.wrapping_neg()) };
-    unsafe { (*slot).strays += 1 };
+    unsafe {
+        (*slot).strays += 1;
+        write_volatile(addr_of_mut!((*slot).full), GONE);
+    }
     turn(number, slot, len)
 }
 

@@ -8,7 +8,16 @@
 /// Bit 0 of [`Slot::state`]: bytes pass to userspace. The rest of the word counts the bytes passed so far.
 pub const PASS: u64 = 1;
 
-/// One mapped direction of one flow, in an mmapped array: written by one verdict at a time and by userspace.
+/// How many times its limit may wait at a destination, where the source has a brake, before bytes pass. What arrives
+/// behind a closed brake was let in before: the socket's backlog, segments behind a hole that was filled.
+pub const LET_IN: u32 = 4;
+
+/// What [`Slot::full`] says.
+pub const FULL: u32 = 1;
+pub const GONE: u32 = 2;
+
+/// One mapped direction of one flow, in an mmapped array: written by one verdict at a time, by the walk that lets
+/// sources out, and by userspace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slot {
@@ -46,9 +55,10 @@ pub struct Slot {
     pub leave: u32,
     /// Not 0 once the source left its map at an exact byte.
     pub left: u32,
-    /// Written by userspace: the source has the brake, which keeps out what the destination cannot take.
+    /// Written by userspace: not 0 while the source has the brake, which keeps out what the destination cannot take.
     pub brake: u32,
-    /// Not 0 once the destination had its limit waiting: the brake is closed until the source left its map.
+    /// [`FULL`] once the destination had its limit waiting, [`GONE`] once it was not in its map, else 0. The brake is
+    /// closed from then on until the source left its map, and while bytes pass to userspace, only with [`GONE`].
     pub full: u32,
     pub padding: [u32; 3],
 }

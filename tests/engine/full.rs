@@ -45,7 +45,7 @@ fn a_direction_whose_reader_stalls_leaves_the_map_and_goes_on_at_once_when_it_re
     assert_eq!(came, sent);
     // Out of the map TCP's own window stopped the client, not a loss that it would come back to after seconds.
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert_eq!(bench.splicer.snapshot().demotions, 1);
+    assert!(bench.splicer.snapshot().demotions >= 1);
     flow.target.finish();
     assert!(bench.ending(flow.ending).is_clean());
     assert!(flow.meter.total(Direction::Up) == sent && bench.splicer.snapshot().violations == 0);

@@ -13,7 +13,6 @@ mod full;
 mod gone;
 mod integrity;
 mod ladder;
-
 mod pattern;
 mod urgent;
 mod watched;

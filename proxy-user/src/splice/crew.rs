@@ -60,7 +60,7 @@ impl Crew {
         self.inbox(index).adopt(pair)
     }
 
-    /// Wakes the flows whose mapped directions pass through userspace now.
+    /// Wakes the flows with a mapped direction that fills up, is full, or passes.
     pub(super) fn tell_overflows(&self) {
         for control in self.map.iter().flat_map(|map| map.overflowed()) {
             self.look(control);

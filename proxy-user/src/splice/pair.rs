@@ -156,7 +156,7 @@ impl Pair {
                 continue;
             }
             let sound = track.watch(&link, turn);
-            run |= !sound || !track.direction.is_redirecting();
+            run |= !sound || !track.direction.is_redirecting() || track.asks_to_leave();
             self.violated |= !sound;
         }
         run

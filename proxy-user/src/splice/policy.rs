@@ -86,15 +86,12 @@ pub(super) const BACKLOG_LOOK: Duration = Duration::from_millis(16);
 /// Passed bytes that take longer are lost.
 pub(super) const LAG_BOUND: Duration = Duration::from_secs(5);
 
-/// A direction that overflows again so soon after it was redirected goes on passing for a growing while.
-pub(super) const OVERFLOW_OFTEN: Duration = Duration::from_millis(10);
-pub(super) const HOLD_LEAST: Duration = Duration::from_millis(1);
-pub(super) const HOLD_MOST: Duration = Duration::from_millis(256);
-
 /// A direction that had to leave the map stays out for so long, twice as long each time that it was in for less than
-/// [`STAY_SHORT`]: a forced one would enter whenever its source pauses, and each brake costs the source what was in
-/// flight. Without it a link of 20 ms carried 0.88 of what it can.
+/// [`STAY_SHORT`], or moved less than [`STAY_WORTH`] until its destination was full: a forced one would enter whenever its
+/// source pauses, and each brake costs the source what was in flight. Without it a link of 20 ms carried 0.88 of what it
+/// can, and sources whose reader was slow stayed slow for seconds after it.
 pub(super) const STAY_SHORT: Duration = Duration::from_millis(100);
+pub(super) const STAY_WORTH: u64 = 16 << 20;
 pub(super) const STAY_OUT_LEAST: Duration = Duration::from_millis(16);
 pub(super) const STAY_OUT_MOST: Duration = Duration::from_secs(4);
 
@@ -131,6 +128,9 @@ pub(super) const UNSENT_OF_UNIX: u32 = 2 << 20;
 
 /// How often the kernel is asked to let directions out of the map: a walk over all TCP sockets, 100 µs with few.
 pub(super) const LEAVE_EVERY: Duration = Duration::from_millis(20);
+
+/// When to ask again after the kernel refused.
+pub(super) const LEAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The same for a direction whose brake closed: until it is out, what its peer sends is lost, and the peer asks again
 /// after a few milliseconds first.

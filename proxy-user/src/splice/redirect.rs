@@ -1,15 +1,14 @@
-//! A track while its direction is in the kernel's map: enter, look, let the backlog pass, pass, return, check.
+//! A track while its direction is in the kernel's map: enter, look, let the backlog pass, pass, return,
+//! leave, check.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::conserve::{Stage, Violation};
 use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
 use super::policy::{
-    BACKLOG_LOOK, HOLD_LEAST, HOLD_MOST, LAG_BOUND, LAG_LOOK, OVERFLOW_OFTEN, STAY_OUT_LEAST, STAY_OUT_MOST,
-    STAY_SHORT,
+    BACKLOG_LOOK, LAG_BOUND, LAG_LOOK, STAY_OUT_LEAST, STAY_OUT_MOST, STAY_SHORT, STAY_WORTH,
 };
 use super::sock::finish_of;
 use super::sockmap::{InMap, book, consumed};
@@ -35,14 +34,10 @@ impl Unread {
 /// What a mapped direction remembers beside its counts.
 #[derive(Debug, Default)]
 pub(super) struct Times {
-    /// Passing since.
-    passing: Option<Instant>,
-    /// Redirecting again since.
-    redirecting: Option<Instant>,
     /// In the map since.
     entered: Option<Instant>,
-    /// How long to go on passing before the kernel may try again.
-    hold: Duration,
+    /// Its destination had the limit waiting in this stay.
+    full: bool,
     /// How long the last look at a backlog that does not go was put off.
     backlog: Duration,
     /// The source said "no more" while passed bytes were on their way, since.
@@ -82,6 +77,11 @@ impl Track {
         let Some(map) = turn.map.filter(|map| map.takes(link.from)) else {
             return self.step(Event::NotPromoted);
         };
+        // A source that is silent because its brake closed a moment ago says nothing of its destination.
+        if !link.from.is_unix() && map.is_crowded(link.to, link.grant) {
+            self.times.out_until = Some(turn.now + STAY_OUT_LEAST);
+            return self.step(Event::NotPromoted);
+        }
         match InMap::enter(
             map,
             link.from,
@@ -125,23 +125,13 @@ impl Track {
         if self.times.leaving && in_map.mapped().has_left() {
             self.direction.step(Event::Left);
         } else if passes {
-            turn.stats.fell_back(Fallback::Overflow);
-            let often = self.times.redirecting.is_some_and(|at| turn.now - at < OVERFLOW_OFTEN);
-            self.times.hold = match often {
-                true => (self.times.hold * 2).clamp(HOLD_LEAST, HOLD_MOST),
-                false => Duration::ZERO,
-            };
-            self.times.passing = Some(turn.now);
             self.direction.step(Event::Overflowed);
         }
-        if self.times.leaving {
-            return;
-        }
         let full = in_map.is_full();
-        if full && !passes {
+        if full && !std::mem::replace(&mut self.times.full, true) {
             turn.stats.fell_back(Fallback::Overflow);
         }
-        if full || self.engine == EngineChoice::Auto && in_map.is_crowded() {
+        if !self.times.leaving && (full || self.engine == EngineChoice::Auto && in_map.is_crowded()) {
             self.rate.surge(turn.now);
             self.ask_to_leave();
         }
@@ -186,7 +176,7 @@ impl Track {
         }
     }
 
-    /// A direction that turned bulky is better spliced.
+    /// A direction that turned bulky, or whose destination is full, is better moved by userspace.
     pub(super) fn ask_to_leave(&mut self) {
         if let Some(in_map) = &self.in_map
             && !std::mem::replace(&mut self.times.leaving, true)
@@ -195,8 +185,9 @@ impl Track {
         }
     }
 
+    /// One that passes leaves when it redirects again.
     pub(super) fn asks_to_leave(&self) -> bool {
-        self.times.leaving && self.in_map.is_some() && self.finish().is_none()
+        self.times.leaving && self.in_map.is_some() && self.direction.is_redirecting()
     }
 
     /// Lets directions out that asked; the others' owners look by themselves.
@@ -216,11 +207,12 @@ impl Track {
         in_map.release(link.from, link.to);
         let counts = in_map.mapped().counts();
         self.taken += counts.redirected;
-        let short = self.times.entered.is_some_and(|at| turn.now - at < STAY_SHORT);
-        let longer = if short { self.times.stay_out * 2 } else { Duration::ZERO };
+        let in_vain = self.times.entered.is_some_and(|at| turn.now - at < STAY_SHORT)
+            || self.times.full && counts.redirected < STAY_WORTH;
+        let longer = if in_vain { self.times.stay_out * 2 } else { Duration::ZERO };
         let stay_out = longer.clamp(STAY_OUT_LEAST, STAY_OUT_MOST);
         self.times = Times { stay_out, out_until: Some(turn.now + stay_out), ..Times::default() };
-        turn.stats.trimmed.fetch_add(counts.trimmed, Ordering::Relaxed);
+        turn.stats.close(&counts);
         turn.stats.add(&turn.stats.demotions, 1);
         if let Err(violation) = in_map.check(link.from, link.to, Stage::Left) {
             distrust(&in_map, &violation, turn.stats);
@@ -246,21 +238,11 @@ impl Track {
             return if dry { self.lag(turn.now).map(Some) } else { Ok(None) };
         }
         self.times.lagging = None;
-        let hold = if self.times.leaving { Duration::ZERO } else { self.times.hold };
-        let until = self.times.passing.map(|at| at + hold).filter(|until| turn.now < *until);
-        if let Some(until) = until {
-            if self.direction.is_readable() {
-                return self.step(Event::NotResumed).map(|()| None);
-            }
-            return Ok(Some(until));
-        }
         if !in_map.mapped().try_redirect() {
             self.step(Event::NotResumed)?;
             self.step(Event::Readable)?;
             return Ok(None);
         }
-        self.times.passing = None;
-        self.times.redirecting = Some(turn.now);
         self.step(Event::Resumed)?;
         self.notice(link, turn);
         if self.times.leaving {
@@ -325,7 +307,7 @@ impl Track {
         let Some(in_map) = &mut self.in_map else { return true };
         let redirected = in_map.take_redirected();
         link.meter.add(self.side, Engine::Sockmap, redirected);
-        stats.trimmed.fetch_add(in_map.mapped().counts().trimmed, Ordering::Relaxed);
+        stats.close(&in_map.mapped().counts());
         if let Some(before) = self.times.evicted {
             return before == in_map.seen();
         }

@@ -4,32 +4,53 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use proxy_ebpf::LET_IN;
 use socket2::SockRef;
 
 use super::budget::Grant;
 use super::conserve::{self, Stage, Violation};
 use super::control::Control;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
-use super::policy::{LEAVE_EVERY, LEAVE_EVERY_FULL, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX};
+use super::policy::{
+    LAG_LOOK, LEAVE_AGAIN, LEAVE_EVERY, LEAVE_EVERY_FULL, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX,
+};
 use super::stats::{Fallback, Stats};
 use super::trust::Trust;
 use super::{Plain, Proven};
 
-/// How many times its limit a destination may have unsent before the kernel's worker waits with the rest: as many as
-/// the verdict lets by behind a closed brake.
-const ROOM: u32 = 4;
+/// The kernel refused to walk over the sockets, for want of descriptors or memory.
+struct CannotLeave;
 
 /// Loaded programs, shared by all engine threads.
 pub(super) struct KernelMap {
     sockmap: Sockmap,
     /// Whose flow a slot belongs to: overflow events name slots.
     owners: Mutex<HashMap<SlotId, Arc<Control>>>,
-    /// Flows with a direction that wants to leave, and when the kernel was last asked to let them.
-    leavers: Mutex<(Vec<Arc<Control>>, Option<Instant>)>,
+    leavers: Mutex<Leavers>,
     proven: Proven,
     trust: Trust,
     budget: u64,
     flow_most: u64,
+}
+
+/// Flows with a direction that wants to leave, and the last walk that let some.
+#[derive(Default)]
+struct Leavers {
+    asked: Vec<Arc<Control>>,
+    walk: Option<Walk>,
+}
+
+struct Walk {
+    at: Instant,
+    took: Duration,
+    failed: bool,
+}
+
+impl Walk {
+    /// Walks take a tenth of the time at the most, however many sockets there are.
+    fn next(&self, every: Duration) -> Instant {
+        self.at + if self.failed { LEAVE_AGAIN } else { every.max(10 * self.took) }
+    }
 }
 
 impl KernelMap {
@@ -43,7 +64,7 @@ impl KernelMap {
         KernelMap {
             sockmap,
             owners: Mutex::new(HashMap::new()),
-            leavers: Mutex::new((Vec::new(), None)),
+            leavers: Mutex::default(),
             proven,
             trust,
             budget,
@@ -68,7 +89,16 @@ impl KernelMap {
         share.clamp(LIMIT_LEAST, LIMIT_MOST) as u32
     }
 
-    /// The flows whose directions turned to passing since the last call.
+    /// Half of what may wait unsent at the destination waits there already.
+    pub(super) fn is_crowded(&self, to: &Plain, grant: Grant) -> bool {
+        sock::tcp_info(to).is_ok_and(|info| info.notsent >= self.limit_of(grant) / 2)
+    }
+
+    fn limit_of(&self, grant: Grant) -> u32 {
+        self.limit().min(grant.redirected())
+    }
+
+    /// The flows whose directions fill up, are full, or turned to passing since the last call.
     pub(super) fn overflowed(&self) -> Vec<Arc<Control>> {
         let owners = self.owners();
         std::iter::from_fn(|| self.sockmap.next_event())
@@ -77,20 +107,36 @@ impl KernelMap {
     }
 
     /// Lets every direction out that asked and can go, once in `every` at most: the kernel walks over all TCP sockets.
-    /// The flows that asked are to look whether they are out.
-    fn let_out(&self, asks: &Arc<Control>, now: Instant, every: Duration) -> Vec<Arc<Control>> {
+    /// The flows that asked are to look whether they are out; none when the kernel refused, now or a moment ago.
+    fn let_out(
+        &self,
+        asks: &Arc<Control>,
+        now: Instant,
+        every: Duration,
+    ) -> Result<Vec<Arc<Control>>, CannotLeave> {
         let mut leavers = self.leavers.lock().unwrap_or_else(PoisonError::into_inner);
-        if !leavers.0.iter().any(|control| Arc::ptr_eq(control, asks)) {
-            leavers.0.push(asks.clone());
+        if let Some(walk) = leavers.walk.as_ref().filter(|walk| now < walk.next(every)) {
+            if walk.failed {
+                return Err(CannotLeave);
+            }
+            if !leavers.asked.iter().any(|control| Arc::ptr_eq(control, asks)) {
+                leavers.asked.push(asks.clone());
+            }
+            return Ok(Vec::new());
         }
-        if leavers.1.is_some_and(|at| now.saturating_duration_since(at) < every) {
-            return Vec::new();
+        let at = Instant::now();
+        let outcome = self.sockmap.leave();
+        leavers.walk = Some(Walk { at, took: at.elapsed(), failed: outcome.is_err() });
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "no direction can leave the kernel's map now; what waits there passes through userspace");
+            return Err(CannotLeave);
         }
-        leavers.1 = Some(now);
-        if let Err(error) = self.sockmap.leave() {
-            tracing::warn!(%error, "a direction cannot leave the kernel's map; it goes on through userspace");
-        }
-        std::mem::take(&mut leavers.0)
+        Ok(std::mem::take(&mut leavers.asked))
+    }
+
+    fn walks_at(&self, now: Instant, every: Duration) -> Instant {
+        let leavers = self.leavers.lock().unwrap_or_else(PoisonError::into_inner);
+        leavers.walk.as_ref().map_or(now, |walk| walk.next(every)).max(now + LAG_LOOK)
     }
 
     /// Makes the destination's send buffer hold what may wait `unsent` beside what is in flight, and bounds what
@@ -132,13 +178,13 @@ impl InMap {
         grant: Grant,
         received_before: Option<u64>,
     ) -> Result<InMap, MapRefused> {
-        let limit = map.limit().min(grant.redirected());
+        let limit = map.limit_of(grant);
         let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
         let mapped = match from {
             Plain::Tcp(socket) => {
-                map.widen(to, limit.saturating_mul(ROOM));
+                map.widen(to, limit.saturating_mul(LET_IN));
                 let mapped = map.sockmap.map_tcp(socket, to, limit).inspect_err(|_| narrow(to, grant))?;
-                // Without it bytes pass at the limit: slower, not wrong.
+                // Without it bytes pass at the limit, and the direction leaves later or not at all: slower, not wrong.
                 if let Err(error) = mapped.brake(socket) {
                     tracing::debug!(%error, "no brake for a source; what its destination cannot take will pass");
                 }
@@ -184,11 +230,18 @@ impl InMap {
     }
 
     pub(super) fn let_out(&self, asks: &Arc<Control>, now: Instant) -> Vec<Arc<Control>> {
-        self.map.let_out(asks, now, self.leave_every())
+        self.map.let_out(asks, now, self.leave_every()).unwrap_or_else(|CannotLeave| {
+            self.mapped.unbrake();
+            Vec::new()
+        })
     }
 
-    /// How often to ask the kernel to let the direction out.
-    pub(super) fn leave_every(&self) -> Duration {
+    /// When the kernel may be asked again to let the direction out.
+    pub(super) fn leaves_at(&self, now: Instant) -> Instant {
+        self.map.walks_at(now, self.leave_every())
+    }
+
+    fn leave_every(&self) -> Duration {
         if self.is_full() { LEAVE_EVERY_FULL } else { LEAVE_EVERY }
     }
 
@@ -202,7 +255,7 @@ impl InMap {
     }
 
     fn limit(&self) -> u32 {
-        self.map.limit().min(self.grant.redirected())
+        self.map.limit_of(self.grant)
     }
 
     pub(super) fn follow_budget(&self) {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::kernel::Counts;
+
 /// Why a flow or a direction got less than the engine in force allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fallback {
@@ -13,7 +15,7 @@ pub enum Fallback {
     NoSlot,
     /// The kernel refused the socket for another reason.
     MapRefused,
-    /// A mapped direction reached its limit and passed through userspace for a while.
+    /// A mapped direction reached its limit: its brake closed and it left the map, or its bytes passed through userspace.
     Overflow,
     /// The socket had left the map when its bytes came.
     Evicted,
@@ -67,6 +69,8 @@ pub struct Snapshot {
     pub violations: u64,
     /// Bytes cut off as delivered before (overlapping retransmissions), ever.
     pub trimmed: u64,
+    /// Bytes of mapped directions that passed through userspace, ever: what could neither be redirected nor kept out.
+    pub passed: u64,
     fallbacks: [u64; 7],
 }
 
@@ -84,7 +88,8 @@ pub(super) struct Stats {
     pub(super) demotions: AtomicU64,
     pub(super) busy_polls: AtomicU64,
     pub(super) violations: AtomicU64,
-    pub(super) trimmed: AtomicU64,
+    trimmed: AtomicU64,
+    passed: AtomicU64,
     fallbacks: [AtomicU64; 7],
 }
 
@@ -95,6 +100,12 @@ impl Stats {
 
     pub(super) fn add(&self, counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Books a stay in the map that is over.
+    pub(super) fn close(&self, counts: &Counts) {
+        self.add(&self.trimmed, counts.trimmed);
+        self.add(&self.passed, counts.passed);
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -109,6 +120,7 @@ impl Stats {
             busy_polls: read(&self.busy_polls),
             violations: read(&self.violations),
             trimmed: read(&self.trimmed),
+            passed: read(&self.passed),
             fallbacks: self.fallbacks.each_ref().map(read),
         }
     }

@@ -206,11 +206,12 @@ impl Track {
         if self.direction.next() == Act::Recv && quiet { self.promote(link, turn) } else { Ok(()) }
     }
 
-    /// When to look for gathered bytes, or to give the pipe back, if nothing moves until then. A time that has passed
+    /// When to look for gathered bytes, to give the pipe back, or to ask again to leave the map, if nothing moves until
+    /// then. A time that has passed
     /// is none: then bytes wait in the pipe for the destination.
     fn wakes(&self, now: Instant) -> Option<Instant> {
         if let Some(in_map) = self.in_map.as_ref().filter(|_| self.asks_to_leave()) {
-            return Some(now + in_map.leave_every());
+            return Some(in_map.leaves_at(now));
         }
         let gathered = self.gather.deadline().filter(|_| !self.direction.is_readable());
         let rests = self.pipe.as_ref().and_then(|_| self.rate.rests_at());

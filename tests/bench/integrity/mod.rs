@@ -164,9 +164,10 @@ fn one_route(
         // Else a part of what the engine does by its own choice was not tried.
         anyhow::ensure!(promoted > 0.0 && demoted > 0.0, "no flow changed its engine both ways: {words}");
     }
+    words += &format!("; {} bytes passed", of_mapped(&route, "passed")?);
     anyhow::ensure!(!has_leaked(&before, &after), "leaked: {words}");
     if starter.link.is_some() {
-        let trimmed = trimmed(&route)?;
+        let trimmed = of_mapped(&route, "trimmed")?;
         let forced = route.engine == Some(Engine::Sockmap);
         anyhow::ensure!(trimmed > 0.0 || !forced, "no verdict met a retransmission that overlaps: {words}");
         words += &format!("; {trimmed} bytes trimmed");
@@ -174,9 +175,9 @@ fn one_route(
     Ok(words)
 }
 
-/// Bytes that retransmissions brought again and a verdict cut off.
-fn trimmed(route: &Route) -> anyhow::Result<f64> {
-    route.sum("konduit_engine_bytes_total", &[("what", "trimmed")])
+/// Bytes that retransmissions brought again and a verdict cut off, or that passed through userspace though mapped.
+fn of_mapped(route: &Route, what: &'static str) -> anyhow::Result<f64> {
+    route.sum("konduit_engine_bytes_total", &[("what", what)])
 }
 
 #[cfg(test)]

@@ -44,9 +44,9 @@ pub(super) fn register(
     )?))?;
     registry.register(Box::new(Snapshot::counter(
         "konduit_engine_bytes_total",
-        "Bytes the engine treated specially: cut off as delivered before.",
+        "Bytes of mapped directions that a verdict cut off, as delivered before, or passed to userspace.",
         &["what"],
-        read(|now| named([("trimmed", now.trimmed)])),
+        read(|now| named([("trimmed", now.trimmed), ("passed", now.passed)])),
     )?))?;
     registry.register(Box::new(Snapshot::counter(
         "konduit_engine_fallbacks_total",

@@ -97,6 +97,10 @@ impl Mapped {
         match self.0 {}
     }
 
+    pub fn unbrake(&self) {
+        match self.0 {}
+    }
+
     pub fn has_left(&self) -> bool {
         match self.0 {}
     }

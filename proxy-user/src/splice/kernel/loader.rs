@@ -16,8 +16,7 @@ const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT
 #[cfg(not(ebpf_object))]
 const OBJECT: Option<&[u8]> = None;
 
-/// Loaded programs and their maps; a cheap handle. Each engine thread loads its own, so that events of its
-/// flows come to its epoll; a shared one works too.
+/// Loaded programs and their maps; a cheap handle. Engine threads share one, the first hears its events.
 ///
 /// Dropping the last handle (and the last [`super::Mapped`]) unloads everything.
 #[derive(Clone)]
@@ -92,7 +91,7 @@ impl Sockmap {
     }
 
     /// The next direction that turned to [`super::Mode::Pass`] since it was last asked, or whose destination had half
-    /// of its limit waiting. Call until `None`.
+    /// of its limit waiting, or all of it. Call until `None`.
     pub fn next_event(&self) -> Option<SlotId> {
         let mut events = self.events();
         let item = events.next()?;

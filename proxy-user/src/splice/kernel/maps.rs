@@ -150,6 +150,8 @@ impl Mapped {
     /// Back from [`Mode::Pass`] to [`Mode::Redirect`]; `true` when redirecting now. Fails while passed bytes
     /// are not forwarded.
     pub fn try_redirect(&self) -> bool {
+        // No verdict closes the brake while bytes pass; the next one that redirects looks whether it must.
+        self.owner.slots.full(self.slot).store(0, Ordering::Release);
         let forwarded = self.owner.slots.forwarded(self.slot).load(Ordering::Acquire);
         let state = self.owner.slots.state(self.slot);
         let expected = forwarded << 1 | PASS;
@@ -201,6 +203,11 @@ impl Mapped {
         sock::attach_filter(source, self.owner.brake.as_fd())?;
         self.owner.slots.brake(self.slot).store(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Takes the brake off again, for a direction that cannot leave: at the limit bytes pass.
+    pub fn unbrake(&self) {
+        self.owner.slots.brake(self.slot).store(0, Ordering::Release);
     }
 
     /// Whether the source is out of its map: the next byte read from it follows the last one redirected or

@@ -116,6 +116,10 @@ impl Slots {
         self.half(index, offset_of!(Slot, brake))
     }
 
+    pub(super) fn full(&self, index: u32) -> &AtomicU32 {
+        self.half(index, offset_of!(Slot, full))
+    }
+
     /// The whole slot, each word read by itself.
     pub(super) fn read(&self, index: u32) -> Slot {
         let word = |offset| self.at(index, offset).load(Ordering::Acquire);
