@@ -209,6 +209,8 @@ fn brakes(number: u32, slot: *mut Slot) -> bool {
         unsafe {
             (*slot).overflows += 1;
             write_volatile(addr_of_mut!((*slot).full), FULL);
+            // Whoever hears of it lets it out: a peer whose second try is lost as well waits 200 ms for the third.
+            write_volatile(addr_of_mut!((*slot).leave), 1);
         }
         let _ = EVENTS.output::<u32>(number, 0);
     }

@@ -51,7 +51,7 @@ pub struct Slot {
     pub base_seq: u32,
     /// Not 0 once the first bytes arrived.
     pub begun: u32,
-    /// Written by userspace: the direction wants to leave the map at the next chance.
+    /// The direction is to leave the map at the next chance. Written by userspace, and when the brake closes.
     pub leave: u32,
     /// Not 0 once the source left its map at an exact byte.
     pub left: u32,

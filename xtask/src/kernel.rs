@@ -4,28 +4,27 @@ use std::io;
 
 use anyhow::{Context, Result, bail};
 
-use crate::kernel_log::{KernelLog, is_miscount_of_forced_sockmap};
+use crate::kernel_log::{KernelLog, is_miscount_of_passing};
 use crate::sh;
 
-/// How the flows of a step come to use sockmap.
+/// Whether a step makes mapped sockets pass bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sockmap {
-    /// Where it fits, by the engine's own choice.
-    Chosen,
-    /// Some tests force it, and meet a fault of the kernel's that is known.
-    Forced,
+pub(crate) enum Passing {
+    Never,
+    /// Some tests do, and may meet a fault of the kernel's that is known.
+    OnPurpose,
 }
 
 /// Runs `step`, and fails it over new warnings in the kernel's log; who may not read that is told.
-pub(crate) fn watched(sockmap: Sockmap, step: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn watched(passing: Passing, step: impl FnOnce() -> Result<()>) -> Result<()> {
     let log = KernelLog::watch();
     let outcome = step();
-    judge(outcome, log.and_then(|mut log| log.new_warnings()).map(|warnings| unknown(sockmap, warnings)))
+    judge(outcome, log.and_then(|mut log| log.new_warnings()).map(|warnings| unknown(passing, warnings)))
 }
 
 /// Says those aloud that are known.
-fn unknown(sockmap: Sockmap, warnings: Vec<String>) -> Vec<String> {
-    let is_known = |warning: &String| sockmap == Sockmap::Forced && is_miscount_of_forced_sockmap(warning);
+fn unknown(passing: Passing, warnings: Vec<String>) -> Vec<String> {
+    let is_known = |warning: &String| passing == Passing::OnPurpose && is_miscount_of_passing(warning);
     let (known, unknown): (Vec<_>, Vec<_>) = warnings.into_iter().partition(is_known);
     for warning in known {
         sh::say(format!("!!! A KNOWN FAULT OF THE KERNEL (ARCHITECTURE.md): {warning}"));
@@ -57,12 +56,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_warning_is_known_only_where_sockmap_is_forced() {
+    fn a_warning_is_known_only_where_tests_pass_on_purpose() {
         let known = "net/ipv4/af_inet.c:157 inet_sock_destruct+0x169/0x190, 1 times, last in kworker/1:0";
         let other = "net/core/skmsg.c:1 sk_psock_drop+0x1/0x2, 1 times, last in proxy-agent";
         let both = || vec![known.to_owned(), other.to_owned()];
-        assert_eq!(unknown(Sockmap::Forced, both()), [other]);
-        assert_eq!(unknown(Sockmap::Chosen, both()), both());
+        assert_eq!(unknown(Passing::OnPurpose, both()), [other]);
+        assert_eq!(unknown(Passing::Never, both()), both());
     }
 
     #[test]

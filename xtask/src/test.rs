@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::kernel::Sockmap;
+use crate::kernel::Passing;
 use crate::{bench, gotest, image, kernel, lint, rootless, setup, sh, tools};
 
 #[derive(clap::Args)]
@@ -151,7 +151,7 @@ fn images(_: Form) -> Result<()> {
 
 fn lower_engines(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-user", "--no-default-features", "--lib", "--", "--quiet"];
-    kernel::watched(Sockmap::Chosen, || sh::run("test without the in-kernel engine", &mut cargo(&args)))?;
+    kernel::watched(Passing::Never, || sh::run("test without the in-kernel engine", &mut cargo(&args)))?;
     let programs = ["build", "-p", "proxy-user", "--no-default-features", "--bins"];
     sh::run("build both without the in-kernel engine", &mut cargo(&programs))?;
     // The next build puts those of every day in their place.
@@ -164,12 +164,12 @@ fn lower_engines(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-tests", "--test", "process", "lower::"];
     let mut tests = cargo(&args);
     tests.env("KONDUIT_WITHOUT_EBPF", lower);
-    kernel::watched(Sockmap::Chosen, || sh::run("test both without the in-kernel engine", &mut tests))
+    kernel::watched(Passing::Never, || sh::run("test both without the in-kernel engine", &mut tests))
 }
 
 fn unit(_: Form) -> Result<()> {
     let args = ["test", "-p", "proxy-ebpf", "-p", "proxy-user", "-p", "xtask"];
-    kernel::watched(Sockmap::Forced, || sh::run("test the logic beside the code", &mut cargo(&args)))
+    kernel::watched(Passing::Never, || sh::run("test the logic beside the code", &mut cargo(&args)))
 }
 
 fn behaviour(form: Form) -> Result<()> {
@@ -181,7 +181,7 @@ fn behaviour(form: Form) -> Result<()> {
     if form == Form::Full {
         tests.env("KONDUIT_FULL", "1");
     }
-    kernel::watched(Sockmap::Forced, || sh::run("test behaviour", &mut tests))
+    kernel::watched(Passing::OnPurpose, || sh::run("test behaviour", &mut tests))
 }
 
 /// Upstream's own programs, which a person builds and names.
@@ -204,7 +204,7 @@ fn upstream(_: Form) -> Result<()> {
         let path = std::env::var_os(variable).unwrap_or_default();
         tests.env(variable, fs::canonicalize(&path).with_context(|| format!("{variable} names no program"))?);
     }
-    kernel::watched(Sockmap::Chosen, || sh::run("test ours with upstream's own programs", &mut tests))
+    kernel::watched(Passing::Never, || sh::run("test ours with upstream's own programs", &mut tests))
 }
 
 fn kubernetes(form: Form) -> Result<()> {
@@ -223,7 +223,7 @@ fn kubernetes(form: Form) -> Result<()> {
              --full moves 1 GiB in every cell",
         ),
     }
-    kernel::watched(Sockmap::Chosen, || {
+    kernel::watched(Passing::Never, || {
         gotest::run("test the Kubernetes path", &mut go)?;
         rootless::run(&module, &release, form)
     })

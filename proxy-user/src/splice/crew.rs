@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::SpliceError;
 use super::budget::{Grant, Grants, Room};
@@ -62,7 +62,8 @@ impl Crew {
 
     /// Wakes the flows with a mapped direction that fills up, is full, or passes.
     pub(super) fn tell_overflows(&self) {
-        for control in self.map.iter().flat_map(|map| map.overflowed()) {
+        let now = Instant::now();
+        for control in self.map.iter().flat_map(|map| map.overflowed(now)) {
             self.look(control);
         }
     }

@@ -122,7 +122,7 @@ impl Track {
         }
         // Asked in this order, since whoever leaves says so before it passes.
         let passes = in_map.mapped().mode() == Mode::Pass;
-        if self.times.leaving && in_map.mapped().has_left() {
+        if in_map.mapped().has_left() {
             self.direction.step(Event::Left);
         } else if passes {
             self.direction.step(Event::Overflowed);
@@ -228,7 +228,7 @@ impl Track {
             return self.step(Event::NotResumed).map(|()| None);
         }
         // It was let out in the instant in which it was taken for overflowed: no verdict will pass or redirect again.
-        if self.times.leaving && in_map.mapped().has_left() {
+        if in_map.mapped().has_left() {
             return self.step(Event::Left).map(|()| None);
         }
         if in_map.mapped().waiting() > 0 {

@@ -98,19 +98,27 @@ impl KernelMap {
         self.limit().min(grant.redirected())
     }
 
-    /// The flows whose directions fill up, are full, or turned to passing since the last call.
-    pub(super) fn overflowed(&self) -> Vec<Arc<Control>> {
+    /// The flows whose directions fill up, are full, turned to passing or were let out since the last call. Who is full
+    /// is let out right here: its owner may be busy, and its peer tries again after a few milliseconds.
+    pub(super) fn overflowed(&self, now: Instant) -> Vec<Arc<Control>> {
+        let mut slots: Vec<_> = std::iter::from_fn(|| self.sockmap.next_event()).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let mut let_out = match slots.iter().any(|slot| self.sockmap.is_braked(*slot)) {
+            // Where the kernel refuses, each owner does what is left to do.
+            true => self.walk(None, now, LEAVE_EVERY_FULL).unwrap_or_default(),
+            false => Vec::new(),
+        };
         let owners = self.owners();
-        std::iter::from_fn(|| self.sockmap.next_event())
-            .filter_map(|slot| owners.get(&slot).cloned())
-            .collect()
+        let_out.extend(slots.iter().filter_map(|slot| owners.get(slot).cloned()));
+        let_out
     }
 
-    /// Lets every direction out that asked and can go, once in `every` at most: the kernel walks over all TCP sockets.
+    /// Lets every direction out that is to leave and can, once in `every` at most: the kernel walks over all TCP sockets.
     /// The flows that asked are to look whether they are out; none when the kernel refused, now or a moment ago.
-    fn let_out(
+    fn walk(
         &self,
-        asks: &Arc<Control>,
+        asks: Option<&Arc<Control>>,
         now: Instant,
         every: Duration,
     ) -> Result<Vec<Arc<Control>>, CannotLeave> {
@@ -119,7 +127,9 @@ impl KernelMap {
             if walk.failed {
                 return Err(CannotLeave);
             }
-            if !leavers.asked.iter().any(|control| Arc::ptr_eq(control, asks)) {
+            if let Some(asks) = asks
+                && !leavers.asked.iter().any(|control| Arc::ptr_eq(control, asks))
+            {
                 leavers.asked.push(asks.clone());
             }
             return Ok(Vec::new());
@@ -230,7 +240,7 @@ impl InMap {
     }
 
     pub(super) fn let_out(&self, asks: &Arc<Control>, now: Instant) -> Vec<Arc<Control>> {
-        self.map.let_out(asks, now, self.leave_every()).unwrap_or_else(|CannotLeave| {
+        self.map.walk(Some(asks), now, self.leave_every()).unwrap_or_else(|CannotLeave| {
             self.mapped.unbrake();
             Vec::new()
         })

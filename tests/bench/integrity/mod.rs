@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use proxy_tests::integrity::{CheckedTarget, Load, run as run_load, run_telling};
-use proxy_tests::kernel_log::is_miscount_of_forced_sockmap;
 use proxy_tests::link::{self, Link, Nature};
 use proxy_user::flow::Engine;
 
@@ -85,7 +84,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
                 one_route(&starter(options, target.address, None)?, name, &target, &load)
             }
         };
-        let outcome = outcome.and_then(|words| Ok(words + &kernel_faults(name, &mut kernel_log)?));
+        let outcome = outcome.and_then(|words| check_kernel(&mut kernel_log).map(|()| words));
         sound &= outcome.is_ok();
         match outcome {
             Ok(words) => println!("{name}: {words}"),
@@ -95,20 +94,10 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Fails on what the kernel warned of since the last route; a fault of its own that is known is said aloud.
-fn kernel_faults(route: &str, log: &mut Watch) -> anyhow::Result<String> {
+/// Fails on what the kernel warned of since the last route.
+fn check_kernel(log: &mut Watch) -> anyhow::Result<()> {
     std::thread::sleep(SOCKETS_GONE);
-    let (known, new): (Vec<_>, Vec<_>) =
-        log.new_warnings()?.into_iter().partition(|warning| is_known(route, warning));
-    anyhow::ensure!(new.is_empty(), "new kernel warnings:\n  {}", new.join("\n  "));
-    Ok(known
-        .iter()
-        .map(|warning| format!("\n  !!! A KNOWN FAULT OF THE KERNEL (ARCHITECTURE.md): {warning}"))
-        .collect())
-}
-
-fn is_known(route: &str, warning: &str) -> bool {
-    route.ends_with("-sockmap") && is_miscount_of_forced_sockmap(warning)
+    log.check()
 }
 
 fn starter<'link>(
@@ -178,20 +167,4 @@ fn one_route(
 /// Bytes that retransmissions brought again and a verdict cut off, or that passed through userspace though mapped.
 fn of_mapped(route: &Route, what: &'static str) -> anyhow::Result<f64> {
     route.sum("konduit_engine_bytes_total", &[("what", what)])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warning_is_known_only_where_sockmap_is_forced() {
-        let warning = "net/ipv4/af_inet.c:157 inet_sock_destruct+0x169/0x190, 1 times, last in kworker/1:0";
-        assert!(is_known("konduit-raw-sockmap", warning) && is_known("link/join-sockmap", warning));
-        assert!(!is_known("konduit-raw", warning) && !is_known("join-auto", warning));
-        assert!(!is_known(
-            "konduit-raw-sockmap",
-            "net/core/stream.c:216 sk_stream_kill_queues+0x10, 1 times"
-        ));
-    }
 }

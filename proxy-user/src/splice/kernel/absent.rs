@@ -43,6 +43,10 @@ impl Sockmap {
         match self.0 {}
     }
 
+    pub fn is_braked(&self, _: SlotId) -> bool {
+        match self.0 {}
+    }
+
     pub fn map_tcp(&self, _: impl AsFd, _: impl AsFd, _: u32) -> Result<Mapped, MapRefused> {
         match self.0 {}
     }

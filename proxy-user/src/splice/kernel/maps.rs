@@ -66,6 +66,16 @@ impl Sockmap {
     }
 }
 
+impl Sockmap {
+    /// Whether the brake of the direction at this place is closed, and it waits to be let out.
+    pub fn is_braked(&self, slot: SlotId) -> bool {
+        let slots = &self.0.slots;
+        let closed = slots.full(slot.0).load(Ordering::Acquire) != 0
+            && slots.brake(slot.0).load(Ordering::Acquire) != 0;
+        closed && slots.left(slot.0).load(Ordering::Acquire) == 0
+    }
+}
+
 impl Mapped {
     fn enter(
         sockmap: &Sockmap,
