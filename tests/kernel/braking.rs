@@ -78,6 +78,7 @@ fn what_a_reader_does_not_take_is_kept_out_and_none_of_it_passes() {
 
 #[test]
 fn a_braked_direction_leaves_at_once_and_its_stream_goes_on_soon() {
+    const LENGTH: u64 = 8 << 20;
     let Some(sockmap) = sockmap() else { return };
     let (mut rig, mapped, writer) = braked(&sockmap, LENGTH);
     leave(&sockmap, &mapped);
