@@ -149,7 +149,7 @@ fn what_the_peer_acknowledges_counts_while_its_bytes_are_kept_out() {
     rig.client.write_all(b"an answer").unwrap();
     let answered = Instant::now();
     wait("the acknowledgement", || sock::unacknowledged(&rig.source).unwrap() == 0);
-    assert!(answered.elapsed() < Duration::from_millis(30), "{:?}", answered.elapsed());
+    assert!(answered.elapsed() < Duration::from_millis(100), "{:?}", answered.elapsed());
     assert_eq!(mapped.counts().redirected, before, "the answer itself is kept out");
 }
 
