@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proxy_user::splice::kernel::{Mapped, Mode, Sockmap, sock};
 use socket2::SockRef;
 
-use crate::rig::{Rig, read_pattern, sockmap, wait, write_pattern};
+use crate::rig::{Rig, put, read_pattern, sockmap, wait, write_pattern};
 
 const LIMIT: u32 = 512 << 10;
 /// More than every queue of the rig together holds.
@@ -45,16 +45,7 @@ fn copy(from: &mut TcpStream, to: &mut TcpStream) {
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return to.shutdown(Shutdown::Write).unwrap(),
-            Ok(bytes) => {
-                let mut rest = &buffer[..bytes];
-                while !rest.is_empty() {
-                    match to.write(rest) {
-                        Ok(written) => rest = &rest[written..],
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-                        Err(error) => panic!("writing: {error}"),
-                    }
-                }
-            }
+            Ok(bytes) => put(to, &buffer[..bytes], |_| ()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
             Err(error) => panic!("reading: {error}"),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proxy_user::splice::kernel::{Mapped, Mode, Sockmap};
 
-use crate::rig::{Rig, byte, sockmap, wait};
+use crate::rig::{Rig, byte, put, sockmap, wait};
 
 const LENGTH: u64 = 64 << 20;
 /// Blocks carry their number, so that comparing costs next to nothing and the bytes come fast.
@@ -53,19 +53,11 @@ fn forward(rig: &mut Rig, mapped: Option<&Mapped>) -> bool {
         Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
         Err(error) => panic!("reading: {error}"),
     };
-    let mut rest = &buffer[..count];
-    while !rest.is_empty() {
-        match rig.destination.write(rest) {
-            Ok(written) => {
-                if let Some(mapped) = mapped {
-                    mapped.add_forwarded(written as u64);
-                }
-                rest = &rest[written..];
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-            Err(error) => panic!("forwarding: {error}"),
+    put(&mut rig.destination, &buffer[..count], |written| {
+        if let Some(mapped) = mapped {
+            mapped.add_forwarded(written);
         }
-    }
+    });
     count > 0
 }
 

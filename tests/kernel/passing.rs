@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proxy_user::splice::kernel::{Mapped, Mode};
 
-use crate::rig::{Rig, read_pattern, sockmap, wait, write_pattern};
+use crate::rig::{Rig, put, read_pattern, sockmap, wait, write_pattern};
 
 const TURNS: u32 = 100;
 
@@ -17,19 +17,7 @@ fn pass_back(rig: &mut Rig, mapped: &Mapped, stop: impl Fn() -> bool) {
     while !mapped.try_redirect() && !stop() {
         match rig.source.read(&mut buffer) {
             Ok(0) => panic!("the client did not end"),
-            Ok(count) => {
-                let mut rest = &buffer[..count];
-                while !rest.is_empty() {
-                    match rig.destination.write(rest) {
-                        Ok(written) => {
-                            mapped.add_forwarded(written as u64);
-                            rest = &rest[written..];
-                        }
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
-                        Err(error) => panic!("forwarding: {error}"),
-                    }
-                }
-            }
+            Ok(count) => put(&mut rig.destination, &buffer[..count], |written| mapped.add_forwarded(written)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
             Err(error) => panic!("reading: {error}"),
         }

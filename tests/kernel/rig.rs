@@ -1,8 +1,9 @@
 //! One direction on real sockets: `client -> source` and `destination -> target`, both over loopback TCP.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proxy_user::splice::kernel::Sockmap;
@@ -96,11 +97,25 @@ pub fn read_pattern(input: &mut impl Read, from: u64, length: u64) -> io::Result
     Ok(())
 }
 
+/// Writes all of it, as a mover in userspace does that finds its destination full at times; `each` hears of what it took.
+pub fn put(to: &mut TcpStream, mut bytes: &[u8], mut each: impl FnMut(u64)) {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(written) => {
+                each(written as u64);
+                bytes = &bytes[written..];
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+            Err(error) => panic!("forwarding: {error}"),
+        }
+    }
+}
+
 /// Waits until `done` says so, at most 10 s.
 pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
     while !done() {
         assert!(Instant::now() < until, "waited 10 s for: {what}");
-        std::thread::sleep(Duration::from_micros(200));
+        thread::sleep(Duration::from_micros(200));
     }
 }

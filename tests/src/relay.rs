@@ -173,8 +173,10 @@ fn held(splicer: &Splicer) -> String {
     let events =
         events.map(|(event, count)| format!("konduit_engine_events_total{{event=\"{event}\"}} {count}\n"));
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    let (events, trimmed) = (events.concat(), now.trimmed);
-    format!("{held}{events}konduit_engine_bytes_total{{what=\"trimmed\"}} {trimmed}\nkonduit_tasks {tasks}\n")
+    let bytes = [("trimmed", now.trimmed), ("passed", now.passed)]
+        .map(|(what, bytes)| format!("konduit_engine_bytes_total{{what=\"{what}\"}} {bytes}\n"));
+    let (events, bytes) = (events.concat(), bytes.concat());
+    format!("{held}{events}{bytes}konduit_tasks {tasks}\n")
 }
 
 async fn serve_pages(listener: TcpListener, splicer: Splicer, ledger: Arc<Mutex<Ledger>>) {

@@ -15,8 +15,8 @@ use super::policy::INBOX_BOUND;
 pub(super) enum Command {
     /// A flow to run from now on, new or from another thread.
     Adopt(Box<Pair>),
-    /// Something about the flow is to be seen: its flag says cancelled, or a mapped direction
-    /// fills up, passes or may have left.
+    /// Something about the flow is to be seen: its flag says cancelled, or a mapped direction fills up, passes
+    /// or may have left.
     Look(Arc<Control>),
 }
 

@@ -1,5 +1,5 @@
-//! A track while its direction is in the kernel's map: enter, look, let the backlog pass, pass, return,
-//! leave, check.
+//! A track while its direction is in the kernel's map: enter, look, let the backlog pass, pass, return, leave,
+//! check.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -207,8 +207,7 @@ impl Track {
     }
 
     /// When to look for gathered bytes, to give the pipe back, or to ask again to leave the map, if nothing moves until
-    /// then. A time that has passed
-    /// is none: then bytes wait in the pipe for the destination.
+    /// then. A time that has passed is none: then bytes wait in the pipe for the destination.
     fn wakes(&self, now: Instant) -> Option<Instant> {
         if let Some(in_map) = self.in_map.as_ref().filter(|_| self.asks_to_leave()) {
             return Some(in_map.leaves_at(now));

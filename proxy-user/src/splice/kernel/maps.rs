@@ -64,9 +64,7 @@ impl Sockmap {
             bytes => Err(MapRefused::BytesWaiting(bytes)),
         }
     }
-}
 
-impl Sockmap {
     /// Whether the brake of the direction at this place is closed, and it waits to be let out.
     pub fn is_braked(&self, slot: SlotId) -> bool {
         let slots = &self.0.slots;

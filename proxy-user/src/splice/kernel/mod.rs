@@ -25,9 +25,9 @@
 //!    for [`Mapped::is_drained`], then `shutdown(destination, WR)`: FIN is never redirected. Before closing on
 //!    an error, set `SO_LINGER {1, 0}`: a mapped socket closed with unread bytes sends FIN, not RST.
 //! 7. **Leave.** Under traffic by [`Mapped::ask_to_leave`] and [`Sockmap::leave`]; once [`Mapped::has_left`] and
-//!    [`Mapped::is_drained`], detach the brake's filter and read the source by any means. Dropping a `Mapped` that did not leave loses what
-//!    arrives in that instant, and dropping one that is not drained loses what waits in the kernel: that is
-//!    for directions at their end.
+//!    [`Mapped::is_drained`], detach the brake's filter and read the source by any means. Dropping a `Mapped` that
+//!    did not leave loses what arrives in that instant, and dropping one that is not drained loses what waits in
+//!    the kernel: that is for directions at their end.
 
 mod error;
 pub mod sock;
