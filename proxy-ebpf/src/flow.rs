@@ -11,7 +11,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_loop, bpf_skb_adjust_room};
 use aya_ebpf::programs::SkBuffContext;
-use proxy_ebpf::{FULL, GONE, LET_IN, PASS, Slot};
+use proxy_ebpf::{FULL, GONE, LAGS, LET_IN, PASS, Slot};
 
 use crate::kernel;
 use crate::maps::{DESTINATIONS, DIRECTIONS, EVENTS, SLOTS};
@@ -165,7 +165,7 @@ fn passes(slot: *mut Slot, len: u64) -> bool {
 
 /// Whether `len` more bytes may wait at the destination. Looks at it only when the last look's credit is used
 /// up, which is safe since what was sent only grows. A destination with half of the limit waiting is told of: who is
-/// bulky is better let out before the limit is reached. At the limit the brake closes, if there is one.
+/// bulky is better let out before the limit is reached. Beyond the limit only a direction that has a brake has credit.
 #[inline(always)]
 fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
     let credit = unsafe { (*slot).credit };
@@ -178,48 +178,74 @@ fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
         // Not in its map: the redirect says so.
         return true;
     };
+    let waiting = unsent(slot, &sending);
+    let limit = unsafe { read_volatile(addr_of_mut!((*slot).limit)) };
+    unsafe {
+        (*slot).destination_at = sending.at;
+        if waiting > (*slot).peak {
+            (*slot).peak = waiting;
+        }
+    }
+    if waiting >= limit {
+        return lags(number, slot, waiting);
+    }
+    if unsafe { read_volatile(addr_of_mut!((*slot).full)) } != GONE {
+        unsafe { write_volatile(addr_of_mut!((*slot).full), 0) };
+    }
+    let half = limit / 2;
+    if waiting >= half {
+        unsafe {
+            if read_volatile(addr_of_mut!((*slot).eager)) != 0 {
+                write_volatile(addr_of_mut!((*slot).leave), 1);
+            }
+        }
+        let _ = EVENTS.output::<u32>(number, 0);
+    }
+    let room = if limit - waiting < half { limit - waiting } else { half };
+    unsafe { (*slot).credit = room as i64 - len as i64 };
+    true
+}
+
+/// Bytes that wait at the destination, given to it and not sent.
+#[inline(always)]
+fn unsent(slot: *mut Slot, sending: &kernel::Sending) -> u64 {
     let given = unsafe {
         read_volatile(addr_of_mut!((*slot).redirected)) + read_volatile(addr_of_mut!((*slot).forwarded))
     };
     let base = unsafe { (*slot).base_seq };
     let unsent = base.wrapping_add(given as u32).wrapping_sub(sending.snd_nxt) as i32;
-    let unsent = if unsent < 0 { 0 } else { unsent as u64 };
-    let limit = unsafe { read_volatile(addr_of_mut!((*slot).limit)) };
-    if unsent > unsafe { (*slot).peak } {
-        unsafe { (*slot).peak = unsent };
-    }
-    if unsent >= limit {
-        return brakes(number, slot) && unsent < limit.saturating_mul(LET_IN as u64);
-    }
-    let half = limit / 2;
-    if unsent >= half {
-        let _ = EVENTS.output::<u32>(number, 0);
-    }
-    let room = if limit - unsent < half { limit - unsent } else { half };
-    unsafe { (*slot).credit = room as i64 - len as i64 };
-    true
+    if unsent < 0 { 0 } else { unsent as u64 }
 }
 
-/// Closes the brake of a source that has one: what still arrives had passed it before.
+/// The limit waits at the destination, or more: asks to be let out, and closes the brake when it is too much. `false` when
+/// the source has none, or it does not hold.
 #[inline(always)]
-fn brakes(number: u32, slot: *mut Slot) -> bool {
+fn lags(number: u32, slot: *mut Slot, waiting: u64) -> bool {
     unsafe { (*slot).credit = 0 };
-    let braked = has_brake(slot);
-    if braked && unsafe { read_volatile(addr_of_mut!((*slot).full)) } == 0 {
+    let closes = closes_at(slot);
+    if closes == 0 {
+        return false;
+    }
+    let full = unsafe { addr_of_mut!((*slot).full) };
+    let before = unsafe { read_volatile(full) };
+    let now = if waiting >= closes { FULL } else { LAGS };
+    if now > before {
         unsafe {
-            (*slot).overflows += 1;
-            write_volatile(addr_of_mut!((*slot).full), FULL);
-            // Whoever hears of it lets it out: a peer whose second try is lost as well waits 200 ms for the third.
+            if before == 0 {
+                (*slot).overflows += 1;
+            }
+            write_volatile(full, now);
             write_volatile(addr_of_mut!((*slot).leave), 1);
         }
         let _ = EVENTS.output::<u32>(number, 0);
     }
-    braked
+    waiting < LET_IN as u64
 }
 
+/// Bytes that close the brake; 0 without one.
 #[inline(always)]
-fn has_brake(slot: *mut Slot) -> bool {
-    unsafe { read_volatile(addr_of_mut!((*slot).brake)) != 0 }
+fn closes_at(slot: *mut Slot) -> u64 {
+    unsafe { read_volatile(addr_of_mut!((*slot).closes)) as u64 }
 }
 
 /// Whether the brake is closed. What passes closes TCP's own window, which a peer bears for longer than losses; but
@@ -227,10 +253,30 @@ fn has_brake(slot: *mut Slot) -> bool {
 #[inline(always)]
 pub(crate) fn is_braked(slot: *mut Slot) -> bool {
     let full = unsafe { read_volatile(addr_of_mut!((*slot).full)) };
-    if full == 0 || !has_brake(slot) || unsafe { read_volatile(addr_of_mut!((*slot).left)) } != 0 {
+    if full < FULL || closes_at(slot) == 0 || unsafe { read_volatile(addr_of_mut!((*slot).left)) } != 0 {
         return false;
     }
     full == GONE || unsafe { read_volatile(addr_of_mut!((*slot).state)) } & PASS == 0
+}
+
+/// Opens a closed brake when less waits than closes it; `false` while it stays closed. A destination that was freed
+/// meanwhile gives any numbers; the next verdict then finds that it is gone.
+#[inline(always)]
+pub(crate) fn opens(slot: *mut Slot) -> bool {
+    let at = unsafe { read_volatile(addr_of_mut!((*slot).destination_at)) };
+    let Some(sending) = kernel::sending_at(at) else { return false };
+    if unsent(slot, &sending) >= closes_at(slot) {
+        return false;
+    }
+    // Only what is still closed for want of room: the verdict on another CPU may find the destination gone.
+    let (_, opened) = unsafe {
+        atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            addr_of_mut!((*slot).full),
+            FULL,
+            LAGS,
+        )
+    };
+    opened
 }
 
 /// The destination lags: from these bytes on they pass.

@@ -39,6 +39,14 @@ pub(crate) fn consumed(ctx: &SkBuffContext) -> Option<u32> {
     read(socket, offsets.tcp_copied_seq)
 }
 
+/// The next sequence number that the receiving TCP socket has not got, as far as it has worked through its backlog.
+#[inline(always)]
+pub(crate) fn expected(ctx: &SkBuffContext) -> Option<u32> {
+    let offsets = OFFSETS.load();
+    let socket: u64 = read(sk_buff(ctx)?, offsets.skb_sk)?;
+    read(socket, offsets.tcp_rcv_nxt)
+}
+
 /// The cookie of the Unix socket that receives. `skb->sk` is the sender there, unlike with TCP.
 #[inline(always)]
 pub(crate) fn unix_receiver(ctx: &SkBuffContext) -> Option<u64> {
@@ -50,6 +58,7 @@ pub(crate) fn unix_receiver(ctx: &SkBuffContext) -> Option<u64> {
 
 /// The send side of a destination.
 pub(crate) struct Sending {
+    pub(crate) at: u64,
     pub(crate) write_seq: u32,
     pub(crate) snd_nxt: u32,
 }
@@ -63,14 +72,22 @@ pub(crate) fn sending(cookie: &u64) -> Option<Sending> {
     if socket.is_null() {
         return None;
     }
-    let offsets = OFFSETS.load();
     let tcp = unsafe { bpf_skc_to_tcp_sock(socket) } as u64;
-    let sending = if tcp == 0 { None } else { read_sending(tcp, offsets.tcp_write_seq, offsets.tcp_snd_nxt) };
+    let sending = sending_at(tcp);
     unsafe { bpf_sk_release(socket) };
     sending
 }
 
+/// The same of a TCP socket at a known place.
 #[inline(always)]
-fn read_sending(tcp: u64, write_seq: u32, snd_nxt: u32) -> Option<Sending> {
-    Some(Sending { write_seq: read(tcp, write_seq)?, snd_nxt: read(tcp, snd_nxt)? })
+pub(crate) fn sending_at(tcp: u64) -> Option<Sending> {
+    if tcp == 0 {
+        return None;
+    }
+    let offsets = OFFSETS.load();
+    Some(Sending {
+        at: tcp,
+        write_seq: read(tcp, offsets.tcp_write_seq)?,
+        snd_nxt: read(tcp, offsets.tcp_snd_nxt)?,
+    })
 }

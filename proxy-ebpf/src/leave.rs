@@ -5,7 +5,8 @@
 use core::ffi::c_void;
 use core::ptr::{addr_of_mut, from_ref, read_volatile, write_volatile};
 
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_map_delete_elem, bpf_skc_to_tcp_sock};
+use aya_ebpf::bindings::seq_file;
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_map_delete_elem, bpf_seq_write, bpf_skc_to_tcp_sock};
 use proxy_ebpf::PASS;
 
 use crate::flow;
@@ -14,10 +15,19 @@ use crate::maps::TCP_SOURCES;
 /// `struct bpf_iter__tcp`
 #[repr(C)]
 pub(crate) struct Walk {
-    meta: *mut c_void,
+    meta: *const Meta,
     socket: *mut c_void,
     uid: u32,
 }
+
+/// The start of `struct bpf_iter_meta`
+#[repr(C)]
+struct Meta {
+    output: *mut seq_file,
+}
+
+/// What userspace reads for each direction that left: it may have no need to walk on.
+const ONE: u8 = b'.';
 
 #[inline(always)]
 pub(crate) fn visit(walk: *const Walk) {
@@ -43,6 +53,7 @@ pub(crate) fn visit(walk: *const Walk) {
             // In this order: userspace must not take a direction that left for one that overflowed.
             write_volatile(addr_of_mut!((*slot).left), 1);
             write_volatile(state, now | PASS);
+            bpf_seq_write((*(*walk).meta).output, from_ref(&ONE).cast(), 1);
         }
     }
 }

@@ -8,16 +8,19 @@
 /// Bit 0 of [`Slot::state`]: bytes pass to userspace. The rest of the word counts the bytes passed so far.
 pub const PASS: u64 = 1;
 
-/// How many times its limit may wait at a destination, where the source has a brake, before bytes pass. What arrives
-/// behind a closed brake was let in before: the socket's backlog, segments behind a hole that was filled.
-pub const LET_IN: u32 = 4;
+/// Bytes that may wait at a destination, where the source has a brake, before bytes pass: more than a backlog, or what a
+/// receive buffer holds behind the bytes that a closed brake kept out, and which comes with them.
+pub const LET_IN: u32 = 64 << 20;
 
-/// What [`Slot::full`] says.
-pub const FULL: u32 = 1;
-pub const GONE: u32 = 2;
+/// What [`Slot::full`] says. The limit waits at the destination.
+pub const LAGS: u32 = 1;
+/// So much that the brake is closed.
+pub const FULL: u32 = 2;
+/// There is no destination in the map.
+pub const GONE: u32 = 3;
 
 /// One mapped direction of one flow, in an mmapped array: written by one verdict at a time, by the walk that lets
-/// sources out, and by userspace.
+/// sources out, by userspace, and `full` by the brake on any CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slot {
@@ -36,7 +39,7 @@ pub struct Slot {
     pub credit: i64,
     /// Bytes cut off because they had been delivered already (overlapping retransmissions).
     pub trimmed: u64,
-    /// Times that the limit was reached: the brake closed, or the direction turned to passing.
+    /// Times that the limit was reached, or that the direction turned to passing.
     pub overflows: u64,
     /// Times that the destination was not in its map.
     pub strays: u64,
@@ -45,22 +48,27 @@ pub struct Slot {
     pub gaps: u64,
     /// Most bytes seen waiting unsent.
     pub peak: u64,
+    /// Where the kernel has the destination, for the brake, which may not look sockets up; 0 before the first look.
+    pub destination_at: u64,
     /// The source's next expected TCP sequence number; valid when `begun`.
     pub next_seq: u32,
     /// The destination's write_seq when the first bytes arrived; valid when `begun`.
     pub base_seq: u32,
     /// Not 0 once the first bytes arrived.
     pub begun: u32,
-    /// The direction is to leave the map at the next chance. Written by userspace, and when the brake closes.
+    /// The direction is to leave the map at the next chance. Written by userspace, and by the verdict at the limit, or at
+    /// half of it for who is `eager`.
     pub leave: u32,
     /// Not 0 once the source left its map at an exact byte.
     pub left: u32,
-    /// Written by userspace: not 0 while the source has the brake, which keeps out what the destination cannot take.
-    pub brake: u32,
-    /// [`FULL`] once the destination had its limit waiting, [`GONE`] once it was not in its map, else 0. The brake is
-    /// closed from then on until the source left its map, and while bytes pass to userspace, only with [`GONE`].
+    /// Written by userspace: bytes that wait unsent at the destination when the brake of the source closes, and keeps out
+    /// what comes next; 0 without a brake.
+    pub closes: u32,
+    /// [`LAGS`], [`FULL`] or [`GONE`]; 0 when less than the limit was seen waiting. The brake is closed with the last two,
+    /// until the source left its map, and while bytes pass to userspace only with the last.
     pub full: u32,
-    pub padding: [u32; 3],
+    /// Written by userspace: not 0 when the direction is to leave at half of the limit already.
+    pub eager: u32,
 }
 
 const _: () = assert!(size_of::<Slot>() == 128);
@@ -77,6 +85,8 @@ pub struct Offsets {
     pub cb_seq: u32,
     /// `tcp_sock.copied_seq`
     pub tcp_copied_seq: u32,
+    /// `tcp_sock.rcv_nxt`
+    pub tcp_rcv_nxt: u32,
     /// `tcp_sock.write_seq`
     pub tcp_write_seq: u32,
     /// `tcp_sock.snd_nxt`
@@ -87,7 +97,7 @@ pub struct Offsets {
     pub sock_cookie: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 32);
+const _: () = assert!(size_of::<Offsets>() == 36);
 
 #[cfg(feature = "user")]
 mod user {

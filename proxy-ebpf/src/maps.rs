@@ -14,6 +14,7 @@ pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets {
     skb_cb: 0,
     cb_seq: 0,
     tcp_copied_seq: 0,
+    tcp_rcv_nxt: 0,
     tcp_write_seq: 0,
     tcp_snd_nxt: 0,
     unix_peer: 0,

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,22 +12,31 @@ use socket2::SockRef;
 use crate::rig::{Rig, put, read_pattern, sockmap, wait, write_pattern};
 
 const LIMIT: u32 = 512 << 10;
+/// What closes the brake.
+const CLOSES: u32 = 2 * LIMIT;
+const CLOSED_AT: u64 = CLOSES as u64;
 /// More than every queue of the rig together holds.
 const LENGTH: u64 = 64 << 20;
 
-/// A direction whose destination had its limit waiting, and the thread that goes on writing to it, `length` bytes and
+/// A direction whose destination had so much waiting that the brake closed, and the thread that goes on writing to it, `length` bytes and
 /// the end.
 fn braked(sockmap: &Sockmap, length: u64) -> (Rig, Mapped, JoinHandle<io::Result<()>>) {
     let rig = Rig::tcp().unwrap();
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source).unwrap();
+    mapped.brake(&rig.source, CLOSES).unwrap();
     let mut client = rig.client.try_clone().unwrap();
     let writer = thread::spawn(move || {
         write_pattern(&mut client, 0, length)?;
         client.shutdown(Shutdown::Write)
     });
-    wait("the brake", || mapped.counts().overflows > 0);
+    wait("the brake", || mapped.counts().peak >= CLOSED_AT);
+    keep_closed(&mapped);
     (rig, mapped, writer)
+}
+
+/// Whatever the target's window still takes without a reader.
+fn keep_closed(mapped: &Mapped) {
+    mapped.set_limit(LIMIT / 4, CLOSES / 4);
 }
 
 /// The kernel's own walk may miss a socket while others come and go.
@@ -61,9 +71,9 @@ fn what_a_reader_does_not_take_is_kept_out_and_none_of_it_passes() {
     thread::sleep(Duration::from_millis(300));
     let counts = mapped.counts();
     assert_eq!((counts.redirected, counts.passed), (before.redirected, 0), "{counts:?}");
-    assert_eq!((mapped.mode(), counts.overflows), (Mode::Redirect, 1));
+    assert_eq!((mapped.mode(), counts.overflows), (Mode::Redirect, before.overflows));
     let unsent = mapped.unsent(&rig.destination).unwrap();
-    assert!(unsent >= u64::from(LIMIT) && unsent < 4 * u64::from(LIMIT), "{unsent} bytes wait unsent");
+    assert!((CLOSED_AT..4 * CLOSED_AT).contains(&unsent), "{unsent} bytes wait unsent");
     rig.client.shutdown(Shutdown::Both).unwrap();
 }
 
@@ -90,17 +100,100 @@ fn a_braked_direction_leaves_at_once_and_its_stream_goes_on_soon() {
 fn braked_quietly(sockmap: &Sockmap) -> (Rig, Mapped) {
     let mut rig = Rig::tcp().unwrap();
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source).unwrap();
+    mapped.brake(&rig.source, CLOSES).unwrap();
     let mut sent = 0;
     // One segment at a time.
     wait("the brake", || {
         write_pattern(&mut rig.client, sent, 16 << 10).unwrap();
         sent += 16 << 10;
         wait("its acknowledgement", || sock::unacknowledged(&rig.client).unwrap() == 0);
-        mapped.counts().overflows > 0
+        mapped.counts().peak >= CLOSED_AT
     });
+    keep_closed(&mapped);
     assert_eq!(mapped.counts().redirected, sent, "{mapped:?}");
     (rig, mapped)
+}
+
+#[test]
+fn only_the_next_bytes_are_kept_out_and_they_get_in_once_the_reader_reads() {
+    const MORE: u64 = 256 << 10;
+    let Some(sockmap) = sockmap() else { return };
+    let (mut rig, mapped) = braked_quietly(&sockmap);
+    let before = mapped.counts().redirected;
+    for at in 0..MORE / (16 << 10) {
+        write_pattern(&mut rig.client, before + at * (16 << 10), 16 << 10).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut behind = String::new();
+    wait("the source to hold what lies behind them", || {
+        behind = connection(&rig.client);
+        behind.contains(" sacked:")
+    });
+    assert_eq!(mapped.counts().redirected, before, "{mapped:?}, {behind}");
+    read_pattern(&mut rig.target, 0, before + MORE).unwrap();
+    let counts = mapped.counts();
+    assert_eq!((counts.redirected, counts.passed, counts.gaps), (before + MORE, 0, 0), "{counts:?}");
+    assert!(!mapped.has_left());
+}
+
+/// What the kernel tells of the connection, in the words of `ss`.
+fn connection(socket: &TcpStream) -> String {
+    let from = socket.local_addr().unwrap().to_string();
+    let told = Command::new("ss").args(["--tcp", "--no-header", "--info", "src", &from]).output().unwrap();
+    String::from_utf8(told.stdout).unwrap()
+}
+
+#[test]
+fn between_its_limit_and_a_closed_brake_a_direction_takes_everything_and_asks_to_leave() {
+    let Some(sockmap) = sockmap() else { return };
+    let mut rig = Rig::tcp().unwrap();
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
+    mapped.brake(&rig.source, u32::MAX).unwrap();
+    let mut sent = 0;
+    while mapped.counts().peak < CLOSED_AT {
+        assert_eq!(mapped.is_to_leave(), mapped.counts().peak >= u64::from(LIMIT), "{mapped:?}");
+        write_pattern(&mut rig.client, sent, 16 << 10).unwrap();
+        sent += 16 << 10;
+        wait("its acknowledgement", || sock::unacknowledged(&rig.client).unwrap() == 0);
+    }
+    let counts = mapped.counts();
+    assert_eq!((counts.redirected, counts.passed, counts.overflows), (sent, 0, 1), "{counts:?}");
+    assert!(sockmap.waits_to_leave(mapped.slot()));
+}
+
+#[test]
+fn a_walk_ends_with_the_first_that_left_if_that_is_enough() {
+    let Some(sockmap) = sockmap() else { return };
+    let rigs = [Rig::tcp().unwrap(), Rig::tcp().unwrap(), Rig::tcp().unwrap()];
+    let mapped = rigs.each_ref().map(|rig| sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap());
+    mapped.iter().for_each(Mapped::ask_to_leave);
+    for out in 1..=mapped.len() {
+        sockmap.leave_until(|| true).unwrap();
+        assert_eq!(mapped.iter().filter(|mapped| mapped.has_left()).count(), out);
+    }
+}
+
+#[test]
+fn who_is_to_leave_at_half_of_the_limit_asks_by_itself() {
+    let Some(sockmap) = sockmap() else { return };
+    let mut rig = Rig::tcp().unwrap();
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
+    mapped.brake(&rig.source, CLOSES).unwrap();
+    mapped.leave_at_half();
+    let mut sent = 0;
+    wait("the event", || {
+        write_pattern(&mut rig.client, sent, 16 << 10).unwrap();
+        sent += 16 << 10;
+        wait("its acknowledgement", || sock::unacknowledged(&rig.client).unwrap() == 0);
+        assert_eq!(sockmap.waits_to_leave(mapped.slot()), mapped.counts().peak >= u64::from(LIMIT / 2));
+        sockmap.next_event().is_some()
+    });
+    assert_eq!(mapped.counts().overflows, 0, "before the limit: {mapped:?}");
+    let walks = (0..10).find(|_| {
+        sockmap.leave_until(|| mapped.has_left()).unwrap();
+        mapped.has_left()
+    });
+    assert!(walks.is_some() && !sockmap.waits_to_leave(mapped.slot()), "{mapped:?}");
 }
 
 #[test]
@@ -160,7 +253,7 @@ fn what_is_for_a_destination_that_is_gone_is_kept_out() {
     let Some(sockmap) = sockmap() else { return };
     let mut rig = Rig::tcp().unwrap();
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source).unwrap();
+    mapped.brake(&rig.source, CLOSES).unwrap();
     // A socket that is closed is in no map any more.
     drop(rig.destination);
     rig.client.set_nonblocking(true).unwrap();

@@ -54,7 +54,7 @@ impl Grant {
         self.bounded().is_some_and(|bytes| bytes / 2 < RECEIVE_LEAST)
     }
 
-    /// The same where the kernel itself redirects, before the brake closes.
+    /// The same where the kernel itself redirects; the brake of who is bounded closes there.
     pub(super) fn redirected(self) -> u32 {
         self.behind().map_or(u32::MAX, |bytes| bytes as u32)
     }

@@ -15,6 +15,7 @@ mod end;
 mod error;
 mod gather;
 mod half;
+mod haste;
 mod inbox;
 mod join;
 pub mod kernel;

@@ -64,13 +64,16 @@ pub(super) const BULK_WINDOW: Duration = Duration::from_millis(50);
 /// A direction that stayed below the bulk rate for so long gives its pipe back.
 pub(super) const BULK_REST: Duration = Duration::from_millis(200);
 
-/// Bytes that may wait unsent at a mapped destination. 1 MiB kept every flow that its reader keeps up with in
-/// redirect; the other half is for the time until a direction that turned bulky is let out. A segment that is found
-/// again after 40 ms at 1 Gbit/s frees 5 MB at once, which the brake let in before: the verdict takes up to four times
-/// this of such. 4 MiB here let a stalled flow hold 25 MiB (2 MiB: 14, HAProxy: 13). Never below 64 KiB, however many
-/// flows are mapped, but where the flow's own grant is less.
+/// Bytes that may wait unsent at a mapped destination before the direction has to leave. 1 MiB kept every flow that its
+/// reader keeps up with in redirect. 4 MiB let a stalled flow hold 25 MiB (2 MiB: 14, HAProxy: 13). Never below 64 KiB,
+/// however many flows are mapped, but where the flow's own grant is less.
 pub(super) const LIMIT_MOST: u64 = 2 << 20;
 pub(super) const LIMIT_LEAST: u64 = 64 << 10;
+
+/// Unsent bytes that close a source's brake, or its share of the budget if that is less. A direction that turns bulky is
+/// out of its map 0.5 to 4 ms after half of the limit waits, and on loopback 3 to 16 MiB arrive until then; a reader that
+/// stalls just then leaves them there. What the brake keeps out waits for a retransmission, at worst for a timer of 200 ms.
+pub(super) const CLOSES_MOST: u64 = 8 << 20;
 
 /// A direction is calm that had no burst over 256 KiB for 2 s. A TLS handshake and a protocol upgrade look
 /// interactive for their first 20 ms, and then a copy sends 10 GB.
@@ -87,9 +90,9 @@ pub(super) const BACKLOG_LOOK: Duration = Duration::from_millis(16);
 pub(super) const LAG_BOUND: Duration = Duration::from_secs(5);
 
 /// A direction that had to leave the map stays out for so long, twice as long each time that it was in for less than
-/// [`STAY_SHORT`], or moved less than [`STAY_WORTH`] until its destination was full: a forced one would enter whenever its
-/// source pauses, and each brake costs the source what was in flight. Without it a link of 20 ms carried 0.88 of what it
-/// can, and sources whose reader was slow stayed slow for seconds after it.
+/// [`STAY_SHORT`], or moved less than [`STAY_WORTH`] until its destination lagged: a forced one would enter whenever its
+/// source pauses, with a walk over all sockets and perhaps a closed brake each time. Without it sources whose reader was
+/// slow stayed slow for seconds after it.
 pub(super) const STAY_SHORT: Duration = Duration::from_millis(100);
 pub(super) const STAY_WORTH: u64 = 16 << 20;
 pub(super) const STAY_OUT_LEAST: Duration = Duration::from_millis(16);
@@ -126,15 +129,12 @@ pub(super) const UNSENT_MOST: u32 = 512 << 10;
 /// later, 4 to 8 ms: with 512 KiB a link of 1 Gbit/s ran dry meanwhile and carried 0.7 of what it can.
 pub(super) const UNSENT_OF_UNIX: u32 = 2 << 20;
 
-/// How often the kernel is asked to let directions out of the map: a walk over all TCP sockets, 100 µs with few.
-pub(super) const LEAVE_EVERY: Duration = Duration::from_millis(20);
+/// How often the kernel is asked to let directions out of the map, at the most: a walk over its table of TCP sockets, 0.4
+/// to 4 ms. A fast peer sends 8 MiB, and closes the brake, in as long.
+pub(super) const LEAVE_EVERY: Duration = Duration::from_millis(2);
 
 /// When to ask again after the kernel refused.
 pub(super) const LEAVE_AGAIN: Duration = Duration::from_secs(1);
-
-/// The same for a direction whose brake closed: until it is out, what its peer sends is lost, and the peer asks again
-/// after a few milliseconds first.
-pub(super) const LEAVE_EVERY_FULL: Duration = Duration::from_millis(2);
 
 /// A steady source's bytes gather for so long before they wake a mover: at 1 Gbit/s a whole pipe, 480 wake-ups a
 /// second instead of 1,300. Twice as long without them, and the source is not steady.

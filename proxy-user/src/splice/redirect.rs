@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Plain;
 use super::conserve::{Stage, Violation};
 use super::direction::{Event, Mover};
 use super::kernel::{MapRefused, Mode};
@@ -15,7 +16,6 @@ use super::sockmap::{InMap, book, consumed};
 use super::stats::{Fallback, Stats};
 use super::track::{Link, Lost, Track};
 use super::worker::Turn;
-use super::{EngineChoice, Plain};
 use crate::flow::{Engine, Finish};
 
 /// Bytes of a Unix source that nobody redirects and nobody counts, from one look to the next: the peer's shutdown took
@@ -89,6 +89,7 @@ impl Track {
             link.control,
             link.grant,
             self.origin.map(|origin| origin + self.taken),
+            self.engine,
         ) {
             Ok(in_map) => {
                 self.in_map = Some(in_map);
@@ -131,7 +132,7 @@ impl Track {
         if full && !std::mem::replace(&mut self.times.full, true) {
             turn.stats.fell_back(Fallback::Overflow);
         }
-        if !self.times.leaving && (full || self.engine == EngineChoice::Auto && in_map.is_crowded()) {
+        if !self.times.leaving && (full || in_map.mapped().is_to_leave()) {
             self.rate.surge(turn.now);
             self.ask_to_leave();
         }

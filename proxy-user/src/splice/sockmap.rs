@@ -10,13 +10,14 @@ use socket2::SockRef;
 use super::budget::Grant;
 use super::conserve::{self, Stage, Violation};
 use super::control::Control;
+use super::haste::Haste;
 use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
 use super::policy::{
-    LAG_LOOK, LEAVE_AGAIN, LEAVE_EVERY, LEAVE_EVERY_FULL, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX,
+    CLOSES_MOST, LAG_LOOK, LEAVE_AGAIN, LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX,
 };
 use super::stats::{Fallback, Stats};
 use super::trust::Trust;
-use super::{Plain, Proven};
+use super::{EngineChoice, Plain, Proven};
 
 /// The kernel refused to walk over the sockets, for want of descriptors or memory.
 struct CannotLeave;
@@ -40,6 +41,12 @@ struct Leavers {
     walk: Option<Walk>,
 }
 
+/// Bytes that wait unsent at a destination when its direction has to leave, and when the brake closes.
+struct Bounds {
+    limit: u32,
+    closes: u32,
+}
+
 struct Walk {
     at: Instant,
     took: Duration,
@@ -48,8 +55,8 @@ struct Walk {
 
 impl Walk {
     /// Walks take a tenth of the time at the most, however many sockets there are.
-    fn next(&self, every: Duration) -> Instant {
-        self.at + if self.failed { LEAVE_AGAIN } else { every.max(10 * self.took) }
+    fn next(&self) -> Instant {
+        self.at + if self.failed { LEAVE_AGAIN } else { LEAVE_EVERY.max(10 * self.took) }
     }
 }
 
@@ -83,47 +90,49 @@ impl KernelMap {
         proven && !self.trust.is_lost()
     }
 
-    /// Bytes that may wait unsent for one direction: its share of the budget.
-    pub(super) fn limit(&self) -> u32 {
-        let share = self.budget / u64::from(self.sockmap.mapped().max(1));
-        share.clamp(LIMIT_LEAST, LIMIT_MOST) as u32
+    /// What may wait unsent for one direction, by its share of the budget.
+    fn bounds(&self, grant: Grant) -> Bounds {
+        let share = (self.budget / u64::from(self.sockmap.mapped().max(1))).max(LIMIT_LEAST);
+        let limit = (share.min(LIMIT_MOST) as u32).min(grant.redirected());
+        Bounds { limit, closes: if grant.is_bounded() { limit } else { share.min(CLOSES_MOST) as u32 } }
     }
 
     /// Half of what may wait unsent at the destination waits there already.
     pub(super) fn is_crowded(&self, to: &Plain, grant: Grant) -> bool {
-        sock::tcp_info(to).is_ok_and(|info| info.notsent >= self.limit_of(grant) / 2)
+        sock::tcp_info(to).is_ok_and(|info| info.notsent >= self.bounds(grant).limit / 2)
     }
 
-    fn limit_of(&self, grant: Grant) -> u32 {
-        self.limit().min(grant.redirected())
-    }
-
-    /// The flows whose directions fill up, are full, turned to passing or were let out since the last call. Who is full
-    /// is let out right here: its owner may be busy, and its peer tries again after a few milliseconds.
+    /// The flows whose directions fill up, are full, turned to passing or were let out since the last call. Who is to
+    /// leave is let out right here: its owner may be busy, and a fast peer sends some MiB within a millisecond.
     pub(super) fn overflowed(&self, now: Instant) -> Vec<Arc<Control>> {
-        let mut slots: Vec<_> = std::iter::from_fn(|| self.sockmap.next_event()).collect();
-        slots.sort_unstable();
-        slots.dedup();
-        let mut let_out = match slots.iter().any(|slot| self.sockmap.is_braked(*slot)) {
+        let mut slots = Vec::new();
+        let mut any_waits = || {
+            slots.extend(std::iter::from_fn(|| self.sockmap.next_event()));
+            slots.iter().any(|slot| self.sockmap.waits_to_leave(*slot))
+        };
+        let mut let_out = match any_waits() {
             // Where the kernel refuses, each owner does what is left to do.
-            true => self.walk(None, now, LEAVE_EVERY_FULL).unwrap_or_default(),
+            true => self.walk(None, now, || !any_waits()).unwrap_or_default(),
             false => Vec::new(),
         };
+        slots.sort_unstable();
+        slots.dedup();
         let owners = self.owners();
         let_out.extend(slots.iter().filter_map(|slot| owners.get(slot).cloned()));
         let_out
     }
 
-    /// Lets every direction out that is to leave and can, once in `every` at most: the kernel walks over all TCP sockets.
-    /// The flows that asked are to look whether they are out; none when the kernel refused, now or a moment ago.
+    /// Lets directions out that are to leave and can, once in a while at most: the kernel walks over all TCP sockets, or
+    /// until it is `enough` if no flow had to wait for this walk. The flows that asked are to look whether they are out;
+    /// none when the kernel refused, now or a moment ago.
     fn walk(
         &self,
         asks: Option<&Arc<Control>>,
         now: Instant,
-        every: Duration,
+        mut enough: impl FnMut() -> bool,
     ) -> Result<Vec<Arc<Control>>, CannotLeave> {
         let mut leavers = self.leavers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(walk) = leavers.walk.as_ref().filter(|walk| now < walk.next(every)) {
+        if let Some(walk) = leavers.walk.as_ref().filter(|walk| now < walk.next()) {
             if walk.failed {
                 return Err(CannotLeave);
             }
@@ -135,7 +144,10 @@ impl KernelMap {
             return Ok(Vec::new());
         }
         let at = Instant::now();
-        let outcome = self.sockmap.leave();
+        let alone = leavers.asked.is_empty();
+        let haste = Haste::begin();
+        let outcome = self.sockmap.leave_until(|| alone && enough());
+        drop(haste);
         leavers.walk = Some(Walk { at, took: at.elapsed(), failed: outcome.is_err() });
         if let Err(error) = outcome {
             tracing::warn!(%error, "no direction can leave the kernel's map now; what waits there passes through userspace");
@@ -144,9 +156,9 @@ impl KernelMap {
         Ok(std::mem::take(&mut leavers.asked))
     }
 
-    fn walks_at(&self, now: Instant, every: Duration) -> Instant {
+    fn walks_at(&self, now: Instant) -> Instant {
         let leavers = self.leavers.lock().unwrap_or_else(PoisonError::into_inner);
-        leavers.walk.as_ref().map_or(now, |walk| walk.next(every)).max(now + LAG_LOOK)
+        leavers.walk.as_ref().map_or(now, Walk::next).max(now + LAG_LOOK)
     }
 
     /// Makes the destination's send buffer hold what may wait `unsent` beside what is in flight, and bounds what
@@ -187,15 +199,19 @@ impl InMap {
         control: &Arc<Control>,
         grant: Grant,
         received_before: Option<u64>,
+        engine: EngineChoice,
     ) -> Result<InMap, MapRefused> {
-        let limit = map.limit_of(grant);
+        let Bounds { limit, closes } = map.bounds(grant);
         let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
         let mapped = match from {
             Plain::Tcp(socket) => {
-                map.widen(to, limit.saturating_mul(LET_IN));
+                map.widen(to, LET_IN);
                 let mapped = map.sockmap.map_tcp(socket, to, limit).inspect_err(|_| narrow(to, grant))?;
+                if engine == EngineChoice::Auto {
+                    mapped.leave_at_half();
+                }
                 // Without it bytes pass at the limit, and the direction leaves later or not at all: slower, not wrong.
-                if let Err(error) = mapped.brake(socket) {
+                if let Err(error) = mapped.brake(socket, closes) {
                     tracing::debug!(%error, "no brake for a source; what its destination cannot take will pass");
                 }
                 mapped
@@ -229,18 +245,14 @@ impl InMap {
         counts.redirected + counts.passed
     }
 
-    /// Half of what may wait unsent at the destination waited there: the direction is not calm.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.mapped.counts().peak >= u64::from(self.limit() / 2)
-    }
-
     /// All that may wait unsent at the destination waited there.
     pub(super) fn is_full(&self) -> bool {
         self.mapped.counts().overflows > 0
     }
 
     pub(super) fn let_out(&self, asks: &Arc<Control>, now: Instant) -> Vec<Arc<Control>> {
-        self.map.walk(Some(asks), now, self.leave_every()).unwrap_or_else(|CannotLeave| {
+        // Others may have asked just now, of whom somebody else will hear.
+        self.map.walk(Some(asks), now, || false).unwrap_or_else(|CannotLeave| {
             self.mapped.unbrake();
             Vec::new()
         })
@@ -248,11 +260,7 @@ impl InMap {
 
     /// When the kernel may be asked again to let the direction out.
     pub(super) fn leaves_at(&self, now: Instant) -> Instant {
-        self.map.walks_at(now, self.leave_every())
-    }
-
-    fn leave_every(&self) -> Duration {
-        if self.is_full() { LEAVE_EVERY_FULL } else { LEAVE_EVERY }
+        self.map.walks_at(now)
     }
 
     /// Both sockets go on with a mover in userspace.
@@ -264,12 +272,9 @@ impl InMap {
         narrow(to, self.grant);
     }
 
-    fn limit(&self) -> u32 {
-        self.map.limit_of(self.grant)
-    }
-
     pub(super) fn follow_budget(&self) {
-        self.mapped.set_limit(self.limit());
+        let Bounds { limit, closes } = self.map.bounds(self.grant);
+        self.mapped.set_limit(limit, closes);
     }
 
     /// Holds the map's counts against those of both sockets; what contradicts itself is asked once more.

@@ -15,7 +15,7 @@ pub enum Fallback {
     NoSlot,
     /// The kernel refused the socket for another reason.
     MapRefused,
-    /// A mapped direction reached its limit: its brake closed and it left the map, or its bytes passed through userspace.
+    /// A mapped direction reached its limit: it left the map, or its bytes passed through userspace.
     Overflow,
     /// The socket had left the map when its bytes came.
     Evicted,

@@ -31,6 +31,10 @@ impl Sockmap {
         match self.0 {}
     }
 
+    pub fn leave_until(&self, _: impl FnMut() -> bool) -> Result<(), KernelError> {
+        match self.0 {}
+    }
+
     pub fn mapped(&self) -> u32 {
         match self.0 {}
     }
@@ -43,7 +47,7 @@ impl Sockmap {
         match self.0 {}
     }
 
-    pub fn is_braked(&self, _: SlotId) -> bool {
+    pub fn waits_to_leave(&self, _: SlotId) -> bool {
         match self.0 {}
     }
 
@@ -97,7 +101,15 @@ impl Mapped {
         match self.0 {}
     }
 
-    pub fn brake(&self, _: impl AsFd) -> io::Result<()> {
+    pub fn is_to_leave(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub fn leave_at_half(&self) {
+        match self.0 {}
+    }
+
+    pub fn brake(&self, _: impl AsFd, _: u32) -> io::Result<()> {
         match self.0 {}
     }
 
@@ -109,7 +121,7 @@ impl Mapped {
         match self.0 {}
     }
 
-    pub fn set_limit(&self, _: u32) {
+    pub fn set_limit(&self, _: u32, _: u32) {
         match self.0 {}
     }
 }

@@ -45,6 +45,7 @@ fn read() -> Result<Offsets, KernelError> {
         skb_cb: find("sk_buff", "cb", "sk_buff.cb")?,
         cb_seq: find("tcp_skb_cb", "seq", "tcp_skb_cb.seq")?,
         tcp_copied_seq: find("tcp_sock", "copied_seq", "tcp_sock.copied_seq")?,
+        tcp_rcv_nxt: find("tcp_sock", "rcv_nxt", "tcp_sock.rcv_nxt")?,
         tcp_write_seq: find("tcp_sock", "write_seq", "tcp_sock.write_seq")?,
         tcp_snd_nxt: find("tcp_sock", "snd_nxt", "tcp_sock.snd_nxt")?,
         unix_peer: find("unix_sock", "peer", "unix_sock.peer")?,

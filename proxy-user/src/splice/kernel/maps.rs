@@ -65,12 +65,12 @@ impl Sockmap {
         }
     }
 
-    /// Whether the brake of the direction at this place is closed, and it waits to be let out.
-    pub fn is_braked(&self, slot: SlotId) -> bool {
+    /// Whether the direction at this place waits to be let out, and can be.
+    pub fn waits_to_leave(&self, slot: SlotId) -> bool {
         let slots = &self.0.slots;
-        let closed = slots.full(slot.0).load(Ordering::Acquire) != 0
-            && slots.brake(slot.0).load(Ordering::Acquire) != 0;
-        closed && slots.left(slot.0).load(Ordering::Acquire) == 0
+        slots.leave(slot.0).load(Ordering::Acquire) != 0
+            && slots.left(slot.0).load(Ordering::Acquire) == 0
+            && slots.state(slot.0).load(Ordering::Acquire) & PASS == 0
     }
 }
 
@@ -195,27 +195,39 @@ impl Mapped {
         Ok(delivered.saturating_sub(enqueued) + u64::from(sock::tcp_info(&destination)?.notsent))
     }
 
+    /// The verdict asks for the direction to be let out: half of its limit waits and it is to
+    /// [leave then](Mapped::leave_at_half), or all of it. Or somebody else [asked](Mapped::ask_to_leave).
+    pub fn is_to_leave(&self) -> bool {
+        self.owner.slots.leave(self.slot).load(Ordering::Acquire) != 0
+    }
+
     /// Marks the direction for the next [`Sockmap::leave`]. It can leave while redirecting only: one that passes
     /// has to [turn back](Mapped::try_redirect) first.
     pub fn ask_to_leave(&self) {
         self.owner.slots.leave(self.slot).store(1, Ordering::Release);
     }
 
-    /// At the limit, TCP bytes that arrive from then on are kept out until the direction has [left](Sockmap::leave),
-    /// instead of passed; the peer sends them again, as what a network lost. For who lets it leave soon: the peer tries
-    /// again more and more seldom.
+    /// From now on the direction asks to leave by itself, once half of its limit waits at the destination.
+    pub fn leave_at_half(&self) {
+        self.owner.slots.eager(self.slot).store(1, Ordering::Release);
+    }
+
+    /// With `closes` bytes waiting unsent at the destination, limit or more, TCP bytes that come next in order are kept out
+    /// instead of passed, and what lies behind them waits in the source's receive buffer. The peer sends the next ones
+    /// again, as what a network lost; they get in when less waits, or when the direction has [left](Sockmap::leave). For
+    /// who lets it leave soon: the peer tries again more and more seldom.
     ///
     /// # Errors
     /// The errno of attaching a filter to the source; bytes pass then.
-    pub fn brake(&self, source: impl AsFd) -> io::Result<()> {
+    pub fn brake(&self, source: impl AsFd, closes: u32) -> io::Result<()> {
         sock::attach_filter(source, self.owner.brake.as_fd())?;
-        self.owner.slots.brake(self.slot).store(1, Ordering::Release);
+        self.owner.slots.closes(self.slot).store(closes, Ordering::Release);
         Ok(())
     }
 
     /// Takes the brake off again, for a direction that cannot leave: at the limit bytes pass.
     pub fn unbrake(&self) {
-        self.owner.slots.brake(self.slot).store(0, Ordering::Release);
+        self.owner.slots.closes(self.slot).store(0, Ordering::Release);
     }
 
     /// Whether the source is out of its map: the next byte read from it follows the last one redirected or
@@ -224,9 +236,14 @@ impl Mapped {
         self.owner.slots.left(self.slot).load(Ordering::Acquire) != 0
     }
 
-    /// Changes the bound on unsent bytes; holds from the next look at the destination on.
-    pub fn set_limit(&self, bytes: u32) {
+    /// Changes the bound on unsent bytes, and what closes the [brake](Mapped::brake) of who has one; holds from the next
+    /// look at the destination on.
+    pub fn set_limit(&self, bytes: u32, closes: u32) {
         self.owner.slots.limit(self.slot).store(u64::from(bytes), Ordering::Release);
+        let had = self.owner.slots.closes(self.slot).load(Ordering::Acquire);
+        // It may be taken off in this instant.
+        let brake = self.owner.slots.closes(self.slot);
+        let _ = (had != 0).then(|| brake.compare_exchange(had, closes, Ordering::AcqRel, Ordering::Acquire));
     }
 }
 
@@ -241,6 +258,8 @@ impl Drop for Mapped {
         let _ = maps.directions.remove(&self.source);
         let _ = maps.destinations.remove(&self.destination);
         drop(maps);
+        // An event of it may still wait to be heard.
+        self.owner.slots.left(self.slot).store(1, Ordering::Release);
         self.owner.slots.give_back(self.slot);
     }
 }

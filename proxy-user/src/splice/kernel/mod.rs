@@ -12,10 +12,10 @@
 //! 2. **Redirect.** Userspace neither reads the source nor writes the destination, and does not ask epoll for
 //!    `IN` on the source (the kernel wakes readers after every verdict): `RDHUP | ERR | HUP`, edge-triggered.
 //! 3. **Full.** The destination has its limit waiting: [`Sockmap::next_event`] names the slot, as it did when half of
-//!    the limit waited. A source with a [brake](Mapped::brake) takes no byte from then on until it has left (rule 7);
-//!    what was let in before is still redirected, up to four limits. Without a brake, beyond that, or when the
-//!    destination is gone from its map, the verdict turns to [`Mode::Pass`]: bytes are charged to the source's receive
-//!    buffer, so TCP's own window closes.
+//!    the limit waited, and the direction is to leave (rule 7). With a [brake](Mapped::brake) what comes is redirected
+//!    until so much waits that the brake closes; from then on the next bytes are kept out while so much waits. Without
+//!    a brake, or when the destination is gone from its map, the verdict turns to [`Mode::Pass`]: bytes are charged to
+//!    the source's receive buffer, so TCP's own window closes.
 //! 4. **Pass.** First wait until [`Mapped::is_drained`] (redirected bytes precede passed ones), then `recv`
 //!    from the source, write to the destination, [`Mapped::add_forwarded`] after each write. `EAGAIN` while
 //!    `forwarded < passed` means that a kernel worker still holds bytes: poll again, do not wait for epoll.

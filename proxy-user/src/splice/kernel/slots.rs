@@ -112,12 +112,16 @@ impl Slots {
         self.half(index, offset_of!(Slot, left))
     }
 
-    pub(super) fn brake(&self, index: u32) -> &AtomicU32 {
-        self.half(index, offset_of!(Slot, brake))
+    pub(super) fn closes(&self, index: u32) -> &AtomicU32 {
+        self.half(index, offset_of!(Slot, closes))
     }
 
     pub(super) fn full(&self, index: u32) -> &AtomicU32 {
         self.half(index, offset_of!(Slot, full))
+    }
+
+    pub(super) fn eager(&self, index: u32) -> &AtomicU32 {
+        self.half(index, offset_of!(Slot, eager))
     }
 
     /// The whole slot, each word read by itself.

@@ -4,8 +4,6 @@
 //!
 //! With a brake, as in earnest: passing with a full receive buffer is where the kernel miscounts a socket's memory.
 
-use proxy_ebpf::LET_IN;
-
 use super::rig::{Rig, until};
 use super::{Doubt, Sockmap};
 use crate::splice::kernel::{Mode, sock};
@@ -20,7 +18,7 @@ pub(super) fn check(sockmap: &Sockmap) -> Result<(), Doubt> {
     let mut rig = Rig::tcp()?;
     sock::force_send_buffer(&rig.destination, 4 << 20).map_err(Doubt::io("enlarging a send buffer"))?;
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT)?;
-    mapped.brake(&rig.source).map_err(Doubt::io("attaching a filter to a socket"))?;
+    mapped.brake(&rig.source, LIMIT).map_err(Doubt::io("attaching a filter to a socket"))?;
     // Nobody reads: everything fills up, and then nothing may move any more.
     let mut before = u64::MAX;
     until("the stalled flow to come to rest", || {
@@ -29,7 +27,7 @@ pub(super) fn check(sockmap: &Sockmap) -> Result<(), Doubt> {
         Ok(std::mem::replace(&mut before, sent) == sent && mapped.counts().overflows > 0)
     })?;
     let unsent = mapped.unsent(&rig.destination).map_err(Doubt::io("asking the destination"))?;
-    let bounds = u64::from(LIMIT) / 2..=u64::from(LIMIT * LET_IN);
+    let bounds = u64::from(LIMIT) / 2..=OFFER / 8;
     if !bounds.contains(&unsent) || mapped.mode() != Mode::Redirect {
         let mode = mapped.mode();
         return Err(Doubt::Saw(format!("{unsent} bytes wait unsent where {LIMIT} may, in {mode:?}")));
