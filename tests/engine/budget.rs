@@ -67,6 +67,7 @@ fn stalled_flows_share_the_budget() {
         (EngineChoice::Auto, Kind::Tcp),
         (EngineChoice::Splice, Kind::Tcp),
         (EngineChoice::Copy, Kind::Tcp),
+        (EngineChoice::Sockmap, Kind::Tcp),
         (EngineChoice::Auto, Kind::Stream),
     ];
     for ((engine, client), both) in engines.into_iter().flat_map(|way| [(way, false), (way, true)]) {

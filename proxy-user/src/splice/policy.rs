@@ -71,7 +71,7 @@ pub(super) const LIMIT_MOST: u64 = 2 << 20;
 pub(super) const LIMIT_LEAST: u64 = 64 << 10;
 
 /// Unsent bytes that close a source's brake, or its share of the budget if that is less. A direction that turns bulky is
-/// out of its map 0.5 to 4 ms after half of the limit waits, and on loopback 3 to 16 MiB arrive until then; a reader that
+/// out of its map 0.2 to 4 ms after half of the limit waits, and on loopback 3 to 16 MiB arrive until then; a reader that
 /// stalls just then leaves them there. What the brake keeps out waits for a retransmission, at worst for a timer of 200 ms.
 pub(super) const CLOSES_MOST: u64 = 8 << 20;
 
@@ -129,7 +129,7 @@ pub(super) const UNSENT_MOST: u32 = 512 << 10;
 /// later, 4 to 8 ms: with 512 KiB a link of 1 Gbit/s ran dry meanwhile and carried 0.7 of what it can.
 pub(super) const UNSENT_OF_UNIX: u32 = 2 << 20;
 
-/// How often the kernel is asked to let directions out of the map, at the most: a walk over its table of TCP sockets, 0.4
+/// How often the kernel is asked to let directions out of the map, at the most: a walk over its table of TCP sockets, 0.2
 /// to 4 ms. A fast peer sends 8 MiB, and closes the brake, in as long.
 pub(super) const LEAVE_EVERY: Duration = Duration::from_millis(2);
 

@@ -47,6 +47,7 @@ struct Bounds {
     closes: u32,
 }
 
+/// The kernel's last one over its sockets.
 struct Walk {
     at: Instant,
     took: Duration,

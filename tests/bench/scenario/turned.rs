@@ -14,7 +14,8 @@ use crate::route::Route;
 pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let ours = context.ours();
     let routes = context.routes(&ours)?;
-    let bytes = context.choose(4 << 30, 512 << 20);
+    // So much that a retransmission timer of 200 ms is no more than a part of it.
+    let bytes = context.choose(4 << 30, 2 << 30);
     let context = &*context;
     let samples = rounds(context.rounds(), &routes, |route| {
         let cold = cold(route, bytes)?;

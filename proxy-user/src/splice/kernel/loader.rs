@@ -99,8 +99,8 @@ impl Sockmap {
     }
 
     /// Takes every direction that [asked](super::Mapped::ask_to_leave) out of its map at an exact byte, where
-    /// that is possible now; [`super::Mapped::has_left`] tells. Walks over the kernel's table of TCP sockets (1 to 4 ms
-    /// on a busy machine, most of it for the table's empty places), so gather wishes rather than call often.
+    /// that is possible now; [`super::Mapped::has_left`] tells. Walks over the kernel's table of TCP sockets (0.2 to 4
+    /// ms, most of it for the table's empty places), so gather wishes rather than call often.
     ///
     /// # Errors
     /// What the kernel refused.

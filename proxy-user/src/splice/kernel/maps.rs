@@ -195,8 +195,8 @@ impl Mapped {
         Ok(delivered.saturating_sub(enqueued) + u64::from(sock::tcp_info(&destination)?.notsent))
     }
 
-    /// The verdict asks for the direction to be let out: half of its limit waits and it is to
-    /// [leave then](Mapped::leave_at_half), or all of it. Or somebody else [asked](Mapped::ask_to_leave).
+    /// Whether the direction is to be let out: the limit waits, half of it where it is to [leave
+    /// then](Mapped::leave_at_half), or userspace [asked](Mapped::ask_to_leave).
     pub fn is_to_leave(&self) -> bool {
         self.owner.slots.leave(self.slot).load(Ordering::Acquire) != 0
     }
@@ -240,10 +240,9 @@ impl Mapped {
     /// look at the destination on.
     pub fn set_limit(&self, bytes: u32, closes: u32) {
         self.owner.slots.limit(self.slot).store(u64::from(bytes), Ordering::Release);
-        let had = self.owner.slots.closes(self.slot).load(Ordering::Acquire);
-        // It may be taken off in this instant.
         let brake = self.owner.slots.closes(self.slot);
-        let _ = (had != 0).then(|| brake.compare_exchange(had, closes, Ordering::AcqRel, Ordering::Acquire));
+        // One that was taken off stays off.
+        let _ = brake.fetch_update(Ordering::AcqRel, Ordering::Acquire, |had| (had > 0).then_some(closes));
     }
 }
 
