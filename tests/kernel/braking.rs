@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use proxy_user::splice::kernel::{Mapped, Mode, Sockmap, sock};
+use proxy_user::splice::kernel::{Limits, Mapped, Mode, Sockmap, sock};
 use socket2::SockRef;
 
 use crate::rig::{Rig, put, read_pattern, sockmap, wait, write_pattern};
@@ -15,6 +15,7 @@ const LIMIT: u32 = 512 << 10;
 /// What closes the brake.
 const CLOSES: u32 = 2 * LIMIT;
 const CLOSED_AT: u64 = CLOSES as u64;
+const BRAKED: Limits = Limits { limit: LIMIT, half: false, closes: CLOSES };
 /// More than every queue of the rig together holds.
 const LENGTH: u64 = 64 << 20;
 
@@ -22,8 +23,7 @@ const LENGTH: u64 = 64 << 20;
 /// the end.
 fn braked(sockmap: &Sockmap, length: u64) -> (Rig, Mapped, JoinHandle<io::Result<()>>) {
     let rig = Rig::tcp().unwrap();
-    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source, CLOSES).unwrap();
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, BRAKED).unwrap();
     let mut client = rig.client.try_clone().unwrap();
     let writer = thread::spawn(move || {
         write_pattern(&mut client, 0, length)?;
@@ -99,8 +99,7 @@ fn a_braked_direction_leaves_at_once_and_its_stream_goes_on_soon() {
 /// out at its first try.
 fn braked_quietly(sockmap: &Sockmap) -> (Rig, Mapped) {
     let mut rig = Rig::tcp().unwrap();
-    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source, CLOSES).unwrap();
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, BRAKED).unwrap();
     let mut sent = 0;
     // One segment at a time.
     wait("the brake", || {
@@ -144,11 +143,29 @@ fn connection(socket: &TcpStream) -> String {
 }
 
 #[test]
+fn a_direction_that_enters_with_its_limit_waiting_passes_nothing() {
+    let Some(sockmap) = sockmap() else { return };
+    let mut rig = Rig::tcp().unwrap();
+    let mut waiting = 0;
+    while let Ok(bytes) = rig.destination.write(&[0; 64 << 10]) {
+        waiting += bytes;
+    }
+    let limits = Limits { limit: 16 << 10, half: false, closes: 16 << 10 };
+    assert!(waiting > 16 << 10, "{waiting} bytes");
+    write_pattern(&mut rig.client, 0, 48 << 10).unwrap();
+    wait("its bytes", || sock::readable(&rig.source).unwrap() == 48 << 10);
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limits).unwrap();
+    let counts = mapped.counts();
+    assert_eq!((counts.redirected, counts.passed), (48 << 10, 0), "{counts:?}");
+    assert!(sockmap.waits_to_leave(mapped.slot()));
+}
+
+#[test]
 fn between_its_limit_and_a_closed_brake_a_direction_takes_everything_and_asks_to_leave() {
     let Some(sockmap) = sockmap() else { return };
     let mut rig = Rig::tcp().unwrap();
-    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source, u32::MAX).unwrap();
+    let limits = Limits { closes: u32::MAX, ..BRAKED };
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limits).unwrap();
     let mut sent = 0;
     while mapped.counts().peak < CLOSED_AT {
         assert_eq!(mapped.is_to_leave(), mapped.counts().peak >= u64::from(LIMIT), "{mapped:?}");
@@ -177,9 +194,8 @@ fn a_walk_ends_with_the_first_that_left_if_that_is_enough() {
 fn who_is_to_leave_at_half_of_the_limit_asks_by_itself() {
     let Some(sockmap) = sockmap() else { return };
     let mut rig = Rig::tcp().unwrap();
-    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source, CLOSES).unwrap();
-    mapped.leave_at_half();
+    let limits = Limits { half: true, ..BRAKED };
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limits).unwrap();
     let mut sent = 0;
     wait("the event", || {
         write_pattern(&mut rig.client, sent, 16 << 10).unwrap();
@@ -252,8 +268,7 @@ fn without_its_brake_a_full_direction_passes() {
 fn what_is_for_a_destination_that_is_gone_is_kept_out() {
     let Some(sockmap) = sockmap() else { return };
     let mut rig = Rig::tcp().unwrap();
-    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap();
-    mapped.brake(&rig.source, CLOSES).unwrap();
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, BRAKED).unwrap();
     // A socket that is closed is in no map any more.
     drop(rig.destination);
     rig.client.set_nonblocking(true).unwrap();

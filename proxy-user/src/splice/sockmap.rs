@@ -11,7 +11,7 @@ use super::budget::Grant;
 use super::conserve::{self, Stage, Violation};
 use super::control::Control;
 use super::haste::Haste;
-use super::kernel::{MapRefused, Mapped, SlotId, Sockmap, sock};
+use super::kernel::{Limits, MapRefused, Mapped, SlotId, Sockmap, sock};
 use super::policy::{
     CLOSES_MOST, LAG_LOOK, LEAVE_AGAIN, LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX,
 };
@@ -39,12 +39,6 @@ pub(super) struct KernelMap {
 struct Leavers {
     asked: Vec<Arc<Control>>,
     walk: Option<Walk>,
-}
-
-/// Bytes that wait unsent at a destination when its direction has to leave, and when the brake closes.
-struct Bounds {
-    limit: u32,
-    closes: u32,
 }
 
 /// The kernel's last one over its sockets.
@@ -92,15 +86,19 @@ impl KernelMap {
     }
 
     /// What may wait unsent for one direction, by its share of the budget.
-    fn bounds(&self, grant: Grant) -> Bounds {
+    fn limits(&self, grant: Grant) -> Limits {
         let share = (self.budget / u64::from(self.sockmap.mapped().max(1))).max(LIMIT_LEAST);
         let limit = (share.min(LIMIT_MOST) as u32).min(grant.redirected());
-        Bounds { limit, closes: if grant.is_bounded() { limit } else { share.min(CLOSES_MOST) as u32 } }
+        Limits {
+            limit,
+            half: false,
+            closes: if grant.is_bounded() { limit } else { share.min(CLOSES_MOST) as u32 },
+        }
     }
 
     /// Half of what may wait unsent at the destination waits there already.
     pub(super) fn is_crowded(&self, to: &Plain, grant: Grant) -> bool {
-        sock::tcp_info(to).is_ok_and(|info| info.notsent >= self.bounds(grant).limit / 2)
+        sock::tcp_info(to).is_ok_and(|info| info.notsent >= self.limits(grant).limit / 2)
     }
 
     /// The flows whose directions fill up, are full, turned to passing or were let out since the last call. Who is to
@@ -202,20 +200,12 @@ impl InMap {
         received_before: Option<u64>,
         engine: EngineChoice,
     ) -> Result<InMap, MapRefused> {
-        let Bounds { limit, closes } = map.bounds(grant);
+        let limits = Limits { half: engine == EngineChoice::Auto, ..map.limits(grant) };
         let enqueued_before = sock::enqueued(to).map_err(refused("reading the destination's queue"))?;
         let mapped = match from {
             Plain::Tcp(socket) => {
                 map.widen(to, LET_IN);
-                let mapped = map.sockmap.map_tcp(socket, to, limit).inspect_err(|_| narrow(to, grant))?;
-                if engine == EngineChoice::Auto {
-                    mapped.leave_at_half();
-                }
-                // Without it bytes pass at the limit, and the direction leaves later or not at all: slower, not wrong.
-                if let Err(error) = mapped.brake(socket, closes) {
-                    tracing::debug!(%error, "no brake for a source; what its destination cannot take will pass");
-                }
-                mapped
+                map.sockmap.map_tcp(socket, to, limits).inspect_err(|_| narrow(to, grant))?
             }
             Plain::Unix(socket) => {
                 if !grant.is_bounded() {
@@ -274,7 +264,7 @@ impl InMap {
     }
 
     pub(super) fn follow_budget(&self) {
-        let Bounds { limit, closes } = self.map.bounds(self.grant);
+        let Limits { limit, closes, .. } = self.map.limits(self.grant);
         self.mapped.set_limit(limit, closes);
     }
 

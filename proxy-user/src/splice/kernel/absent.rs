@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Counts, KernelError, MapRefused, Mode, SlotId};
+use super::{Counts, KernelError, Limits, MapRefused, Mode, SlotId};
 
 /// Cannot be had in this build; [`Sockmap::load`] says why.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Sockmap {
         match self.0 {}
     }
 
-    pub fn map_tcp(&self, _: impl AsFd, _: impl AsFd, _: u32) -> Result<Mapped, MapRefused> {
+    pub fn map_tcp(&self, _: impl AsFd, _: impl AsFd, _: impl Into<Limits>) -> Result<Mapped, MapRefused> {
         match self.0 {}
     }
 
@@ -102,14 +102,6 @@ impl Mapped {
     }
 
     pub fn is_to_leave(&self) -> bool {
-        match self.0 {}
-    }
-
-    pub fn leave_at_half(&self) {
-        match self.0 {}
-    }
-
-    pub fn brake(&self, _: impl AsFd, _: u32) -> io::Result<()> {
         match self.0 {}
     }
 

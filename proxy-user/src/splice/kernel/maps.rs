@@ -9,7 +9,7 @@ use aya::maps::MapError;
 use proxy_ebpf::PASS;
 
 use super::loader::{Loaded, Sockmap};
-use super::{Counts, MapRefused, Mode, SlotId, sock};
+use super::{Counts, Limits, MapRefused, Mode, SlotId, sock};
 
 /// One direction in the kernel's hands. Dropping it takes both sockets out of their maps (rule 7 of the
 /// [module](super)) and frees the slot; the sockets may have been closed before.
@@ -30,8 +30,8 @@ enum Kind {
 }
 
 impl Sockmap {
-    /// Maps TCP → TCP; `limit` bounds the bytes that wait unsent at the destination. Rule 1 of the
-    /// [module](super) says what must hold before.
+    /// Maps TCP → TCP. Rule 1 of the [module](super) says what must hold before. A source that gets a brake keeps its
+    /// filter until [`sock::detach_filter`]; where the kernel attaches none, bytes pass at the limit.
     ///
     /// # Errors
     /// Why this direction stays where it is; nothing was changed.
@@ -39,16 +39,35 @@ impl Sockmap {
         &self,
         source: impl AsFd,
         destination: impl AsFd,
-        limit: u32,
+        limits: impl Into<Limits>,
     ) -> Result<Mapped, MapRefused> {
         let info = sock::tcp_info(&source).map_err(MapRefused::socket("reading the source's state"))?;
         if !info.is_established() {
             return Err(MapRefused::NotEstablished);
         }
-        let mapped = Mapped::enter(self, Kind::Tcp, &source, &destination, limit)?;
+        let limits = self.brake(&source, limits.into());
+        let mapped = Mapped::enter(self, Kind::Tcp, &source, &destination, limits);
+        let mapped = mapped.inspect_err(|_| {
+            // None is there if there was to be none.
+            let _ = sock::detach_filter(&source);
+        })?;
         // A pending error of the source is the flow's business, which sees that the connection is closed.
         let _ = sock::kick(&source);
         Ok(mapped)
+    }
+
+    /// Before the first verdict, which may find the limit waiting. A filter without a slot takes everything.
+    fn brake(&self, source: &impl AsFd, limits: Limits) -> Limits {
+        if limits.closes == 0 {
+            return limits;
+        }
+        match sock::attach_filter(source, self.0.brake.as_fd()) {
+            Ok(()) => limits,
+            Err(error) => {
+                tracing::debug!(%error, "no brake for a source; what its destination cannot take will pass");
+                Limits { closes: 0, ..limits }
+            }
+        }
     }
 
     /// Maps Unix → TCP. There is no limit: the sender is throttled by its own send buffer. The source's
@@ -58,7 +77,7 @@ impl Sockmap {
     /// Why this direction stays where it is. After [`MapRefused::BytesWaiting`] the socket may have passed a
     /// verdict between insertion and removal: end the flow. After any other nothing was changed.
     pub fn map_unix(&self, source: impl AsFd, destination: impl AsFd) -> Result<Mapped, MapRefused> {
-        let mapped = Mapped::enter(self, Kind::Unix, &source, &destination, 0)?;
+        let mapped = Mapped::enter(self, Kind::Unix, &source, &destination, Limits::from(0))?;
         match sock::readable(&source).map_err(MapRefused::socket("reading the Unix socket's queue"))? {
             0 => Ok(mapped),
             bytes => Err(MapRefused::BytesWaiting(bytes)),
@@ -80,7 +99,7 @@ impl Mapped {
         kind: Kind,
         source: &impl AsFd,
         destination: &impl AsFd,
-        limit: u32,
+        limits: Limits,
     ) -> Result<Mapped, MapRefused> {
         let owner = sockmap.0.clone();
         let info =
@@ -96,7 +115,9 @@ impl Mapped {
             sock::enqueued(destination).map_err(MapRefused::socket("reading the destination's queue"))?;
         let slot = owner.slots.take().ok_or(MapRefused::NoSlot(owner.slots.count()))?;
         owner.slots.destination(slot).store(destination_cookie, Ordering::Relaxed);
-        owner.slots.limit(slot).store(u64::from(limit), Ordering::Release);
+        owner.slots.eager(slot).store(u32::from(limits.half), Ordering::Relaxed);
+        owner.slots.closes(slot).store(limits.closes, Ordering::Relaxed);
+        owner.slots.limit(slot).store(u64::from(limits.limit), Ordering::Release);
         // From here on Drop undoes whatever was done.
         let mapped =
             Mapped { owner, slot, source: source_cookie, destination: destination_cookie, kind, enqueued };
@@ -195,8 +216,8 @@ impl Mapped {
         Ok(delivered.saturating_sub(enqueued) + u64::from(sock::tcp_info(&destination)?.notsent))
     }
 
-    /// Whether the direction is to be let out: the limit waits, half of it where it is to [leave
-    /// then](Mapped::leave_at_half), or userspace [asked](Mapped::ask_to_leave).
+    /// Whether the direction is to be let out: its limit waits, or [half](Limits::half) of it, or userspace
+    /// [asked](Mapped::ask_to_leave).
     pub fn is_to_leave(&self) -> bool {
         self.owner.slots.leave(self.slot).load(Ordering::Acquire) != 0
     }
@@ -205,24 +226,6 @@ impl Mapped {
     /// has to [turn back](Mapped::try_redirect) first.
     pub fn ask_to_leave(&self) {
         self.owner.slots.leave(self.slot).store(1, Ordering::Release);
-    }
-
-    /// From now on the direction asks to leave by itself, once half of its limit waits at the destination.
-    pub fn leave_at_half(&self) {
-        self.owner.slots.eager(self.slot).store(1, Ordering::Release);
-    }
-
-    /// With `closes` bytes waiting unsent at the destination, limit or more, TCP bytes that come next in order are kept out
-    /// instead of passed, and what lies behind them waits in the source's receive buffer. The peer sends the next ones
-    /// again, as what a network lost; they get in when less waits, or when the direction has [left](Sockmap::leave). For
-    /// who lets it leave soon: the peer tries again more and more seldom.
-    ///
-    /// # Errors
-    /// The errno of attaching a filter to the source; bytes pass then.
-    pub fn brake(&self, source: impl AsFd, closes: u32) -> io::Result<()> {
-        sock::attach_filter(source, self.owner.brake.as_fd())?;
-        self.owner.slots.closes(self.slot).store(closes, Ordering::Release);
-        Ok(())
     }
 
     /// Takes the brake off again, for a direction that cannot leave: at the limit bytes pass.
@@ -236,7 +239,7 @@ impl Mapped {
         self.owner.slots.left(self.slot).load(Ordering::Acquire) != 0
     }
 
-    /// Changes the bound on unsent bytes, and what closes the [brake](Mapped::brake) of who has one; holds from the next
+    /// Changes the bound on unsent bytes, and what closes the [brake](Limits::closes) of who has one; holds from the next
     /// look at the destination on.
     pub fn set_limit(&self, bytes: u32, closes: u32) {
         self.owner.slots.limit(self.slot).store(u64::from(bytes), Ordering::Release);

@@ -12,7 +12,7 @@
 //! 2. **Redirect.** Userspace neither reads the source nor writes the destination, and does not ask epoll for
 //!    `IN` on the source (the kernel wakes readers after every verdict): `RDHUP | ERR | HUP`, edge-triggered.
 //! 3. **Full.** The destination has its limit waiting: [`Sockmap::next_event`] names the slot, as it did when half of
-//!    the limit waited, and the direction is to leave (rule 7). With a [brake](Mapped::brake) what comes is redirected
+//!    the limit waited, and the direction is to leave (rule 7). With a [brake](Limits::closes) what comes is redirected
 //!    until so much waits that the brake closes; from then on the next bytes are kept out while so much waits. Without
 //!    a brake, or when the destination is gone from its map, the verdict turns to [`Mode::Pass`]: bytes are charged to
 //!    the source's receive buffer, so TCP's own window closes.
@@ -53,6 +53,26 @@ pub use error::{KernelError, MapRefused};
 /// A place in the table of mapped directions. Reused only a second after its [`Mapped`] was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotId(pub(super) u32);
+
+/// Bytes that may wait unsent at a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The direction is to leave then.
+    pub limit: u32,
+    /// It is to leave at half of that already.
+    pub half: bool,
+    /// The brake of the source closes then, not below the limit: TCP bytes that come next in order are kept out, and what
+    /// lies behind them waits in the source's receive buffer. The peer sends the next ones again, as what a network
+    /// lost; they get in when less waits, or when the direction has [left](Sockmap::leave). For who lets it leave soon: the
+    /// peer tries again more and more seldom. 0: no brake, bytes pass at the limit.
+    pub closes: u32,
+}
+
+impl From<u32> for Limits {
+    fn from(limit: u32) -> Limits {
+        Limits { limit, half: false, closes: 0 }
+    }
+}
 
 /// What the verdict does with arriving bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use super::rig::{Rig, until};
 use super::{Doubt, Sockmap};
-use crate::splice::kernel::{Mode, sock};
+use crate::splice::kernel::{Limits, Mode, sock};
 
 const LIMIT: u32 = 256 << 10;
 /// More than all queues of the rig together hold.
@@ -17,8 +17,8 @@ const WALKS: u32 = 10;
 pub(super) fn check(sockmap: &Sockmap) -> Result<(), Doubt> {
     let mut rig = Rig::tcp()?;
     sock::force_send_buffer(&rig.destination, 4 << 20).map_err(Doubt::io("enlarging a send buffer"))?;
-    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, LIMIT)?;
-    mapped.brake(&rig.source, LIMIT).map_err(Doubt::io("attaching a filter to a socket"))?;
+    let limits = Limits { closes: LIMIT, ..Limits::from(LIMIT) };
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limits)?;
     // Nobody reads: everything fills up, and then nothing may move any more.
     let mut before = u64::MAX;
     until("the stalled flow to come to rest", || {
