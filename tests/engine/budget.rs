@@ -83,7 +83,9 @@ fn stalled_flows_share_the_budget() {
         let held = sockets + pipe_bytes(std::process::id());
         let way = format!("{engine} {client:?}, {} ways", 1 + u8::from(both));
         println!("{way}: {held} bytes are held, {sockets} in sockets");
-        assert!(held < BUDGET * 3 / 2, "{way}: {held} bytes are held, {sockets} in sockets");
+        // The kernel redirects whole segments, of 64 KiB on loopback.
+        let most = BUDGET * if engine == EngineChoice::Sockmap { 9 } else { 6 } / 4;
+        assert!(held < most, "{way}: {held} bytes are held, {sockets} in sockets");
         for flow in flows {
             let sent = flow.sent;
             assert_eq!(flow.read(), sent, "{way}");
