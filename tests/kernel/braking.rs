@@ -19,8 +19,8 @@ const BRAKED: Limits = Limits { limit: LIMIT, half: false, closes: CLOSES };
 /// More than every queue of the rig together holds.
 const LENGTH: u64 = 64 << 20;
 
-/// A direction whose destination had so much waiting that the brake closed, and the thread that goes on writing to it, `length` bytes and
-/// the end.
+/// A direction whose destination had so much waiting that the brake closed, and the thread that goes on writing to it,
+/// `length` bytes and the end.
 fn braked(sockmap: &Sockmap, length: u64) -> (Rig, Mapped, JoinHandle<io::Result<()>>) {
     let rig = Rig::tcp().unwrap();
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, BRAKED).unwrap();
@@ -39,11 +39,15 @@ fn keep_closed(mapped: &Mapped) {
     mapped.set_limit(LIMIT / 4, CLOSES / 4);
 }
 
-/// The kernel's own walk may miss a socket while others come and go.
 fn leave(sockmap: &Sockmap, mapped: &Mapped) {
     mapped.ask_to_leave();
+    let_out(sockmap, mapped);
+}
+
+/// The kernel's own walk may miss a socket while others come and go.
+fn let_out(sockmap: &Sockmap, mapped: &Mapped) {
     let walks = (0..10).find(|_| {
-        sockmap.leave().unwrap();
+        sockmap.leave_until(|| mapped.has_left()).unwrap();
         mapped.has_left()
     });
     assert!(walks.is_some(), "{mapped:?}");
@@ -95,17 +99,21 @@ fn a_braked_direction_leaves_at_once_and_its_stream_goes_on_soon() {
     assert!(opened.elapsed() < Duration::from_secs(5), "{:?}", opened.elapsed());
 }
 
+/// The next piece of the pattern, in a segment of its own: everything before was acknowledged.
+fn send_segment(client: &mut TcpStream, sent: &mut u64) {
+    write_pattern(client, *sent, 16 << 10).unwrap();
+    *sent += 16 << 10;
+    wait("its acknowledgement", || sock::unacknowledged(&*client).unwrap() == 0);
+}
+
 /// A direction with a closed brake and a client of which everything was acknowledged: what it sends from now on is kept
 /// out at its first try.
 fn braked_quietly(sockmap: &Sockmap) -> (Rig, Mapped) {
     let mut rig = Rig::tcp().unwrap();
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, BRAKED).unwrap();
     let mut sent = 0;
-    // One segment at a time.
     wait("the brake", || {
-        write_pattern(&mut rig.client, sent, 16 << 10).unwrap();
-        sent += 16 << 10;
-        wait("its acknowledgement", || sock::unacknowledged(&rig.client).unwrap() == 0);
+        send_segment(&mut rig.client, &mut sent);
         mapped.counts().peak >= CLOSED_AT
     });
     keep_closed(&mapped);
@@ -169,9 +177,7 @@ fn between_its_limit_and_a_closed_brake_a_direction_takes_everything_and_asks_to
     let mut sent = 0;
     while mapped.counts().peak < CLOSED_AT {
         assert_eq!(mapped.is_to_leave(), mapped.counts().peak >= u64::from(LIMIT), "{mapped:?}");
-        write_pattern(&mut rig.client, sent, 16 << 10).unwrap();
-        sent += 16 << 10;
-        wait("its acknowledgement", || sock::unacknowledged(&rig.client).unwrap() == 0);
+        send_segment(&mut rig.client, &mut sent);
     }
     let counts = mapped.counts();
     assert_eq!((counts.redirected, counts.passed, counts.overflows), (sent, 0, 1), "{counts:?}");
@@ -198,18 +204,13 @@ fn who_is_to_leave_at_half_of_the_limit_asks_by_itself() {
     let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limits).unwrap();
     let mut sent = 0;
     wait("the event", || {
-        write_pattern(&mut rig.client, sent, 16 << 10).unwrap();
-        sent += 16 << 10;
-        wait("its acknowledgement", || sock::unacknowledged(&rig.client).unwrap() == 0);
+        send_segment(&mut rig.client, &mut sent);
         assert_eq!(sockmap.waits_to_leave(mapped.slot()), mapped.counts().peak >= u64::from(LIMIT / 2));
         sockmap.next_event().is_some()
     });
     assert_eq!(mapped.counts().overflows, 0, "before the limit: {mapped:?}");
-    let walks = (0..10).find(|_| {
-        sockmap.leave_until(|| mapped.has_left()).unwrap();
-        mapped.has_left()
-    });
-    assert!(walks.is_some() && !sockmap.waits_to_leave(mapped.slot()), "{mapped:?}");
+    let_out(&sockmap, &mapped);
+    assert!(!sockmap.waits_to_leave(mapped.slot()), "{mapped:?}");
 }
 
 #[test]
