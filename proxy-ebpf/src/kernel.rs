@@ -24,6 +24,12 @@ fn sk_buff(ctx: &SkBuffContext) -> Option<u64> {
     unsafe { bpf_probe_read_kernel(ptr::from_ref(&spilled).cast::<u64>()) }.ok()
 }
 
+/// The socket of the context's `sk_buff`: with TCP the one that receives, with Unix the sender's.
+#[inline(always)]
+fn socket(ctx: &SkBuffContext) -> Option<u64> {
+    read(sk_buff(ctx)?, OFFSETS.load().skb_sk)
+}
+
 /// The segment's TCP sequence number.
 #[inline(always)]
 pub(crate) fn sequence(ctx: &SkBuffContext) -> Option<u32> {
@@ -34,24 +40,20 @@ pub(crate) fn sequence(ctx: &SkBuffContext) -> Option<u32> {
 /// The next sequence number that the receiving TCP socket has not consumed.
 #[inline(always)]
 pub(crate) fn consumed(ctx: &SkBuffContext) -> Option<u32> {
-    let offsets = OFFSETS.load();
-    let socket: u64 = read(sk_buff(ctx)?, offsets.skb_sk)?;
-    read(socket, offsets.tcp_copied_seq)
+    read(socket(ctx)?, OFFSETS.load().tcp_copied_seq)
 }
 
 /// The next sequence number that the receiving TCP socket has not got, as far as it has worked through its backlog.
 #[inline(always)]
 pub(crate) fn expected(ctx: &SkBuffContext) -> Option<u32> {
-    let offsets = OFFSETS.load();
-    let socket: u64 = read(sk_buff(ctx)?, offsets.skb_sk)?;
-    read(socket, offsets.tcp_rcv_nxt)
+    read(socket(ctx)?, OFFSETS.load().tcp_rcv_nxt)
 }
 
-/// The cookie of the Unix socket that receives. `skb->sk` is the sender there, unlike with TCP.
+/// The cookie of the Unix socket that receives.
 #[inline(always)]
 pub(crate) fn unix_receiver(ctx: &SkBuffContext) -> Option<u64> {
     let offsets = OFFSETS.load();
-    let sender: u64 = read(sk_buff(ctx)?, offsets.skb_sk)?;
+    let sender = socket(ctx)?;
     let receiver: u64 = read(sender, offsets.unix_peer)?;
     read(receiver, offsets.sock_cookie)
 }
