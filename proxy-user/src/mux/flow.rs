@@ -270,6 +270,12 @@ impl Flow {
         self.window.size()
     }
 
+    /// The peer said that it has more to send than its window lets it.
+    #[cfg(test)]
+    pub(super) fn peer_waits(&self) -> bool {
+        self.window.peer_waits()
+    }
+
     pub(super) fn take_out(&mut self) -> Option<Out> {
         if let Some(Out::Data(data)) = self.outbox.front() {
             let bytes = data.len();

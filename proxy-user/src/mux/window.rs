@@ -98,6 +98,11 @@ impl ReceiveWindow {
         self.size
     }
 
+    #[cfg(test)]
+    pub fn peer_waits(&self) -> bool {
+        self.sender_waits
+    }
+
     /// The sender has more than it may send.
     pub fn sender_waits(&mut self, room: impl FnOnce(u64) -> bool) -> Option<u64> {
         self.sender_waits = true;
