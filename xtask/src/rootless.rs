@@ -15,8 +15,8 @@ use crate::{gotest, sh};
 const NOBODY: u32 = 65534;
 /// Upstream's Go client as a program.
 const CLIENT: &str = "konnectivity-client";
-/// What costs most: the short form has it as root only. Every way to stream through a kubelet, in every cell, is left,
-/// which takes some 20 s.
+/// What costs most: the short form has it as root only. `logs -f`, `exec` with and without a TTY, `port-forward` and
+/// proxied bodies are left in every cell, which takes some 20 s.
 const LEFT_OUT: [&str; 11] = [
     "TestAttach",
     "TestAttachTTY",

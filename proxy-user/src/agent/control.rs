@@ -46,9 +46,11 @@ pub enum OpenError {
     Http(#[from] tonic::transport::Error),
     #[error("the server refused the control stream: {}", log::status(.0))]
     Refused(#[from] Status),
-    #[error("no answer from the server within {0:?}")]
+    #[error("no answer from the server within {0:?}; its log and its CPU tell whether it stands still")]
     Silent(Duration),
-    #[error("the server's answer makes no sense: {0}")]
+    #[error(
+        "the server's answer makes no sense: {0}; see that host and port are those that a proxy-server has for agents"
+    )]
     Metadata(#[from] MetadataError),
     #[error(
         "the server does not take this agent's certificate (TLS alert {0:?}): the server's --cluster-ca-cert must know \

@@ -79,6 +79,8 @@ impl Stream {
             let mut told = false;
             loop {
                 select! {
+                    // A target that answers at once costs no timer.
+                    biased;
                     target = &mut dialing => break target,
                     () = &mut late, if !told => {
                         told = true;

@@ -18,21 +18,39 @@ const MAX_HEAD: usize = 8 << 10;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("no address for {host:?}: {source}")]
+    #[error("no address for {host:?}: {source}; see whether the name is right and this node's DNS knows it")]
     Lookup { host: String, source: io::Error },
-    #[error("could not connect to {address}: {source}")]
+    #[error("could not connect to {address}: {source}; {}", next_step(source))]
     Connect { address: SocketAddr, source: io::Error },
-    #[error("no connection to {0} within {1:?}")]
+    #[error("no connection to {0} within {1:?}; {SILENT}")]
     Timeout(String, Duration),
-    #[error("the proxy {proxy} refused the way to {target}: {answer:?}")]
+    #[error(
+        "the proxy {proxy} refused the way to {target}: {answer:?}; let it pass, or name the host in NO_PROXY if it \
+         can be reached without the proxy"
+    )]
     Refused { proxy: String, target: String, answer: String },
     #[error(
         "the proxy {proxy} answered with more than {MAX_HEAD} bytes of head, too long to be a proxy's; see what \
          HTTPS_PROXY names"
     )]
     HeadTooLong { proxy: String },
-    #[error("the proxy {proxy} ended the connection: {source}")]
+    #[error("the proxy {proxy} ended the connection: {source}; see its log, and what HTTPS_PROXY names")]
     Proxy { proxy: String, source: io::Error },
+}
+
+const SILENT: &str = "nothing answers there: see the route, and what filters packets on the way";
+
+fn next_step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "nothing listens there: see that a server runs, and that host and port are those it has for agents"
+        }
+        io::ErrorKind::TimedOut => SILENT,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "no way leads there: see this node's routes (`ip route get` tells)"
+        }
+        _ => "see that host and port are those that a server has for agents",
+    }
 }
 
 /// A proxy named in the environment that cannot be used.

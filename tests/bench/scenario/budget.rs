@@ -66,9 +66,9 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     let line = |title: &str, metric, unit, bound| {
         [LANES, ENCRYPTED, PACKETS].into_iter().fold(samples.line(title, metric, unit), |line, route| {
             let value = Spread::of(samples.of(route, metric)).map_or(f64::NAN, |spread| spread.median);
-            let gate = Gate::on(route, value, bound);
             // A p99 of one look is chance; what is held is not.
-            line.with_gate(if metric == "share" { gate.with_floor(Bound::AtMost(3.0)) } else { gate })
+            let floor = Bound::AtMost(if metric == "share" { 3.0 } else { 20.0 });
+            line.with_gate(Gate::on(route, value, bound).with_floor(floor))
         })
     };
     Ok(vec![

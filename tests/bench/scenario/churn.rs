@@ -45,7 +45,8 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
         let gate = samples.gate("rate", (&ours, "haproxy"), Bound::AtLeast(least));
         rate = rate.with_gate(gate.with_floor(Bound::AtLeast(0.05)));
         if ours != AUTO {
-            dial = dial.with_gate(samples.gate("dial", (&ours, "haproxy"), Bound::AtMost(1.2)));
+            let gate = samples.gate("dial", (&ours, "haproxy"), Bound::AtMost(1.2));
+            dial = dial.with_gate(gate.with_floor(Bound::AtMost(6.0)));
         }
     }
     for ((name, before), (_, after)) in before.iter().zip(&flows(&routes)?) {

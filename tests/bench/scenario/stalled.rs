@@ -52,7 +52,8 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
     ] {
         lines.push(context.ours().iter().fold(samples.line(title, metric, unit), |line, ours| {
             let value = Spread::of(samples.of(ours, metric)).map_or(f64::NAN, |spread| spread.median);
-            line.with_gate(Gate::on(ours, value, bound))
+            // One look's p99 is chance, but not by so much.
+            line.with_gate(Gate::on(ours, value, bound).with_floor(Bound::AtMost(20.0)))
         }));
     }
     let slowest = samples.line("the slowest dial to first echo during that", "slowest", "ms");

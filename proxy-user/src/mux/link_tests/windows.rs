@@ -1,7 +1,5 @@
 //! What may wait for a reader, by its window.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Dialect, Limits, Link, LinkConfig, LinkEnd, MuxStream, Packet, Role, SOON, flow, links, pb};

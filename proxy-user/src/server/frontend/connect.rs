@@ -111,6 +111,8 @@ struct Heard {
 async fn hear(client: &mut impl Client, timeout: Duration, mut drain: DrainWatch) -> Option<Heard> {
     let mut buffer = BytesMut::with_capacity(1024);
     let head = tokio::select! {
+        // Most heads are there already, and cost no timer then.
+        biased;
         head = read_head(client, &mut buffer, &LONG_HEADS) => head.ok()?,
         () = sleep(timeout) => return None,
         () = drain.last_words() => return None,
