@@ -1,6 +1,7 @@
 //! What a verdict decides about arriving bytes: trim, count, redirect, close the brake or pass.
 //!
-//! A TCP source's verdicts run one at a time (its socket lock). A Unix source's run in the sender's `sendmsg`.
+//! A TCP source's verdicts run one at a time (its socket lock). A Unix source's run in the sender's `sendmsg`: two threads
+//! that write to one socket at a time have two at a time.
 
 use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
@@ -164,8 +165,8 @@ fn passes(slot: *mut Slot, len: u64) -> bool {
 }
 
 /// Whether `len` more bytes may wait at the destination. Looks at it only when the last look's credit is used
-/// up, which is safe since what was sent only grows. A destination with half of the limit waiting is told of: who is
-/// bulky is better let out before the limit is reached. Beyond the limit only a direction that has a brake has credit.
+/// up, which is safe since what was sent only grows. At half of the limit who is eager is told of, once: who is bulky is
+/// better let out before the limit is reached. Beyond it only a direction that has a brake has credit.
 #[inline(always)]
 fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
     let credit = unsafe { (*slot).credit };
@@ -193,12 +194,10 @@ fn has_credit(number: u32, slot: *mut Slot, len: u64) -> bool {
         unsafe { write_volatile(addr_of_mut!((*slot).full), 0) };
     }
     let half = limit / 2;
-    if waiting >= half {
-        unsafe {
-            if read_volatile(addr_of_mut!((*slot).eager)) != 0 {
-                write_volatile(addr_of_mut!((*slot).leave), 1);
-            }
-        }
+    let eager = unsafe { read_volatile(addr_of_mut!((*slot).eager)) } != 0;
+    let leave = unsafe { addr_of_mut!((*slot).leave) };
+    if waiting >= half && eager && unsafe { read_volatile(leave) } == 0 {
+        unsafe { write_volatile(leave, 1) };
         let _ = EVENTS.output::<u32>(number, 0);
     }
     let room = if limit - waiting < half { limit - waiting } else { half };

@@ -26,9 +26,6 @@ struct Meta {
     output: *mut seq_file,
 }
 
-/// What userspace reads for each direction that left: it may have no need to walk on.
-const ONE: u8 = b'.';
-
 #[inline(always)]
 pub(crate) fn visit(walk: *const Walk) {
     let socket = unsafe { (*walk).socket };
@@ -37,7 +34,7 @@ pub(crate) fn visit(walk: *const Walk) {
         return;
     }
     let cookie = unsafe { bpf_get_socket_cookie(socket) };
-    let Some((_, slot)) = flow::slot(cookie) else { return };
+    let Some((number, slot)) = flow::slot(cookie) else { return };
     let state = unsafe { addr_of_mut!((*slot).state) };
     let now = unsafe { read_volatile(state) };
     let wants = unsafe { read_volatile(addr_of_mut!((*slot).leave)) } != 0;
@@ -50,10 +47,12 @@ pub(crate) fn visit(walk: *const Walk) {
         unsafe { bpf_map_delete_elem(from_ref(&TCP_SOURCES).cast_mut().cast(), from_ref(&cookie).cast()) };
     if removed == 0 {
         unsafe {
-            // In this order: userspace must not take a direction that left for one that overflowed.
+            // In this order, since userspace asks in the other one whether a direction left or overflowed; a CPU that
+            // turns the stores round makes it ask once more.
             write_volatile(addr_of_mut!((*slot).left), 1);
             write_volatile(state, now | PASS);
-            bpf_seq_write((*(*walk).meta).output, from_ref(&ONE).cast(), 1);
+            // Userspace reads who left, and may have no need to walk on.
+            bpf_seq_write((*(*walk).meta).output, from_ref(&number).cast(), size_of_val(&number) as u32);
         }
     }
 }

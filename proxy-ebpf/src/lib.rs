@@ -19,8 +19,8 @@ pub const FULL: u32 = 2;
 /// There is no destination in the map.
 pub const GONE: u32 = 3;
 
-/// One mapped direction of one flow, in an mmapped array: written by one verdict at a time, by the walk that lets
-/// sources out, by userspace, and `full` by the brake on any CPU.
+/// One mapped direction of one flow, in an mmapped array: written by one verdict at a time (a Unix source's only add to
+/// counts, and may be two), by the walk that lets sources out, by userspace, and `full` by the brake on any CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slot {
@@ -39,7 +39,7 @@ pub struct Slot {
     pub credit: i64,
     /// Bytes cut off because they had been delivered already (overlapping retransmissions).
     pub trimmed: u64,
-    /// Times that the limit was reached, or that the direction turned to passing.
+    /// Times that the limit was reached; 0 while bytes pass only because the destination is gone.
     pub overflows: u64,
     /// Times that the destination was not in its map.
     pub strays: u64,

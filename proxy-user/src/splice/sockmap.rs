@@ -105,9 +105,12 @@ impl KernelMap {
     /// leave is let out right here: its owner may be busy, and a fast peer sends some MiB within a millisecond.
     pub(super) fn overflowed(&self, now: Instant) -> Vec<Arc<Control>> {
         let mut slots = Vec::new();
+        // Who waits no more does not begin again without an event.
+        let mut out = 0;
         let mut any_waits = || {
             slots.extend(std::iter::from_fn(|| self.sockmap.next_event()));
-            slots.iter().any(|slot| self.sockmap.waits_to_leave(*slot))
+            out += slots[out..].iter().take_while(|slot| !self.sockmap.waits_to_leave(**slot)).count();
+            out < slots.len()
         };
         let mut let_out = match any_waits() {
             // Where the kernel refuses, each owner does what is left to do.
@@ -122,8 +125,8 @@ impl KernelMap {
     }
 
     /// Lets directions out that are to leave and can, once in a while at most: the kernel walks over all TCP sockets, or
-    /// until it is `enough` if no flow had to wait for this walk. The flows that asked are to look whether they are out;
-    /// none when the kernel refused, now or a moment ago.
+    /// until it is `enough` if no flow had to wait for this walk. The flows that asked are to look whether they are out, and
+    /// those that are; none when the kernel refused, now or a moment ago.
     fn walk(
         &self,
         asks: Option<&Arc<Control>>,
@@ -145,14 +148,19 @@ impl KernelMap {
         let at = Instant::now();
         let alone = leavers.asked.is_empty();
         let haste = Haste::begin();
-        let outcome = self.sockmap.leave_until(|| alone && enough());
+        let outcome = self.sockmap.leave_until(if alone { Some(&mut enough) } else { None });
         drop(haste);
         leavers.walk = Some(Walk { at, took: at.elapsed(), failed: outcome.is_err() });
-        if let Err(error) = outcome {
+        let left = outcome.map_err(|error| {
             tracing::warn!(%error, "no direction can leave the kernel's map now; what waits there passes through userspace");
-            return Err(CannotLeave);
-        }
-        Ok(std::mem::take(&mut leavers.asked))
+            CannotLeave
+        })?;
+        let mut to_look = std::mem::take(&mut leavers.asked);
+        drop(leavers);
+        // Events may have been lost: whoever left hears of it in any case.
+        let owners = self.owners();
+        to_look.extend(left.iter().filter_map(|slot| owners.get(slot).cloned()));
+        Ok(to_look)
     }
 
     fn walks_at(&self, now: Instant) -> Instant {
@@ -182,6 +190,8 @@ pub(super) struct InMap {
     grant: Grant,
     /// Redirected bytes that are in the flow's meter.
     counted: u64,
+    /// Bytes that are in the process's counters: passed, trimmed.
+    booked: [u64; 2],
     /// The source's `bytes_received` that went another way before; none for a Unix source.
     received_before: Option<u64>,
     /// What the destination's queue had accepted before.
@@ -215,7 +225,15 @@ impl InMap {
             }
         };
         map.owners().insert(mapped.slot(), control.clone());
-        Ok(InMap { mapped, map: map.clone(), grant, counted: 0, received_before, enqueued_before })
+        Ok(InMap {
+            mapped,
+            map: map.clone(),
+            grant,
+            counted: 0,
+            booked: [0; 2],
+            received_before,
+            enqueued_before,
+        })
     }
 
     pub(super) fn mapped(&self) -> &Mapped {
@@ -230,6 +248,16 @@ impl InMap {
         fresh
     }
 
+    /// Books what passed or was trimmed since the last call.
+    pub(super) fn book(&mut self, stats: &Stats) {
+        let counts = self.mapped.counts();
+        let now = [counts.passed, counts.trimmed];
+        if now != self.booked {
+            let [passed, trimmed] = std::mem::replace(&mut self.booked, now);
+            stats.moved_otherwise(counts.passed - passed, counts.trimmed - trimmed);
+        }
+    }
+
     /// Bytes that the verdict has seen, whatever it decided.
     pub(super) fn seen(&self) -> u64 {
         let counts = self.mapped.counts();
@@ -237,7 +265,7 @@ impl InMap {
     }
 
     /// All that may wait unsent at the destination waited there.
-    pub(super) fn is_full(&self) -> bool {
+    pub(super) fn was_full(&self) -> bool {
         self.mapped.counts().overflows > 0
     }
 

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::kernel::Counts;
-
 /// Why a flow or a direction got less than the engine in force allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fallback {
@@ -102,10 +100,10 @@ impl Stats {
         counter.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// Books a stay in the map that is over.
-    pub(super) fn close(&self, counts: &Counts) {
-        self.add(&self.trimmed, counts.trimmed);
-        self.add(&self.passed, counts.passed);
+    /// Books bytes of mapped directions that were not redirected.
+    pub(super) fn moved_otherwise(&self, passed: u64, trimmed: u64) {
+        self.add(&self.passed, passed);
+        self.add(&self.trimmed, trimmed);
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

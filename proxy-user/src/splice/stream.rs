@@ -69,8 +69,14 @@ pub(super) async fn join(
     let [left, right] = ends;
     let (left, right) = match (left.begin(&share), right.begin(&share)) {
         (Ok(left), Ok(right)) => (left, right),
-        (Err(error), _) | (_, Err(error)) => {
-            let finish = finish_of(&error);
+        (left, right) => {
+            let mut finish = Finish::Aborted;
+            for end in [left, right] {
+                match end {
+                    Ok(mut end) => end.abort_with(""),
+                    Err(error) => finish = finish_of(&error),
+                }
+            }
             return ending(&meter, finish, finish);
         }
     };
@@ -346,5 +352,43 @@ pub(super) fn finish_of(error: &io::Error) -> Finish {
         }
         (_, Some(errno)) => Finish::Failed(errno),
         (_, None) => Finish::Aborted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::splice::busy::Wakefulness;
+    use crate::splice::crew::Threads;
+    use crate::splice::{EndIo, Plain};
+
+    /// As where the process may watch no more sockets: a clean end would pass for all there was.
+    #[tokio::test]
+    async fn a_flow_that_loses_an_end_before_it_begins_aborts_the_other() {
+        let times = [Duration::from_secs(2); 2];
+        let threads = Arc::new(Threads::start(1, 1 << 20, None, Wakefulness::new(false, 1), times).unwrap());
+        for lost in 0..2 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (socket, _) = listener.accept().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let mut ends = [Unjoined::new(EndIo::Plain(Plain::Tcp(socket))), Unjoined::lost()];
+            ends.rotate_left(1 - lost);
+            let half = |side| Half::new(side, Bytes::new(), Bytes::new(), 1 << 16, false);
+            let halves = [half(Direction::Up), half(Direction::Down)];
+            let share = Share::take(&threads);
+            let ending = join(ends, halves, share, Arc::default(), Arc::default(), None).await;
+            assert_eq!((ending.up, ending.down), (Finish::Aborted, Finish::Aborted));
+            assert_eq!(
+                peer.read(&mut [0]).unwrap_err().kind(),
+                ErrorKind::ConnectionReset,
+                "end {lost} was lost"
+            );
+        }
     }
 }

@@ -74,7 +74,13 @@ impl TokioEnd {
                 // A socket whose peer is gone refuses these; reading it says so in order.
                 let _ = plain.prepare(grant);
                 match plain {
-                    Plain::Tcp(socket) => TcpStream::from_std(socket).map(TokioEnd::Tcp),
+                    Plain::Tcp(socket) => {
+                        // Where tokio cannot watch it, it closes here, and that is an abort.
+                        let _ = sockopt::reset_on_close(&socket);
+                        let socket = TcpStream::from_std(socket)?;
+                        sockopt::end_on_close(&socket)?;
+                        Ok(TokioEnd::Tcp(socket))
+                    }
                     Plain::Unix(socket) => UnixStream::from_std(socket).map(TokioEnd::Unix),
                 }
             }

@@ -1,7 +1,7 @@
 //! An engine thread: one epoll, the flows it owns, one turn each.
 //!
-//! Sockets are registered once, edge-triggered, for everything. Flows with new events go first and get one
-//! quantum; a flow that has more queues behind them and one of those runs between two looks at epoll.
+//! Sockets are registered edge-triggered, for what their flow can do something about. Flows with new events go first and
+//! get one quantum; a flow that has more queues behind them and one of those runs between two looks at epoll.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;

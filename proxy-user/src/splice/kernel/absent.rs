@@ -27,11 +27,11 @@ impl Sockmap {
         match self.0 {}
     }
 
-    pub fn leave(&self) -> Result<(), KernelError> {
+    pub fn leave(&self) -> Result<Vec<SlotId>, KernelError> {
         match self.0 {}
     }
 
-    pub fn leave_until(&self, _: impl FnMut() -> bool) -> Result<(), KernelError> {
+    pub fn leave_until(&self, _: Option<&mut dyn FnMut() -> bool>) -> Result<Vec<SlotId>, KernelError> {
         match self.0 {}
     }
 

@@ -90,8 +90,8 @@ impl Sockmap {
         f(self.events().as_fd())
     }
 
-    /// The next direction that turned to [`super::Mode::Pass`] since it was last asked, or whose destination had half
-    /// of its limit waiting, or all of it. Call until `None`.
+    /// The next direction that turned to [`super::Mode::Pass`] since it was last asked, or whose destination had its limit
+    /// waiting, or [half](super::Limits::half) of it. Call until `None`. Many at a time may hide some.
     pub fn next_event(&self) -> Option<SlotId> {
         let mut events = self.events();
         let item = events.next()?;
@@ -99,32 +99,44 @@ impl Sockmap {
     }
 
     /// Takes every direction that [asked](super::Mapped::ask_to_leave) out of its map at an exact byte, where
-    /// that is possible now; [`super::Mapped::has_left`] tells. Walks over the kernel's table of TCP sockets (0.2 to 4
-    /// ms, most of it for the table's empty places), so gather wishes rather than call often.
+    /// that is possible now, and names those that left. Walks over the kernel's table of TCP sockets (0.2 to 4 ms, most of
+    /// it for the table's empty places), so gather wishes rather than call often.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn leave(&self) -> Result<(), KernelError> {
-        self.leave_until(|| false)
+    pub fn leave(&self) -> Result<Vec<SlotId>, KernelError> {
+        self.leave_until(None)
     }
 
     /// The same, but ends the walk once `enough` says so, which is asked whenever one left. Others may be left in then.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn leave_until(&self, mut enough: impl FnMut() -> bool) -> Result<(), KernelError> {
+    pub fn leave_until(
+        &self,
+        mut enough: Option<&mut dyn FnMut() -> bool>,
+    ) -> Result<Vec<SlotId>, KernelError> {
         let mut programs = self.0.programs.lock().unwrap_or_else(|poison| poison.into_inner());
         let program = leave_program(&mut programs)?;
         let link = program.attach().and_then(|id| program.take_link(id));
         let link = link.map_err(|error| refused("attaching the walk over sockets", &error))?;
         let mut walk = link.into_file().map_err(|error| refused("starting the walk over sockets", &error))?;
+        // The kernel walks on until it has given as many bytes as there is room for.
+        let mut room = [0; 4096];
+        let room = if enough.is_some() { &mut room[..size_of::<u32>()] } else { &mut room[..] };
+        let mut left = Vec::new();
         loop {
-            // The kernel walks on until it has a byte to give, one for each that left.
-            match walk.read(&mut [0]) {
-                Ok(0) => return Ok(()),
-                Ok(_) if enough() => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            match walk.read(room) {
+                Ok(0) => return Ok(left),
+                Ok(bytes) => {
+                    let numbers = room[..bytes].as_chunks().0.iter();
+                    left.extend(numbers.map(|number| SlotId(u32::from_ne_bytes(*number))));
+                    if enough.as_mut().is_some_and(|enough| enough()) {
+                        return Ok(left);
+                    }
+                }
+                // After a million sockets with nothing to tell the kernel asks to be asked again (`bpf_seq_read`).
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(refused("walking over sockets", &error)),
             }
         }

@@ -1,6 +1,6 @@
 //! The table that verdicts and userspace share: mapped memory, handed out by the slot.
 //!
-//! `unsafe`: the array map is memory that the kernel writes too; every word is touched atomically.
+//! `unsafe`: the array map is memory that the kernel writes too; every word is touched atomically, in one size.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -70,9 +70,11 @@ impl Slots {
             }
             _ => return None,
         };
-        for word in 0..size_of::<Slot>() / 8 {
-            self.at(index, word * 8).store(0, Ordering::Relaxed);
-        }
+        // Of the size in which they are read: a late event of who had the slot before may have it looked at meanwhile.
+        let halves = offset_of!(Slot, next_seq);
+        (0..halves).step_by(8).for_each(|at| self.at(index, at).store(0, Ordering::Relaxed));
+        let end = size_of::<Slot>();
+        (halves..end).step_by(4).for_each(|at| self.half(index, at).store(0, Ordering::Relaxed));
         Some(index)
     }
 
