@@ -50,6 +50,8 @@ async fn an_agent_that_does_not_say_who_it_is_is_refused() {
         assert_eq!((status.as_str(), message.replace("%20", " ").as_str()), ("12", words));
     }
     assert_eq!(cell.server_count("ready_backends", &[]), 1.0);
+    let refused = [("port", "agents"), ("reason", "metadata")];
+    cell.server_counts("konduit_refused_connections_total", &refused, 4.0).await;
     witness.still_works().await;
 }
 

@@ -33,6 +33,7 @@ async fn garbage_on_the_agents_port_ends_its_own_connection() {
         rest(&mut stream).await;
         witness.still_works().await;
     }
+    cell.server_counts(REFUSED, &[("port", "agents"), ("reason", "tls")], GARBAGE.len() as f64).await;
     // Behind a good handshake too, on both kinds of connection.
     for alpn in [ALPN_H2, ALPN_LANE] {
         for garbage in GARBAGE {

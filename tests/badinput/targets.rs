@@ -27,6 +27,8 @@ async fn a_failed_dial_says_why_and_is_counted() {
             ("no-such-host.invalid:80".into(), "dial tcp: lookup no-such-host.invalid".into()),
             ("127.0.0.1".into(), "dial tcp: address 127.0.0.1: missing port in address".into()),
             ("127.0.0.1:99999".into(), "dial tcp: address 99999: invalid port".into()),
+            // TCP has no way to a group (`tcp_v4_connect`), whatever routes there are.
+            ("224.0.0.1:80".into(), "dial tcp 224.0.0.1:80: connect: network is unreachable".into()),
         ] {
             let answer = refused(&cell, &target).await;
             // A machine without any name server times out instead of learning that there is no such host.
@@ -40,10 +42,10 @@ async fn a_failed_dial_says_why_and_is_counted() {
         }
         assert_eq!(
             cell.server_count("dial_failure_count", &[("reason", "error_response")]),
-            4.0,
+            5.0,
             "{lanes:?}"
         );
-        assert_eq!(cell.agent_count("endpoint_dial_failure_total", &[]), 4.0, "{lanes:?}");
+        assert_eq!(cell.agent_count("endpoint_dial_failure_total", &[]), 5.0, "{lanes:?}");
         witness.still_works().await;
         dials(&cell).await;
     }
@@ -64,6 +66,7 @@ async fn a_target_that_never_answers_is_given_up_and_told() {
 async fn a_target_that_speaks_first_is_heard_after_the_200() {
     for lanes in [Lanes::Raw, Lanes::Encrypt, Lanes::Mux] {
         let cell = Cell::start(Plan { lanes, ..Plan::default() }).await.unwrap();
+        let mut witness = Witness::new(&cell).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -78,6 +81,7 @@ async fn a_target_that_speaks_first_is_heard_after_the_200() {
             assert_eq!(head, "HTTP/1.1 200 Connection Established\r\n\r\n");
             assert_eq!(rest(&mut stream).await, "220 welcome\r\n", "{lanes:?}");
         }
+        witness.still_works().await;
     }
 }
 

@@ -17,6 +17,9 @@ pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
     outcome
 }
 
+/// In seconds.
+const LONG: f64 = 5.0;
+
 struct Digest<W> {
     /// What each test printed that has not ended yet.
     pending: BTreeMap<String, String>,
@@ -43,9 +46,9 @@ impl<W: Write> Digest<W> {
             Some("output") => self.pending.entry(name).or_default().push_str(output),
             Some("pass") => {
                 self.pending.remove(&name);
-                // Subtests are many; the test that holds them is the step that a reader waits for.
-                if !test.contains('/') {
-                    let seconds = event.get("Elapsed").and_then(Value::as_f64).unwrap_or_default();
+                let seconds = event.get("Elapsed").and_then(Value::as_f64).unwrap_or_default();
+                // Subtests are many: those are told of that a reader waits for.
+                if !test.contains('/') || seconds >= LONG {
                     writeln!(self.out, "ok   {test} ({seconds:.0} s)")?;
                 }
             }
@@ -96,7 +99,8 @@ mod tests {
             r#"{"Action":"output","Package":"p","Output":"*** NOT ROOT ***\n"}"#,
             r#"{"Action":"output","Package":"p","Test":"TestGood","Output":"chatter\n"}"#,
             r#"{"Action":"pass","Package":"p","Test":"TestGood/one","Elapsed":1}"#,
-            r#"{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":1.2}"#,
+            r#"{"Action":"pass","Package":"p","Test":"TestGood/two","Elapsed":5}"#,
+            r#"{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":6.2}"#,
             r#"{"Action":"output","Package":"p","Test":"TestLeft","Output":"nothing to test with\n"}"#,
             r#"{"Action":"skip","Package":"p","Test":"TestLeft","Elapsed":0}"#,
             r#"{"Action":"output","Package":"p","Test":"TestBad/one","Output":"wrong\n"}"#,
@@ -107,7 +111,7 @@ mod tests {
             "no event",
         ];
         let skipped = "!!! SKIPPED: p TestLeft\nnothing to test with\n\n!!! 1 test(s) SKIPPED, see above\n";
-        let so_far = "*** NOT ROOT ***\nok   TestGood (1 s)\nwrong\nand why\nok p 3s\nno event\n";
+        let so_far = "*** NOT ROOT ***\nok   TestGood/two (5 s)\nok   TestGood (6 s)\nwrong\nand why\nok p 3s\nno event\n";
         assert_eq!(told(&events, true), format!("{so_far}{skipped}"));
         assert_eq!(told(&events, false), format!("{so_far}until here\n{skipped}"));
     }
