@@ -57,12 +57,17 @@ pub enum OpenError {
          who signed --agent-cert, and that must be valid"
     )]
     Certificate(AlertDescription),
+    #[error("the server wants to see a certificate: give this agent one by --agent-cert and --agent-key")]
+    NoCertificate,
 }
 
 impl OpenError {
     /// The connection ended with this alert.
     fn of(alert: AlertDescription) -> Option<OpenError> {
-        is_about_certificate(alert).then_some(OpenError::Certificate(alert))
+        match alert {
+            AlertDescription::CertificateRequired => Some(OpenError::NoCertificate),
+            alert => is_about_certificate(alert).then_some(OpenError::Certificate(alert)),
+        }
     }
 }
 

@@ -35,10 +35,19 @@ pub struct Route {
 pub enum RouteError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error(transparent)]
+    #[error("{error}{}", advice(.0), error = .0)]
     Tls(#[from] HandshakeError),
     #[error("{} is no port, 65535 is the last: set --proxy-server-port to the servers' port for agents", .0.0)]
     Port(Port),
+}
+
+fn advice(error: &HandshakeError) -> &'static str {
+    match error {
+        HandshakeError::Timeout(_) => {
+            "; what listens there stands still or is no proxy-server: see --proxy-server-host and --proxy-server-port"
+        }
+        HandshakeError::Failed(_) | HandshakeError::NoAlpn => "",
+    }
 }
 
 impl Route {

@@ -25,6 +25,11 @@ pub enum ConnectError {
     #[error("no connection to {0} within {1:?}; {SILENT}")]
     Timeout(String, Duration),
     #[error(
+        "could not reach the proxy {proxy}, which HTTPS_PROXY names: {source}; see that it runs there, or name the host in \
+         NO_PROXY if it can be reached without the proxy"
+    )]
+    NoProxy { proxy: String, source: io::Error },
+    #[error(
         "the proxy {proxy} refused the way to {target}: {answer:?}; let it pass, or name the host in NO_PROXY if it \
          can be reached without the proxy"
     )]
@@ -111,8 +116,14 @@ impl Connector {
         let Some(proxy) = &self.proxy else {
             return connect(self.lookup, &self.host, self.port, within).await;
         };
-        let socket = connect(self.lookup, &proxy.host, proxy.port, within).await?;
-        self.ask(proxy, socket).await
+        let socket = connect(self.lookup, &proxy.host, proxy.port, within).await;
+        let socket = socket.map_err(|error| match error {
+            ConnectError::Lookup { source, .. } | ConnectError::Connect { source, .. } => {
+                ConnectError::NoProxy { proxy: proxy.to_string(), source }
+            }
+            other => other,
+        });
+        self.ask(proxy, socket?).await
     }
 
     async fn ask(&self, proxy: &Proxy, mut socket: TcpStream) -> Result<TcpStream, ConnectError> {

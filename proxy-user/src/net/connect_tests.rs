@@ -114,6 +114,21 @@ async fn this_machine_needs_no_proxy_and_a_closed_port_is_named() {
     assert!(error.contains(&address.to_string()) && error.contains("nothing listens there"), "{error}");
 }
 
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_named_as_one() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let connector = Connector::by("server.example", 8091, Some(&format!("http://{gone}"))).unwrap();
+    let error = connector.connect(SOON).await.unwrap_err();
+    assert!(matches!(&error, ConnectError::NoProxy { proxy, .. } if *proxy == gone.to_string()), "{error}");
+    let connector = Connector::by("server.example", 8091, Some("http://no-such-host.invalid:1")).unwrap();
+    let error = Connector { lookup: nowhere, ..connector }.connect(SOON).await.unwrap_err();
+    assert!(matches!(error, ConnectError::NoProxy { .. }), "{error}");
+}
+
+fn nowhere(_: &str, _: u16) -> Looking<'_> {
+    Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
+}
+
 /// How often a name with three addresses was looked up.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
