@@ -16,7 +16,7 @@ use super::sockmap::{InMap, book, consumed};
 use super::stats::{Fallback, Stats};
 use super::track::{Link, Lost, Track};
 use super::worker::Turn;
-use crate::flow::{Engine, Finish};
+use crate::flow::Finish;
 
 /// Bytes of a Unix source that nobody redirects and nobody counts, from one look to the next: the peer's shutdown took
 /// the socket out of its map. One look is no proof, since bytes lie unread for an instant before each verdict.
@@ -114,11 +114,7 @@ impl Track {
     /// Books what the kernel moved, and hears of an overflow.
     pub(super) fn notice(&mut self, link: &Link<'_>, turn: &Turn<'_>) {
         let Some(in_map) = &mut self.in_map else { return };
-        let redirected = in_map.take_redirected();
-        if redirected > 0 {
-            link.meter.add(self.side, Engine::Sockmap, redirected);
-        }
-        in_map.book(turn.stats);
+        in_map.book(self.side, link.meter, turn.stats);
         if !self.direction.is_redirecting() {
             return;
         }
@@ -212,7 +208,7 @@ impl Track {
     fn leave(&mut self, link: &Link<'_>, turn: &Turn<'_>) -> Result<(), Lost> {
         let Some(mut in_map) = self.in_map.take() else { return Ok(()) };
         in_map.release(link.from, link.to);
-        in_map.book(turn.stats);
+        in_map.book(self.side, link.meter, turn.stats);
         let counts = in_map.mapped().counts();
         self.taken += counts.redirected;
         let in_vain = self.times.entered.is_some_and(|at| turn.now - at < STAY_SHORT)
@@ -312,9 +308,7 @@ impl Track {
     /// The last look at a direction that ended; false when the kernel's counts contradict each other.
     pub(super) fn settle_accounts(&mut self, link: &Link<'_>, stats: &Stats) -> bool {
         let Some(in_map) = &mut self.in_map else { return true };
-        let redirected = in_map.take_redirected();
-        link.meter.add(self.side, Engine::Sockmap, redirected);
-        in_map.book(stats);
+        in_map.book(self.side, link.meter, stats);
         if let Some(before) = self.times.evicted {
             return before == in_map.seen();
         }

@@ -11,13 +11,14 @@ use super::budget::Grant;
 use super::conserve::{self, Stage, Violation};
 use super::control::Control;
 use super::haste::Haste;
-use super::kernel::{Limits, MapRefused, Mapped, SlotId, Sockmap, sock};
+use super::kernel::{Counts, Limits, MapRefused, Mapped, SlotId, Sockmap, sock};
 use super::policy::{
     CLOSES_MOST, LAG_LOOK, LEAVE_AGAIN, LEAVE_EVERY, LIMIT_LEAST, LIMIT_MOST, UNSENT_OF_UNIX,
 };
 use super::stats::{Fallback, Stats};
 use super::trust::Trust;
 use super::{EngineChoice, Plain, Proven};
+use crate::flow::{Direction, Engine, Meter};
 
 /// The kernel refused to walk over the sockets, for want of descriptors or memory.
 struct CannotLeave;
@@ -117,10 +118,12 @@ impl KernelMap {
             true => self.walk(None, now, || !any_waits()).unwrap_or_default(),
             false => Vec::new(),
         };
-        slots.sort_unstable();
-        slots.dedup();
         let owners = self.owners();
         let_out.extend(slots.iter().filter_map(|slot| owners.get(slot).cloned()));
+        drop(owners);
+        // Who left has sent an event before, as a rule.
+        let_out.sort_unstable_by_key(Arc::as_ptr);
+        let_out.dedup_by(|one, other| Arc::ptr_eq(one, other));
         let_out
     }
 
@@ -188,10 +191,8 @@ pub(super) struct InMap {
     mapped: Mapped,
     map: Arc<KernelMap>,
     grant: Grant,
-    /// Redirected bytes that are in the flow's meter.
-    counted: u64,
-    /// Bytes that are in the process's counters: passed, trimmed.
-    booked: [u64; 2],
+    /// What of it is in the flow's meter and the process's counters.
+    booked: Counts,
     /// The source's `bytes_received` that went another way before; none for a Unix source.
     received_before: Option<u64>,
     /// What the destination's queue had accepted before.
@@ -229,8 +230,7 @@ impl InMap {
             mapped,
             map: map.clone(),
             grant,
-            counted: 0,
-            booked: [0; 2],
+            booked: Counts::default(),
             received_before,
             enqueued_before,
         })
@@ -240,22 +240,16 @@ impl InMap {
         &self.mapped
     }
 
-    /// Redirected bytes that were not asked for before.
-    pub(super) fn take_redirected(&mut self) -> u64 {
-        let redirected = self.mapped.counts().redirected;
-        let fresh = redirected.saturating_sub(self.counted);
-        self.counted = self.counted.max(redirected);
-        fresh
-    }
-
-    /// Books what passed or was trimmed since the last call.
-    pub(super) fn book(&mut self, stats: &Stats) {
+    /// Books what the kernel did since the last call.
+    pub(super) fn book(&mut self, side: Direction, meter: &Meter, stats: &Stats) {
         let counts = self.mapped.counts();
-        let now = [counts.passed, counts.trimmed];
-        if now != self.booked {
-            let [passed, trimmed] = std::mem::replace(&mut self.booked, now);
-            stats.moved_otherwise(counts.passed - passed, counts.trimmed - trimmed);
+        // A verdict counts before it redirects, and takes back what it could not.
+        let redirected = counts.redirected.saturating_sub(self.booked.redirected);
+        if redirected > 0 {
+            meter.add(side, Engine::Sockmap, redirected);
         }
+        stats.moved_otherwise(counts.passed - self.booked.passed, counts.trimmed - self.booked.trimmed);
+        self.booked = Counts { redirected: self.booked.redirected + redirected, ..counts };
     }
 
     /// Bytes that the verdict has seen, whatever it decided.

@@ -102,8 +102,10 @@ impl Stats {
 
     /// Books bytes of mapped directions that were not redirected.
     pub(super) fn moved_otherwise(&self, passed: u64, trimmed: u64) {
-        self.add(&self.passed, passed);
-        self.add(&self.trimmed, trimmed);
+        if passed | trimmed > 0 {
+            self.add(&self.passed, passed);
+            self.add(&self.trimmed, trimmed);
+        }
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
