@@ -12,7 +12,7 @@ use super::direction::{Act, Direction, Event, Mover};
 use super::gather::Gather;
 use super::kernel::sock::{readable, tcp_info};
 use super::pipe::{Pipe, Pool};
-use super::policy::{COPY_QUANTUM, GREETING_WAIT, SPLICE_QUANTUM};
+use super::policy::{GREETING_WAIT, SPLICE_QUANTUM};
 use super::rate::Rate;
 use super::redirect::Times;
 use super::sock::{carry_one, finish_of, splice};
@@ -127,7 +127,7 @@ impl Track {
             self.direction.step(Event::Readable);
         }
         let mut quantum = match self.direction.mover() {
-            Mover::Copy | Mover::Sockmap => COPY_QUANTUM,
+            Mover::Copy | Mover::Sockmap => turn.scratch.len(),
             Mover::Splice => SPLICE_QUANTUM,
         };
         loop {

@@ -20,7 +20,7 @@ use super::crew::{Crew, Role};
 use super::inbox::{Command, Inbox};
 use super::pair::{Next, Pair, earlier};
 use super::pipe::Pool;
-use super::policy::{BULK_REST, BUSY_POLL_MOST, COPY_QUANTUM, WATCH_EVERY};
+use super::policy::{BULK_REST, BUSY_POLL_MOST, COPY_QUANTUM, COPY_QUANTUM_OF_BULK, WATCH_EVERY};
 use super::slice;
 use super::sockmap::KernelMap;
 use super::stats::Stats;
@@ -28,7 +28,8 @@ use super::stats::Stats;
 /// What a flow needs of its thread for one turn.
 pub(super) struct Turn<'a> {
     pub(super) now: Instant,
-    /// Shared by all flows of the thread: a flow holds no buffer while nothing of it waits.
+    /// As large as what one direction may copy in a turn. Shared by all flows of the thread: a flow holds no buffer while
+    /// nothing of it waits.
     pub(super) scratch: &'a mut [u8],
     pub(super) pipes: &'a Pool,
     pub(super) map: Option<&'a Arc<KernelMap>>,
@@ -96,6 +97,10 @@ impl Worker {
                 .with_events_fd(|fd| epoll::add(&epoll, fd, EventData::new_u64(OVERFLOWS), EventFlags::IN))
                 .map_err(poll_error)?;
         }
+        let quantum = match crew.role(index) {
+            Role::Quick => COPY_QUANTUM,
+            Role::Bulk => COPY_QUANTUM_OF_BULK,
+        };
         Ok(Worker {
             index,
             epoll,
@@ -105,7 +110,7 @@ impl Worker {
             hungry: VecDeque::new(),
             timers: BinaryHeap::new(),
             serial: 0,
-            scratch: vec![0; COPY_QUANTUM],
+            scratch: vec![0; quantum],
             watch: None,
             busy: BusyPoll::default(),
         })
