@@ -75,8 +75,10 @@ async fn an_agent_that_breaks_the_rules_loses_its_own_stream() {
         cell.server_counts("ready_backends", &[], 1.0).await;
         witness.still_works().await;
     }
-    let too_large = [("segment", "from_agent"), ("code", "ResourceExhausted")];
-    cell.server_counts("stream_errors_total", &too_large, 1.0).await;
+    for (code, streams) in [("Internal", 3.0), ("ResourceExhausted", 1.0)] {
+        let broken = [("segment", "from_agent"), ("code", code)];
+        cell.server_counts("stream_errors_total", &broken, streams).await;
+    }
     dials(&cell).await;
 }
 

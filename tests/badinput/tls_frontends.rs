@@ -1,4 +1,4 @@
-//! Garbage at a frontend on TCP: in the clear, behind a good handshake, half a hello, and nothing at all.
+//! Garbage at a frontend on TCP: in the clear, behind a good handshake, half a hello, half a head, and nothing at all.
 
 use std::time::{Duration, Instant};
 
@@ -156,6 +156,28 @@ async fn what_is_no_connect_behind_tls_is_told_so() {
         cell.server_counts(REFUSED, &refused, before as f64 + 1.0).await;
         flow.ping().await;
     }
+}
+
+/// Without a word, as upstream, and no sooner for the handshake before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_head_behind_tls_is_given_up_in_time_and_holds_up_nobody() {
+    let target = Target::echo().await.unwrap();
+    let plan = Plan { frontend: Frontend::Connect, tls: true, ..Plan::default() };
+    let cell = Cell::with(plan, |options| options.head_timeout = Duration::from_secs(1)).await.unwrap();
+    let mut flow = Flow::open(&cell, Frontend::Connect, &target).await;
+    let mut halves = Vec::new();
+    for _ in 0..20 {
+        let mut stream = known(&cell, Frontend::Connect).await;
+        stream.write_all(b"CONNECT 127.0.0.1:1 HT").await.unwrap();
+        halves.push(stream);
+    }
+    flow.ping().await;
+    Flow::open(&cell, Frontend::Connect, &target).await;
+    for mut stream in halves {
+        assert_eq!(rest(&mut stream).await, "");
+    }
+    cell.server_counts(REFUSED, &[("port", "frontend"), ("reason", "head")], 20.0).await;
+    flow.ping().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
