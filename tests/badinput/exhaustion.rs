@@ -97,7 +97,7 @@ async fn without_descriptors_new_dials_are_refused_and_old_flows_untouched() {
         let mut spoke = in_time(&pair.socket, &target, lanes).await;
         echoes(&mut spoke).await;
         echoes(&mut old).await;
-        let given_up = [("port", "frontend"), ("reason", "head")];
+        let given_up = [("port", "frontend"), ("reason", "room")];
         let given_up =
             Page::get(pair.server_pages).unwrap().sum("konduit_refused_connections_total", &given_up);
         assert!(given_up > 0.0, "{lanes:?}: connections that made room are counted");

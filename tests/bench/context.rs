@@ -25,7 +25,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(options: Options) -> anyhow::Result<Context> {
+    pub fn new(options: Options, kernel_log: Watch) -> anyhow::Result<Context> {
         let target = Target::start()?;
         let directory = log_directory(&options)?;
         let starter = Starter {
@@ -34,14 +34,12 @@ impl Context {
             binaries: options.binaries.clone(),
             link: None,
         };
-        Ok(Context {
-            options,
-            target,
-            starter,
-            directory,
-            routes: BTreeMap::new(),
-            kernel_log: Watch::start()?,
-        })
+        Ok(Context { options, target, starter, directory, routes: BTreeMap::new(), kernel_log })
+    }
+
+    /// Ends all that was started.
+    pub fn end(self) -> Watch {
+        self.kernel_log
     }
 
     pub fn rounds(&self) -> usize {

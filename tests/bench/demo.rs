@@ -13,6 +13,7 @@ use proxy_user::flow::Engine;
 
 use crate::Options;
 use crate::context::Context;
+use crate::kernel::Watch;
 use crate::method::{Line, Samples, rounds};
 use crate::report::short;
 use crate::route::{Route, Shares};
@@ -26,7 +27,7 @@ const BAR: usize = 40;
 
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let out = options.out.clone();
-    let mut context = Context::new(options)?;
+    let mut context = Context::new(options, Watch::where_readable()?)?;
     println!("Certificates, a target, and two pairs of proxy-server and proxy-agent, all on this machine.");
     let routes = context.routes(&ROUTES)?;
     for route in routes.iter().filter(|route| route.name != "direct") {
@@ -41,9 +42,10 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let path = out.join("demo.svg");
     let note = network::note(&network::of_machine(), context.options.noisy);
     fs::write(&path, picture::draw(lines.iter().map(|line| ("", line)), &note))?;
-    context.kernel_log.check()?;
     println!("\nThe same as a picture: {}", path.display());
     println!("What each process said: {}", context.directory.display());
+    drop(routes);
+    context.end().check_after_the_end()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -27,6 +27,7 @@ use proxy_tests::relay::{self, Hop};
 use proxy_user::splice::EngineChoice;
 
 use crate::context::Context;
+use crate::kernel::Watch;
 
 #[derive(Parser)]
 #[command(about = "Konduit's figures, beside HAProxy's and a direct connection's")]
@@ -127,13 +128,14 @@ fn main() -> anyhow::Result<ExitCode> {
 fn run(Run { options, congestion }: Run) -> anyhow::Result<ExitCode> {
     let chosen = scenario::choose(&options.only)?;
     let network = network::enter(&congestion)?;
-    let mut context = Context::new(options)?;
+    let mut context = Context::new(options, Watch::start()?)?;
     let mut report = report::Report::new(&context, network.words.clone());
     for scenario in chosen {
         report.begin(scenario);
         let outcome = (scenario.run)(&mut context);
         report.end(scenario, outcome, context.kernel_log.check());
     }
+    report.after_the_end(context.end().check_after_the_end());
     report.finish()
 }
 

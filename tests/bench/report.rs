@@ -81,6 +81,13 @@ impl Report {
         println!("   ({:.0} s)", self.current.elapsed().as_secs_f64());
     }
 
+    /// What the kernel said when everything had ended.
+    pub fn after_the_end(&mut self, kernel: anyhow::Result<()>) {
+        if let Err(error) = kernel {
+            self.fail("the end", format!("{error:#}"));
+        }
+    }
+
     fn hold_floor(&mut self, scenario: &'static str, figure: &str, gate: &Gate) {
         let Some(floor) = gate.broken_floor().filter(|_| self.floors) else { return };
         let (gate, floor) = (gate_in_words(gate), floor.in_words());

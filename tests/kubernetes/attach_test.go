@@ -13,7 +13,7 @@ import (
 // A client that attached talks with the running process.
 func TestAttach(t *testing.T) {
 	inEveryCell(t, 60*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
-		eachTransport(t, func(t *testing.T, env string) {
+		eachTransport(t, c, func(t *testing.T, env string) {
 			cmd := c.Kubectl(ctx, "attach", "-i", "web", "-c", "web")
 			cmd.Env = append(cmd.Env, env)
 			stdin, out := pipes(t, cmd)

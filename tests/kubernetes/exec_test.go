@@ -19,16 +19,32 @@ var transports = map[string]string{
 	"spdy":      "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false",
 }
 
-func eachTransport(t *testing.T, f func(t *testing.T, env string)) {
+func eachTransport(t *testing.T, c *cluster.Cell, f func(t *testing.T, env string)) {
 	for name, env := range transports {
-		t.Run(name, func(t *testing.T) { f(t, env) })
+		over(t, c, name, func(t *testing.T) { f(t, env) })
 	}
+}
+
+// over runs f, which asks for streams by that transport alone. kubectl takes
+// SPDY by itself, and says nothing, where WebSocket fails.
+func over(t *testing.T, c *cluster.Cell, transport string, f func(t *testing.T)) {
+	t.Run(transport, func(t *testing.T) {
+		before := count(t, c).Upgrades
+		f(t)
+		now := count(t, c).Upgrades
+		asked := map[string]int64{"websocket": now.WebSocket - before.WebSocket, "spdy": now.SPDY - before.SPDY}
+		for other, times := range asked {
+			if (times > 0) != (other == transport) {
+				t.Errorf("kubectl asked %d times over %s", times, other)
+			}
+		}
+	})
 }
 
 // Output, error output and the exit code come back apart.
 func TestExec(t *testing.T) {
 	inEveryCell(t, 60*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
-		eachTransport(t, func(t *testing.T, env string) {
+		eachTransport(t, c, func(t *testing.T, env string) {
 			var out, errs bytes.Buffer
 			cmd := c.Kubectl(ctx, "exec", "web", "-c", "web", "--", "sh", "-c", "echo to-out; echo to-err >&2; exit 7")
 			cmd.Env = append(cmd.Env, env)
@@ -52,7 +68,7 @@ func TestExecStdin(t *testing.T) {
 	sent := make([]byte, 3<<20+17)
 	_, _ = rand.Read(sent)
 	inEveryCell(t, 30*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
-		eachTransport(t, func(t *testing.T, env string) {
+		eachTransport(t, c, func(t *testing.T, env string) {
 			var out, errs bytes.Buffer
 			cmd := c.Kubectl(ctx, "exec", "-i", "web", "-c", "web", "--", "cat")
 			cmd.Env = append(cmd.Env, env)

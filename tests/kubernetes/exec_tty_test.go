@@ -18,7 +18,7 @@ import (
 // and what is typed is answered.
 func TestExecTTY(t *testing.T) {
 	inEveryCell(t, 30*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
-		eachTransport(t, func(t *testing.T, env string) {
+		eachTransport(t, c, func(t *testing.T, env string) {
 			cmd := c.Kubectl(ctx, "exec", "-it", "web", "-c", "web", "--", "sh")
 			cmd.Env = append(cmd.Env, env, "TERM=dumb", "PS1=$ ")
 			screen := onTerminal(t, cmd, 33, 101)
@@ -38,7 +38,7 @@ func TestExecTTY(t *testing.T) {
 // A container with a terminal of its own.
 func TestAttachTTY(t *testing.T) {
 	inEveryCell(t, 60*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
-		eachTransport(t, func(t *testing.T, env string) {
+		eachTransport(t, c, func(t *testing.T, env string) {
 			cmd := c.Kubectl(ctx, "attach", "-it", "web", "-c", "term")
 			cmd.Env = append(cmd.Env, env)
 			screen := onTerminal(t, cmd, 24, 80)

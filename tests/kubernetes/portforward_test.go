@@ -25,7 +25,7 @@ var tunnels = map[string]string{
 func TestPortForward(t *testing.T) {
 	inEveryCell(t, 30*time.Second, func(ctx context.Context, t *testing.T, c *cluster.Cell) {
 		for name, env := range tunnels {
-			t.Run(name, func(t *testing.T) {
+			over(t, c, name, func(t *testing.T) {
 				local := forward(ctx, t, c, env, kubelet.PodEchoPort)
 				failed := make(chan error, 8)
 				for i := range cap(failed) {

@@ -2,11 +2,13 @@
 #![allow(unsafe_code)] // unshare(2) and setns(2) of one thread
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
 
 use anyhow::Context;
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// A namespace with its loopback up. Making one takes root.
@@ -41,6 +43,20 @@ pub fn enter_new() -> anyhow::Result<()> {
     // unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("a new network namespace (are we root?)")?;
     ip(&["link", "set", "lo", "up"])
+}
+
+/// Whether this process may make no namespace, as who is not root: said aloud, since whoever asks leaves something out
+/// then. Whatever else keeps it from that is for making one to say.
+pub fn are_denied() -> bool {
+    let made = thread::spawn(enter_new).join();
+    let denied = matches!(made, Ok(Err(error)) if error.downcast_ref() == Some(&Errno::PERM));
+    if denied {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\n!!! SKIPPED: this process may not make a network namespace; root may\n"
+        );
+    }
+    denied
 }
 
 impl Netns {

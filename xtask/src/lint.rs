@@ -36,7 +36,9 @@ pub(crate) fn run() -> Result<()> {
 /// The advisory database comes over the network; where it cannot be had that is said loudly and is no error.
 fn advisories() -> Result<()> {
     if sh::ask(&mut cargo(&["deny", "fetch", "db"])).is_none() {
-        println!("SKIPPED advisories: the advisory database cannot be reached from this machine");
+        sh::say(
+            "!!! SKIPPED: whether a dependency has a known fault; `cargo deny fetch db` cannot have the database",
+        );
         return Ok(());
     }
     sh::run("check advisories", &mut cargo(&["deny", "--log-level", "error", "check", "advisories"]))

@@ -245,9 +245,11 @@ fn kubernetes(form: Form) -> Result<()> {
 /// Gates are for `cargo xtask bench` on a quiet machine; here a figure must be had, by the path that was asked for, and
 /// not beneath its floor.
 fn figures(_: Form) -> Result<()> {
-    bench::program(&["demo", "--out", "target/demo"])?;
-    bench::program(&["run", "--quick", "--show-only"])?;
-    bench::program(&["integrity", "--minutes", "1.5"])
+    kernel::watched(Passing::Never, || {
+        bench::program(&["demo", "--out", "target/demo"])?;
+        bench::program(&["run", "--quick", "--show-only"])?;
+        bench::program(&["integrity", "--minutes", "1.5"])
+    })
 }
 
 fn cargo(args: &[&str]) -> Command {

@@ -28,11 +28,12 @@ pub struct Targets {
 impl Targets {
     /// Connects to `address` (`host:port`) by `tcp`, `tcp4` or `tcp6`; nothing else is dialled, whoever asks.
     ///
+    /// Whoever asks holds the [`Busy`](crate::flow::Busy) that counts the dial.
+    ///
     /// # Errors
     /// Counted already.
     pub async fn dial(&self, protocol: &str, address: &str) -> Result<TcpStream, DialError> {
         let began = Instant::now();
-        let _under_way = self.table.busy();
         if self.table.under_way() > self.most_flows {
             self.metrics.dial_failed(false);
             tell_no_room(Of::Flows, self.most_flows);
@@ -197,6 +198,21 @@ mod tests {
         assert_eq!(split("a:http"), Ok(("a", 80)));
         assert_eq!(split("[fe80::1%lo]:HTTPS"), Ok(("fe80::1%lo", 443)));
         assert_eq!(split("a:"), Ok(("a", 0)));
+    }
+
+    /// Whoever asks counts, and no dial twice: half of the room would be all.
+    #[tokio::test]
+    async fn as_many_dials_are_under_way_as_there_is_room_for() {
+        let table = FlowTable::new();
+        let metrics = AgentMetrics::new(&table).unwrap();
+        let targets = Targets { names: Names::from_system(), metrics, table: table.clone(), most_flows: 2 };
+        let none = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut asking = Vec::new();
+        for reason in [DialReason::Refused, DialReason::Refused, DialReason::Exhausted] {
+            asking.push(table.busy());
+            let error = targets.dial("tcp", &none.to_string()).await.unwrap_err();
+            assert_eq!(error.reason, reason, "{} ask", asking.len());
+        }
     }
 
     /// What `net.DialTimeout` of Go 1.26 said to each.

@@ -61,6 +61,7 @@ pub(super) struct LaneHost {
 impl Host for LaneHost {
     fn dial<'a>(&'a self, protocol: &'a str, address: &'a str) -> BoxFuture<'a, Result<End, DialError>> {
         Box::pin(async move {
+            let _work = self.flows.table.busy();
             // They count as the packets that they would be, as on the server.
             self.flows.metrics.packet(Segment::ToAgent, "DIAL_REQ");
             let target = self.flows.targets.dial(protocol, address).await.map(target_end);

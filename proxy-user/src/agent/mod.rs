@@ -89,10 +89,13 @@ impl Agent {
             Kube::new(&KubeConfig { kubeconfig: options.kubeconfig.clone(), ..KubeConfig::default() })
         });
         let leases = kube.as_ref().map(|kube| LeaseCounter::new(&options, kube, &metrics));
+        let pool = parts::pool(&options.mux);
+        let queued = pool.clone();
+        metrics.konduit.show_queued(move || queued.queued())?;
         let flows = Flows { targets, splicer, table, metrics };
         let servers = Servers {
             identifiers: Identifiers::parse(&options.agent_identifiers)?,
-            pool: parts::pool(&options.mux),
+            pool,
             options,
             route,
             flows: flows.clone(),

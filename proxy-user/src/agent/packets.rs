@@ -38,10 +38,6 @@ impl Observer for ServerPackets {
         None
     }
 
-    fn queued(&self, bytes: u64) {
-        self.metrics.konduit.queued("mux", bytes);
-    }
-
     fn gave_up(&self, conn: ConnId) {
         tracing::warn!(%conn, "Ended a flow that nobody read");
         self.metrics.konduit.flow_ended_by_us("stalled");

@@ -105,11 +105,10 @@ impl Labelled {
     pub(super) fn add(&self, family: &'static str, label: &str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (family, label.to_owned());
-        let key = if counts.len() < MAX_LABELS || counts.contains_key(&key) {
-            key
-        } else {
-            (family, "other".into())
+        let has_room = |counts: &BTreeMap<_, _>| {
+            counts.keys().filter(|(other, _)| *other == family).count() < MAX_LABELS
         };
+        let key = if counts.contains_key(&key) || has_room(&counts) { key } else { (family, "other".into()) };
         *counts.entry(key).or_default() += 1;
     }
 
@@ -205,6 +204,7 @@ impl AgentCounters {
         let name = match why {
             OnMux::Late => "lane_late",
             OnMux::Failing => "lanes_failing",
+            OnMux::Ceiling => "lanes_at_ceiling",
             OnMux::Off => "lanes_off",
             OnMux::Draining => "draining",
             OnMux::Lost => "lane_lost",
@@ -220,6 +220,8 @@ pub(super) enum OnMux {
     Late,
     /// Lanes towards the server are given up for a while.
     Failing,
+    /// As many are open as there may be.
+    Ceiling,
     /// Lanes are switched off here.
     Off,
     /// An agent that drains opens no lane.
@@ -235,5 +237,22 @@ trait Bump {
 impl Bump for AtomicU64 {
     fn bump(&self) {
         self.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_with_many_labels_takes_no_others_room() {
+        let labelled = Labelled::default();
+        (0..=MAX_LABELS).for_each(|server| labelled.add(LANDED, &server.to_string()));
+        labelled.add(LANDED, "0");
+        labelled.add(REFUSED, "wrong_secret");
+        let counts = labelled.snapshot();
+        let of = |family, label: &str| counts.get(&(family, label.to_owned())).copied();
+        assert_eq!((of(LANDED, "0"), of(LANDED, "other")), (Some(2), Some(1)));
+        assert_eq!((of(REFUSED, "wrong_secret"), of(REFUSED, "other")), (Some(1), None));
     }
 }

@@ -96,31 +96,32 @@ impl Stream {
         }
     }
 
-    /// Opens so many lanes, as far as the ceiling and earlier failures allow.
-    pub(super) fn open(self: &Arc<Self>, lanes: usize) {
+    /// Opens so many lanes, as far as the ceiling and earlier failures allow; whether it opens any.
+    pub(super) fn open(self: &Arc<Self>, lanes: usize) -> bool {
         if self.shared.why_none().is_some() || self.ended.is_cancelled() || self.is_failing() {
-            return;
+            return false;
         }
-        for _ in 0..lanes.min(self.shared.config.ceiling) {
+        for opened in 0..lanes {
             let Some(slot) = self.shared.slot() else {
                 self.shared.counters.over_ceiling();
-                return;
+                return opened > 0;
             };
-            let ended = self.ended.clone();
             // On the heap at once: the state of a handshake is large, and a task is moved about before it runs.
-            tokio::spawn(ended.run_until_cancelled_owned(Box::pin(self.clone().run(slot))));
+            tokio::spawn(Box::pin(self.clone().run(slot)));
         }
+        lanes > 0
     }
 
-    /// The life of one lane, until it carries a flow or ends.
+    /// The life of one lane, until it carries a flow or ends. It lives as long as the stream that it belongs to, which
+    /// behind a balancer may be another than the one it was opened for.
     async fn run(self: Arc<Self>, slot: Idle) {
-        let opened = {
-            let Ok(_turn) = self.shared.opening.acquire().await else { return };
-            self.connect().await
-        };
-        match opened {
-            Ok(None) => {}
-            Ok(Some((lane, stream, claimed))) => {
+        let opened = self.ended.run_until_cancelled(async {
+            let _turn = self.shared.opening.acquire().await.ok()?;
+            Some(self.connect().await)
+        });
+        match opened.await.flatten() {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some((lane, stream, claimed)))) => {
                 self.shared.counters.opened();
                 match claimed {
                     // Whoever waited has gone: the server is told by the end of the lane.
@@ -131,7 +132,7 @@ impl Stream {
                     }
                 }
             }
-            Err(error) => self.failed(&error),
+            Some(Err(error)) => self.failed(&error),
         }
     }
 

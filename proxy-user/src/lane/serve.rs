@@ -122,7 +122,7 @@ impl AgentStream {
         stream.admit(number, u32::MAX);
         let none = stream.shared.why_none().or(stream.is_failing().then_some(OnMux::Failing));
         let mut pending = Pending { stream, number, lane: stream.pend(number) };
-        stream.open(1);
+        let none = none.or((!stream.open(1)).then_some(OnMux::Ceiling));
         let mut dial = pin!(dial);
         let lane = select! {
             target = &mut dial => match target {

@@ -33,8 +33,6 @@ pub trait Observer: Send + Sync + 'static {
     fn pauses(&self, _full: ConnId) -> Option<GaugeGuard> {
         None
     }
-    /// So many bytes wait to be read on all links together.
-    fn queued(&self, _bytes: u64) {}
     /// A flow was ended because nobody read it.
     fn gave_up(&self, _conn: ConnId) {}
 }

@@ -262,9 +262,8 @@ impl Inner {
         if book.closed.is_some() { 0 } else { book.flows.get(&conn).map_or(0, |flow| flow.queued) }
     }
 
-    /// Once a second: tells what waits, ends flows at their bound that nobody has read for long.
+    /// Once a second: ends flows at their bound that nobody has read for long.
     fn sweep(&self) {
-        self.config.observer.queued(self.config.pool.queued());
         if self.config.dialect != Dialect::Upstream {
             return;
         }

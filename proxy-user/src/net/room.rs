@@ -12,6 +12,7 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(crate) enum Of {
     Flows,
     Connections,
+    Newcomers,
 }
 
 /// Flows or connections are refused for want of room, which is a share of the open files that this process may have.
@@ -19,9 +20,11 @@ pub(crate) enum Of {
 pub(crate) fn tell_no_room(what: Of, most: u64) {
     static FLOWS: Seldom = Seldom::new(EVERY);
     static CONNECTIONS: Seldom = Seldom::new(EVERY);
+    static NEWCOMERS: Seldom = Seldom::new(EVERY);
     let (what, said) = match what {
         Of::Flows => ("flows", &FLOWS),
         Of::Connections => ("connections of API servers", &CONNECTIONS),
+        Of::Newcomers => ("connections of agents that are not registered yet", &NEWCOMERS),
     };
     if said.take(Instant::now()) {
         tracing::warn!(

@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -69,12 +68,12 @@ impl UdsListener {
 
     /// As [`UdsListener::bind`], with a file mode of the caller's choice.
     pub fn bind_with_mode(path: &Path, delete_existing: bool, mode: u32) -> Result<UdsListener, ListenError> {
-        let temporary = temporary_name(path);
+        let refuse = |source| ListenError::Unix { path: path.into(), source };
+        let temporary = temporary_name(path).map_err(|error| refuse(error.into()))?;
         let longest = path.as_os_str().len().max(temporary.as_os_str().len());
         if longest > PATH_LIMIT {
             return Err(ListenError::TooLong { path: path.into(), limit: PATH_LIMIT });
         }
-        let refuse = |source| ListenError::Unix { path: path.into(), source };
         match fs::symlink_metadata(path) {
             Ok(_) if !delete_existing => return Err(ListenError::Exists { path: path.into() }),
             Ok(there) if !there.file_type().is_socket() => {
@@ -177,13 +176,12 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// In the same directory, short, unlike any other of this machine's processes.
-fn temporary_name(path: &Path) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!(".{:x}.{count:x}", std::process::id());
+/// In the same directory, short, unlike any other's: in containers all processes have the same number, and one that was
+/// killed left its file.
+fn temporary_name(path: &Path) -> Result<PathBuf, getrandom::Error> {
+    let name = format!(".{:x}", getrandom::u32()?);
     let parent = path.parent().filter(|parent| !parent.as_os_str().as_bytes().is_empty());
-    parent.unwrap_or(Path::new(".")).join(name)
+    Ok(parent.unwrap_or(Path::new(".")).join(name))
 }
 
 #[cfg(test)]

@@ -94,12 +94,15 @@ impl Server {
         let authenticator = kube.as_ref().and_then(|kube| start::authenticator(&options, kube));
         let leases = start::leases(&options, &metrics);
         let nodes = start::nodes(&options, &registry);
+        let pool = parts::pool(&options.mux);
+        let queued = pool.clone();
+        metrics.konduit.show_queued(move || queued.queued())?;
         let service = Service {
             server: options.server_id.as_str().into(),
             count: u32::try_from(options.server_count).unwrap_or(0),
             registry: registry.clone(),
             metrics: metrics.clone(),
-            pool: parts::pool(&options.mux),
+            pool,
             lanes,
             authenticator,
             running: TaskTracker::new(),

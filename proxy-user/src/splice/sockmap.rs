@@ -222,7 +222,7 @@ impl InMap {
                 if !grant.is_bounded() {
                     map.widen(to, UNSENT_OF_UNIX);
                 }
-                map.sockmap.map_unix(socket, to)?
+                map.sockmap.map_unix(socket, to).inspect_err(|_| narrow(to, grant))?
             }
         };
         map.owners().insert(mapped.slot(), control.clone());

@@ -24,6 +24,7 @@ use super::policy::{BULK_REST, BUSY_POLL_MOST, COPY_QUANTUM, COPY_QUANTUM_OF_BUL
 use super::slice;
 use super::sockmap::KernelMap;
 use super::stats::Stats;
+use crate::net::seldom::Seldom;
 
 /// What a flow needs of its thread for one turn.
 pub(super) struct Turn<'a> {
@@ -261,8 +262,15 @@ impl Worker {
             let data = EventData::new_u64((key as u64) << 1 | side as u64);
             epoll::add(&self.epoll, pair.end(side), data, interest[side])
         });
-        if added.is_err() {
-            // No memory for a watch, or fs.epoll.max_user_watches: the flow cannot be served.
+        if let Err(error) = added {
+            static SAID: Seldom = Seldom::new(Duration::from_secs(10));
+            if SAID.take(Instant::now()) {
+                tracing::warn!(
+                    %error,
+                    "Ended a flow that no engine thread can watch: raise this machine's limit (sysctl \
+                     fs.epoll.max_user_watches), or give it more memory"
+                );
+            }
             pair.control().cancel();
         }
         self.fresh.push_back(key);

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use proxy_tests::integrity::{CheckedTarget, Load, run as run_load, run_telling};
 use proxy_tests::link::{self, Link, Nature};
+use proxy_tests::netns;
 use proxy_user::flow::Engine;
 
 use self::leak::{has_leaked, held_in_words, settled};
@@ -54,9 +55,6 @@ const DEFAULT: [&str; 9] = [
     "link/konduit-raw",
 ];
 
-/// The kernel destroys a socket that was in a map so long after its end, and warns only then.
-const SOCKETS_GONE: Duration = Duration::from_secs(1);
-
 /// How often a run says how it stands.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
@@ -84,7 +82,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
                 one_route(&starter(options, target.address, None)?, name, &target, &load)
             }
         };
-        let outcome = outcome.and_then(|words| check_kernel(&mut kernel_log).map(|()| words));
+        let outcome = outcome.and_then(|words| kernel_log.check_after_the_end().map(|()| words));
         sound &= outcome.is_ok();
         match outcome {
             Ok(words) => println!("{name}: {words}"),
@@ -92,12 +90,6 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Fails on what the kernel warned of since the last route.
-fn check_kernel(log: &mut Watch) -> anyhow::Result<()> {
-    std::thread::sleep(SOCKETS_GONE);
-    log.check()
 }
 
 fn starter<'link>(
@@ -110,6 +102,9 @@ fn starter<'link>(
 }
 
 fn over_link(options: &Options, name: &str, load: &Load) -> anyhow::Result<String> {
+    if netns::are_denied() {
+        return Ok("nothing was tested".to_owned());
+    }
     let link = Link::new(&bad_link())?;
     let target = link.far.run(|| Ok(CheckedTarget::start(SocketAddr::from((link::FAR, 0)))?))?;
     let starter = starter(options, target.address, Some(&link))?;

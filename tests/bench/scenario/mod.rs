@@ -31,7 +31,12 @@ pub const ALL: &[Scenario] = &[
         seconds: 131,
         run: throughput::run,
     },
-    Scenario { name: "paced", about: "CPU of senders paced at 1 Gbit/s each", seconds: 110, run: paced::run },
+    Scenario {
+        name: "paced",
+        about: "CPU of downloads paced at 1 Gbit/s each",
+        seconds: 110,
+        run: paced::run,
+    },
     Scenario {
         name: "roundtrip",
         about: "64-byte round trips, nothing beside them; three times the rounds",

@@ -1,4 +1,4 @@
-//! The machine's CPU for flows at a fixed rate, as most are.
+//! The machine's CPU for downloads at a fixed rate, as most flows are. The kernel paces no Unix socket, so none goes up.
 
 use proxy_tests::load::bulk::Kind;
 
@@ -28,7 +28,7 @@ pub fn run(context: &mut Context) -> anyhow::Result<Vec<Line>> {
             );
             Ok(sample)
         })?;
-        let mut line = samples.line(&format!("{flows} × 1 Gbit/s, CPU"), "cpu", "s/GB");
+        let mut line = samples.line(&format!("{flows} × 1 Gbit/s down, CPU"), "cpu", "s/GB");
         for ours in context.ours() {
             let gate = samples.gate("cpu", (&ours, "haproxy"), Bound::AtMost(0.6));
             line = line.with_gate(gate.with_floor(Bound::AtMost(1.5)));

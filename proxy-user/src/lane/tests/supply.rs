@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::world::{SOON, Server, World, echoes, patient, target, until};
+use super::world::{Packet, SOON, Server, World, echoes, patient, target, until};
 use crate::lane::carrier::jitter;
 use crate::lane::counters::{LANDED, MUX, REFUSED};
 use crate::lane::demand::{FORGET, HALF_LIFE};
@@ -100,6 +100,40 @@ async fn lanes_that_land_on_another_server_starve_this_one_and_say_so() {
     }
     assert!(missed() <= 6, "{:?}", world.agent.stats());
     assert_eq!(world.server.lanes.stats().kept, 0);
+}
+
+/// As behind a balancer, when one of its servers goes.
+#[tokio::test]
+async fn a_lane_lives_as_long_as_the_stream_it_belongs_to_and_not_as_the_one_it_was_opened_for() {
+    let world = World::new(Security::Raw, Security::Raw).await;
+    // It is asked for lanes and opens none: what comes was opened for the other.
+    let here = world.stream_that_opens_none();
+    let elsewhere = world.stream_of("server-x", "agent");
+    let (mut io, _) = here.on_lane("echo:1").await;
+    elsewhere.control.send(Packet::Want(1)).await.unwrap();
+    until(|| world.server.lanes.stats().idle == 1).await;
+    let landed = (LANDED, "server-x,server-a".to_owned());
+    assert_eq!(world.agent.stats().labelled.get(&landed), Some(&1));
+    elsewhere.agent.abort();
+    drop(elsewhere);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.agent.stats().idle, 1, "{:?}", world.agent.stats());
+    drop(here.on_lane("echo:1").await);
+    assert_eq!(world.server.lanes.stats().on_warm, 1, "{:?}", world.server.lanes.stats());
+    echoes(&mut io, 3).await;
+}
+
+#[tokio::test]
+async fn an_agent_at_its_ceiling_answers_on_the_control_stream_at_once() {
+    let mut agent = patient(Security::Raw);
+    agent.ceiling = 0;
+    let world = World::with(ServerLaneConfig::new("server-a", Security::Raw, 4096), agent).await;
+    let stream = world.stream();
+    let began = Instant::now();
+    assert!(matches!(stream.dial("echo:1").await, Ok(Dialled::Mux("mux", _))));
+    assert!(began.elapsed() < SOON / 2, "it waited for a lane that nobody opens");
+    let why = (MUX, "lanes_at_ceiling".to_owned());
+    assert_eq!(world.agent.stats().labelled.get(&why), Some(&1), "{:?}", world.agent.stats());
 }
 
 #[tokio::test]

@@ -269,6 +269,15 @@ impl World {
     }
 
     pub(super) fn stream_of(&self, server_id: &str, identity: &str) -> Stream {
+        self.stream_with(server_id, identity, true)
+    }
+
+    /// Opens lanes for dials only.
+    pub(super) fn stream_that_opens_none(&self) -> Stream {
+        self.stream_with("server-a", "agent", false)
+    }
+
+    fn stream_with(&self, server_id: &str, identity: &str, opens: bool) -> Stream {
         let (control, mut packets) = mpsc::channel(256);
         let asking = control.clone();
         let ask: Ask = Box::new(move |lanes| drop(asking.try_send(Packet::Want(lanes))));
@@ -280,7 +289,8 @@ impl World {
             let mut dials = tokio::task::JoinSet::new();
             while let Some(packet) = packets.recv().await {
                 match packet {
-                    Packet::Want(lanes) => agent.want(lanes),
+                    Packet::Want(lanes) if opens => agent.want(lanes),
+                    Packet::Want(_) => {}
                     Packet::Dial(number, address, answer) => {
                         let agent = agent.clone();
                         dials.spawn(async move { on_control(&agent, number, &address, answer).await });

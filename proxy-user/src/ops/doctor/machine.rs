@@ -5,11 +5,12 @@ use std::fmt;
 use rustix::process::{Resource, getrlimit};
 
 /// Capabilities that matter here, with their bits.
-const RIGHTS: [(&str, u32); 5] = [
+const RIGHTS: [(&str, u32); 6] = [
     ("CAP_BPF", 39),
     ("CAP_NET_ADMIN", 12),
     ("CAP_PERFMON", 38),
     ("CAP_SYS_ADMIN", 21),
+    ("CAP_SYS_NICE", 23),
     ("CAP_SYS_RESOURCE", 24),
 ];
 

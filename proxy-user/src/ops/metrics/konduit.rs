@@ -25,7 +25,6 @@ pub struct KonduitMetrics {
     registry: Registry,
     dials: HistogramVec,
     in_force: IntGaugeVec,
-    queued: IntGaugeVec,
     mux_pauses: IntCounter,
     flow_ends: IntCounterVec,
     refused: IntCounterVec,
@@ -54,11 +53,6 @@ impl KonduitMetrics {
                 "in_force",
                 "1 for the value that new flows obey, and who set it.",
                 &["setting", "value", "by"],
-            )?,
-            queued: make.gauge_vec(
-                "queued_bytes",
-                "Bytes that wait inside this process, by place.",
-                &["place"],
             )?,
             mux_pauses: make
                 .counter("mux_pauses_total", "Times a control stream's reader paused for a full flow.")?,
@@ -96,11 +90,6 @@ impl KonduitMetrics {
         let _ = self.in_force.remove_label_values(&[setting, value, by]);
     }
 
-    /// Bytes that wait in `place` (`mux`, `engine`).
-    pub fn queued(&self, place: &'static str, bytes: u64) {
-        self.queued.with_label_values(&[place]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
     pub fn mux_paused(&self) {
         self.mux_pauses.inc();
     }
@@ -125,6 +114,16 @@ impl KonduitMetrics {
     /// Shows a counter that somebody else moves, such as the log's lost lines.
     pub fn show_counter(&self, counter: IntCounter) -> Result<(), Error> {
         self.registry.register(Box::new(counter))
+    }
+
+    /// Shows how many bytes of flows on packets wait to be read; once.
+    pub fn show_queued(&self, queued: impl Fn() -> u64 + Send + Sync + 'static) -> Result<(), Error> {
+        self.registry.register(Box::new(Snapshot::gauge(
+            "konduit_queued_bytes",
+            "Bytes that wait inside this process, by place.",
+            &["place"],
+            move || vec![(vec!["mux".to_owned()], queued())],
+        )?))
     }
 
     /// Shows from now on which engines count as proven; once.

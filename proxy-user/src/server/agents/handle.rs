@@ -138,9 +138,9 @@ impl AgentHandle {
         timeout: Option<Duration>,
     ) -> Result<(End, Path), DialError> {
         let asked = Asked { handle: self, dial: DialId(NEXT_DIAL.fetch_add(1, Ordering::Relaxed)) };
-        let (asked_here, answered_here) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (asked_here, answered_here) = (OnceLock::new(), AtomicBool::new(false));
         let on_mux = |number| {
-            asked_here.store(true, Ordering::Relaxed);
+            asked_here.get_or_init(Instant::now);
             let answer = self.ask(asked.dial, protocol, address, number);
             async {
                 let answer = answer.await;
@@ -158,11 +158,14 @@ impl AgentHandle {
             None => dialled.await,
             Some(limit) => match tokio::time::timeout(limit, dialled).await {
                 Ok(dialled) => dialled,
-                Err(_) => return Err(self.timed_out(asked.dial)),
+                Err(_) => {
+                    let waited = asked_here.get().map_or(Duration::ZERO, Instant::elapsed);
+                    return Err(self.timed_out(asked.dial, waited * 2 >= limit));
+                }
             },
         };
         let by_agent = dialled.as_ref().map_or_else(|error| !error.reason.is_of_server(), |_| true);
-        if by_agent && !asked_here.into_inner() {
+        if by_agent && asked_here.get().is_none() {
             self.metrics.packet(Segment::ToAgent, "DIAL_REQ");
         }
         if by_agent && !answered_here.into_inner() {
@@ -202,12 +205,15 @@ impl AgentHandle {
         answered.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    /// Within the time neither sent nor answered. A stream that does not even take a dial is given up.
-    fn timed_out(&self, dial: DialId) -> DialError {
+    /// Within the time neither sent nor answered. A stream that does not even take a dial is given up, unless it had little
+    /// of the time to take it, as after a lane that was asked first in vain.
+    fn timed_out(&self, dial: DialId, had_time: bool) -> DialError {
         let text = "timed out waiting for backend dial";
         if self.link.withdraw(dial) {
-            self.draining.store(true, Ordering::Relaxed);
-            self.link.close(Ok(()));
+            if had_time {
+                self.draining.store(true, Ordering::Relaxed);
+                self.link.close(Ok(()));
+            }
             return DialError::new(DialReason::SendTimeout, text);
         }
         DialError::new(DialReason::AgentTimeout, text)

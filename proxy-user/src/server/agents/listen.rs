@@ -23,6 +23,7 @@ use crate::lane::{self, ALPN_LANE, ServerLanes};
 use crate::net::listener::{Accepted, Remote, TcpListener};
 use crate::net::newcomers::Newcomers;
 use crate::net::pulse::Pulse;
+use crate::net::room::{Of, tell_no_room};
 use crate::net::seldom::Seldom;
 use crate::net::sockopt;
 use crate::net::tls::{HandshakeError, Identity, ServerEndpoint};
@@ -161,10 +162,15 @@ async fn accept(
     metrics: ServerMetrics,
     control: mpsc::Sender<Control>,
 ) {
-    let newcomers = Newcomers::new(start::newcomers());
+    let most = start::newcomers();
+    let newcomers = Newcomers::new(most);
     loop {
         let accepted = listener.accept().await;
-        let Some(newcomer) = newcomers.admit().await else { continue };
+        let Some(newcomer) = newcomers.admit().await else {
+            metrics.konduit.refused("agents", "room");
+            tell_no_room(Of::Newcomers, most as u64);
+            continue;
+        };
         let (tls, lanes, control) = (tls.clone(), lanes.clone(), control.clone());
         let metrics = metrics.clone();
         // On the heap at once: the state of a handshake is large, and a task is moved about before it runs.

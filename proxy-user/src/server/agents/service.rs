@@ -141,10 +141,6 @@ impl Observer for AgentPackets {
         Some(self.0.full_receive_channel(Method::Connect))
     }
 
-    fn queued(&self, bytes: u64) {
-        self.0.konduit.queued("mux", bytes);
-    }
-
     fn gave_up(&self, conn: ConnId) {
         tracing::warn!(%conn, "Ended a flow that nobody read");
         self.0.konduit.flow_ended_by_us("stalled");

@@ -91,8 +91,9 @@ pub(super) async fn serve_stranger(
     let _open = dialer.metrics.http_connection();
     let timeout = patience(head_timeout, stranger.is_refused());
     match stranger.shake(hear(&mut client, timeout, drain.clone()), drain).await {
-        Some((place, Some(heard))) => answer(client, heard, dialer, place).await,
-        _ => dialer.metrics.konduit.refused("frontend", "head"),
+        Ok((place, Some(heard))) => answer(client, heard, dialer, place).await,
+        Ok((_, None)) => dialer.metrics.konduit.refused("frontend", "head"),
+        Err(why) => dialer.metrics.konduit.refused("frontend", why.reason("head")),
     }
 }
 

@@ -125,13 +125,13 @@ async fn shake(
     metrics: &ServerMetrics,
 ) -> Option<(Place, Accepted<TlsStream<TcpStream>>)> {
     let remote = accepted.remote;
-    let shaken = stranger.shake(tls.accept(accepted, TLS_HANDSHAKE), drain).await;
-    if let Some((place, Ok(accepted))) = shaken {
-        return Some((place, accepted));
-    }
-    metrics.konduit.refused("frontend", "tls");
-    if let Some((_, Err(error))) = shaken {
-        tell(&remote, &error);
+    match stranger.shake(tls.accept(accepted, TLS_HANDSHAKE), drain).await {
+        Ok((place, Ok(accepted))) => return Some((place, accepted)),
+        Ok((_, Err(error))) => {
+            metrics.konduit.refused("frontend", "tls");
+            tell(&remote, &error);
+        }
+        Err(why) => metrics.konduit.refused("frontend", why.reason("tls")),
     }
     None
 }

@@ -70,26 +70,47 @@ impl Places {
     }
 }
 
+/// Why nothing came of a stranger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unshaken {
+    /// Its place went to another.
+    MadeRoom,
+    /// The server left.
+    Left,
+}
+
+impl Unshaken {
+    /// As a metric's label: the want of room, else `unfinished`.
+    pub(super) fn reason(self, unfinished: &'static str) -> &'static str {
+        match self {
+            Unshaken::MadeRoom => "room",
+            Unshaken::Left => unfinished,
+        }
+    }
+}
+
 impl Stranger {
     /// There is no room: it is only heard to be told so.
     pub(super) fn is_refused(&self) -> bool {
         self.places.strangers().held.get(&self.number).is_some_and(|held| held.place.is_refused())
     }
 
-    /// The place, for good, and what came of the handshake or of whatever shows that a client is meant; `None` when the
-    /// place went to another before, or the server left.
+    /// The place, for good, and what came of the handshake or of whatever shows that a client is meant.
+    ///
+    /// # Errors
+    /// The place went to another before, or the server left.
     pub(super) async fn shake<T>(
         mut self,
         handshake: impl Future<Output = T>,
         mut drain: DrainWatch,
-    ) -> Option<(Place, T)> {
+    ) -> Result<(Place, T), Unshaken> {
         let shaken = tokio::select! {
             shaken = handshake => shaken,
-            _ = &mut self.lost => return None,
-            () = drain.last_words() => return None,
+            _ = &mut self.lost => return Err(Unshaken::MadeRoom),
+            () = drain.last_words() => return Err(Unshaken::Left),
         };
-        let held = self.places.strangers().held.remove(&self.number)?;
-        Some((held.place, shaken))
+        let held = self.places.strangers().held.remove(&self.number).ok_or(Unshaken::MadeRoom)?;
+        Ok((held.place, shaken))
     }
 }
 
@@ -123,7 +144,7 @@ mod tests {
         tokio::time::sleep(MEANT).await;
         let newer = places.admit().unwrap();
         assert!(!newer.is_refused());
-        assert!(oldest.await.unwrap().is_none());
+        assert!(oldest.await.unwrap().is_err_and(|why| why == Unshaken::MadeRoom));
         let (second, ()) = newer.shake(ready(()), drain.clone()).await.unwrap();
         assert!(!known.is_refused() && !second.is_refused());
         let late = places.admit().unwrap();
@@ -149,7 +170,7 @@ mod tests {
         let stranger = places.admit().unwrap();
         tokio::time::sleep(MEANT).await;
         drop(places.admit().unwrap());
-        assert!(stranger.shake(pending::<()>(), drain.clone()).await.is_none());
+        assert!(stranger.shake(pending::<()>(), drain.clone()).await.is_err());
         assert!(!places.take().unwrap().is_refused());
     }
 
@@ -161,6 +182,6 @@ mod tests {
         let silent = places.admit().unwrap().shake(pending::<()>(), drain.clone());
         let slow = places.admit().unwrap().shake(tokio::time::sleep(Duration::from_millis(20)), drain);
         let (silent, slow) = tokio::join!(silent, slow);
-        assert!(silent.is_none() && slow.is_some());
+        assert!(silent.is_err_and(|why| why == Unshaken::Left) && slow.is_ok());
     }
 }

@@ -42,12 +42,22 @@ type Counts struct {
 	// Strangers counts connections to the control plane's own listeners on
 	// the node's and the pod's addresses: dials that did not take the tunnel.
 	Strangers int64 `json:"strangers"`
+	// Upgrades counts requests for streams by how kubectl asked.
+	Upgrades Upgrades `json:"upgrades"`
+}
+
+// Upgrades counts requests for streams: kubectl goes on over SPDY by itself
+// where WebSocket fails.
+type Upgrades struct {
+	WebSocket int64 `json:"websocket"`
+	SPDY      int64 `json:"spdy"`
 }
 
 type cell struct {
 	config           Config
 	egress           *egress
 	kubelet, cluster http.RoundTripper
+	websocket, spdy  atomic.Int64
 }
 
 // Run serves every cell until the process ends. It writes one line when all
@@ -101,7 +111,10 @@ func newCell(config Config, c Cell, strangers *atomic.Int64) (http.Handler, erro
 	s.serveObjects(mux)
 	s.serveSubresources(mux)
 	mux.HandleFunc("GET /stand-in/counts", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, Counts{Dials: way.count(), Strangers: strangers.Load()})
+		writeJSON(w, http.StatusOK, Counts{
+			Dials: way.count(), Strangers: strangers.Load(),
+			Upgrades: Upgrades{WebSocket: s.websocket.Load(), SPDY: s.spdy.Load()},
+		})
 	})
 	mux.HandleFunc("POST /stand-in/close-idle", func(w http.ResponseWriter, _ *http.Request) {
 		utilnet.CloseIdleConnectionsFor(toKubelet)

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -95,13 +96,25 @@ func (s *cell) remoteCommand(w http.ResponseWriter, r *http.Request, verb string
 	location := s.kubeletURL(fmt.Sprintf("/%s/%s/%s/%s", verb, Namespace, PodName, containerOf(r)), query)
 	forward := upgradeOnly(location, s.kubelet)
 	translate := streamproxy.NewStreamTranslatorHandler(location, s.kubelet, 0, options)
-	streamproxy.NewTranslatingHandler(forward, translate, wsstream.IsWebSocketRequestWithStreamCloseProtocol).ServeHTTP(w, r)
+	s.upgrade(forward, translate, wsstream.IsWebSocketRequestWithStreamCloseProtocol).ServeHTTP(w, r)
 }
 
 func (s *cell) portForward(w http.ResponseWriter, r *http.Request) {
 	forward := upgradeOnly(s.kubeletURL(fmt.Sprintf("/portForward/%s/%s", Namespace, PodName), nil), s.kubelet)
 	tunnel := streamproxy.NewTunnelingHandler(forward)
-	streamproxy.NewTranslatingHandler(forward, tunnel, wsstream.IsWebSocketRequestWithTunnelingProtocol).ServeHTTP(w, r)
+	s.upgrade(forward, tunnel, wsstream.IsWebSocketRequestWithTunnelingProtocol).ServeHTTP(w, r)
+}
+
+// upgrade counts which of the two ways a request takes.
+func (s *cell) upgrade(spdy, websocket http.Handler, isWebSocket func(*http.Request) bool) http.Handler {
+	return streamproxy.NewTranslatingHandler(noted(&s.spdy, spdy), noted(&s.websocket, websocket), isWebSocket)
+}
+
+func noted(requests *atomic.Int64, handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		handler.ServeHTTP(w, r)
+	})
 }
 
 func upgradeOnly(location *url.URL, transport http.RoundTripper) http.Handler {

@@ -23,6 +23,7 @@ const (
 type Counts struct {
 	Client     apiserver.Dials
 	Strangers  int64
+	Upgrades   apiserver.Upgrades
 	Server     int64 // flows the server established
 	Agent      int64 // targets the agent reached
 	TargetOpen int64 // target connections that the agent holds
@@ -47,7 +48,7 @@ func (c *Cell) Count() (Counts, error) {
 	}
 	api.Dials.Opened += c.direct.Load()
 	return Counts{
-		Client: api.Dials, Strangers: api.Strangers,
+		Client: api.Dials, Strangers: api.Strangers, Upgrades: api.Upgrades,
 		Server: int64(server.Sum(serverDials)), Agent: int64(agent.Sum(agentDials)), TargetOpen: int64(agent.Sum(agentOpen)),
 		ServerPaths: server.paths(), AgentPaths: agent.paths(),
 	}, nil

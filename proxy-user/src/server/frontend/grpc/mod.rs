@@ -102,9 +102,9 @@ async fn serve_stranger<S: AsyncRead + AsyncWrite + Unpin, B: Backend>(
         }
     };
     match stranger.shake(called, drain).await {
-        Some((_place, true)) => serving.await,
-        Some((_, false)) => {}
-        None => metrics.konduit.refused("frontend", "preface"),
+        Ok((_place, true)) => serving.await,
+        Ok((_, false)) => {}
+        Err(why) => metrics.konduit.refused("frontend", why.reason("preface")),
     }
 }
 
