@@ -202,7 +202,7 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::splice::policy::STREAM_BUFFER_FIRST;
+    use crate::splice::policy::STREAM_BUFFER_LEAST;
 
     #[test]
     fn reads_the_machine_s_memory() {
@@ -258,7 +258,7 @@ mod tests {
         let parts = least.receive_buffer().unwrap() + least.in_hand() + least.unsent() as usize;
         assert!(parts as u64 <= GRANT_LEAST, "{parts}");
         assert_eq!((GRANT_LEAST, least.receive_buffer()), (96 << 10, Some(64 << 10)));
-        let copied = least.in_hand().max(STREAM_BUFFER_FIRST);
+        let copied = least.in_hand().max(STREAM_BUFFER_LEAST);
         let room = Room::new(least, &Arc::new(Grants::new(0)));
         assert!(room.receive + (room.unsent + copied) as u64 <= GRANT_LEAST, "{room:?}");
         let most = Grant(GRANT_MOST);

@@ -11,7 +11,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::EngineChoice;
 use super::direction::Event;
-use super::policy::{GREETING_WAIT, HELD_MOST, STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST};
+use super::policy::{GREETING_WAIT, HELD_MOST, STREAM_BUFFER_FIRST, STREAM_BUFFER_LEAST, STREAM_BUFFER_MOST};
 use super::stream::finish_of;
 use super::tokio_end::TokioEnd;
 use super::track::Track;
@@ -58,6 +58,8 @@ pub(super) struct Half {
     /// The size of the next buffer: doubled when one was filled, halved when the source went quiet with less
     /// than a quarter of it used.
     size: usize,
+    /// No buffer is smaller.
+    least: usize,
     /// No buffer is larger.
     most: usize,
     /// The most that lay in the buffer since the source was quiet.
@@ -80,6 +82,7 @@ impl Half {
         most: usize,
         scarce: bool,
     ) -> Half {
+        let least = most.clamp(STREAM_BUFFER_LEAST, STREAM_BUFFER_FIRST);
         Half {
             side,
             phase: Phase::Greet(greeting),
@@ -87,8 +90,9 @@ impl Half {
             early,
             buffer: BytesMut::new(),
             written: 0,
-            size: STREAM_BUFFER_FIRST,
-            most: most.clamp(STREAM_BUFFER_FIRST, STREAM_BUFFER_MOST),
+            size: least,
+            least,
+            most: most.clamp(least, STREAM_BUFFER_MOST),
             used: 0,
             unflushed: false,
             scarce,
@@ -330,7 +334,7 @@ impl Half {
     /// The source is quiet: a resting flow holds no buffer.
     fn rest(&mut self) {
         if self.used < self.size / 4 {
-            self.size = (self.size / 2).max(STREAM_BUFFER_FIRST);
+            self.size = (self.size / 2).max(self.least);
         }
         self.used = 0;
         let spare = std::mem::take(&mut self.buffer);
@@ -419,6 +423,6 @@ mod tests {
         assert!(half.is_held_up());
         assert_eq!(half.buffer.capacity(), 0);
         let unsent = meter.total(flow::Direction::Down) - rustix::io::ioctl_fionread(&peer).unwrap();
-        assert!(unsent <= u64::from(LIMIT / 2) + STREAM_BUFFER_FIRST as u64, "{unsent} bytes wait");
+        assert!(unsent <= u64::from(LIMIT / 2) + STREAM_BUFFER_LEAST as u64, "{unsent} bytes wait");
     }
 }
