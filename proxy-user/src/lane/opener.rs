@@ -15,6 +15,7 @@ use super::message::TalkError;
 use super::open::{Host, Idle, RouteError, Shared};
 use super::seen::Seen;
 use super::{ALPN_LANE, Refusal, Ticket};
+use crate::net::seldom::Seldom;
 
 /// Lanes that landed elsewhere in a row before lanes towards that server are given up for a while.
 const MISSES: u32 = 4;
@@ -32,6 +33,8 @@ pub(super) struct Stream {
     pub(super) ended: CancellationToken,
     ticket: Ticket,
     state: Mutex<State>,
+    /// Lanes that land here between others make it begin anew.
+    starved: Seldom,
 }
 
 #[derive(Default)]
@@ -49,7 +52,8 @@ struct State {
 
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, server_id: String, host: Arc<dyn Host>, ticket: Ticket) -> Stream {
-        Stream { shared, server_id, host, ended: CancellationToken::new(), ticket, state: Mutex::default() }
+        let (ended, state, starved) = (CancellationToken::new(), Mutex::default(), Seldom::new(STARVED));
+        Stream { shared, server_id, host, ended, ticket, state, starved }
     }
 
     /// Closes idle lanes and abandons dials.
@@ -177,7 +181,7 @@ impl Stream {
         if state.misses >= MISSES {
             state.misses = 0;
             state.back_off(STARVED);
-            if !std::mem::replace(&mut state.warned, true) {
+            if !std::mem::replace(&mut state.warned, true) && self.starved.take(Instant::now()) {
                 tracing::warn!(
                     server = self.server_id,
                     "lanes towards this server reach other servers behind the same address, so its flows use the \

@@ -230,7 +230,8 @@ macro_rules! konduit_flags {
                 "How long the agent waits for a dial's lane after the target answered, before the flow runs as packets."),
             flag!(LANE_GROUP, "lane-ping", lanes.ping, "How often the server pings an idle lane."),
             flag!(LANE_GROUP, "lanes-max", lanes.max,
-                "Most lanes this process holds at once; auto derives it from the limit of open files."),
+                "Most lanes this process keeps open without a flow on them, never fewer than 8; auto is a quarter of the \
+                 limit of open files. Lanes with a flow count as flows do."),
             flag!(ENGINE_GROUP, "engine", splice.engine,
                 "Highest engine that may move bytes: sockmap (in the kernel, by redirect), splice (in the kernel, \
                  by pipe pages) or copy (in userspace). auto uses each where the start-up self-test proved it and \

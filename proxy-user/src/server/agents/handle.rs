@@ -159,6 +159,9 @@ impl AgentHandle {
             Some(limit) => match tokio::time::timeout(limit, dialled).await {
                 Ok(dialled) => dialled,
                 Err(_) => {
+                    if asked_here.get().is_none() {
+                        self.metrics.packet(Segment::ToAgent, "DIAL_REQ");
+                    }
                     let waited = asked_here.get().map_or(Duration::ZERO, Instant::elapsed);
                     return Err(self.timed_out(asked.dial, waited * 2 >= limit));
                 }

@@ -33,7 +33,7 @@ fn upstream() -> Vec<Flag<Options>> {
             FRONTEND,
             "delete-existing-uds-file",
             delete_existing_uds_file,
-            "Replace a file that already has the socket's name."
+            "Replace a socket that already has the name; any other file there is left alone, and refused."
         ),
         flag!(FRONTEND, "server-port", server_port, "TCP port of the frontend; 0 with --uds-name."),
         flag!(
