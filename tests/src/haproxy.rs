@@ -60,7 +60,7 @@ fn hop(
     let splice = if splicing == Splicing::Auto { "    option splice-auto\n" } else { "" };
     // Two threads as there are two processors here; buffers and everything else as HAProxy sets them.
     let config = format!(
-        "global\n    nbthread 2\n    maxconn 8000\ndefaults\n    mode tcp\n{splice}    timeout connect 10s\n    \
+        "global\n    nbthread 2\n    maxconn 4000\ndefaults\n    mode tcp\n{splice}    timeout connect 10s\n    \
          timeout client 10m\n    timeout server 10m\nlisten hop\n    bind {listen}\n    server next {to}\n"
     );
     let file = directory.join(format!("{name}.cfg"));
