@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::lane::Security;
 use crate::mux::{Pool, brake::Limits};
 use crate::ops::flags::{EngineOptions, LaneSecurity, MuxOptions};
+use crate::ops::metrics::KonduitMetrics;
 use crate::splice::proof::Abilities;
 use crate::splice::{self, SpliceConfig, SpliceError, Splicer};
 
@@ -22,8 +23,12 @@ pub(crate) fn splicer(options: &EngineOptions, abilities: &Abilities) -> Result<
     })
 }
 
-pub(crate) fn pool(options: &MuxOptions) -> Arc<Pool> {
-    Pool::new(limits(options, splice::container_limit()))
+/// Shown from now on; once.
+pub(crate) fn pool(options: &MuxOptions, metrics: &KonduitMetrics) -> Result<Arc<Pool>, prometheus::Error> {
+    let pool = Pool::new(limits(options, splice::container_limit()));
+    let shown = pool.clone();
+    metrics.show_queued(move || shown.queued())?;
+    Ok(pool)
 }
 
 /// What flows may queue as packets in a container of this limit; upstream's manifests give an agent 30 Mi, and one flow

@@ -135,7 +135,7 @@ fn run(Run { options, congestion }: Run) -> anyhow::Result<ExitCode> {
         let outcome = (scenario.run)(&mut context);
         report.end(scenario, outcome, context.kernel_log.check());
     }
-    report.after_the_end(context.end().check_after_the_end());
+    report.heed("the end", context.end().check_after_the_end());
     report.finish()
 }
 

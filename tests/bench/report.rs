@@ -75,16 +75,14 @@ impl Report {
             }
             Err(error) => self.fail(scenario.name, format!("{error:#}")),
         }
-        if let Err(error) = kernel {
-            self.fail(scenario.name, format!("{error:#}"));
-        }
+        self.heed(scenario.name, kernel);
         println!("   ({:.0} s)", self.current.elapsed().as_secs_f64());
     }
 
-    /// What the kernel said when everything had ended.
-    pub fn after_the_end(&mut self, kernel: anyhow::Result<()>) {
+    /// What the kernel said until then.
+    pub fn heed(&mut self, when: &'static str, kernel: anyhow::Result<()>) {
         if let Err(error) = kernel {
-            self.fail("the end", format!("{error:#}"));
+            self.fail(when, format!("{error:#}"));
         }
     }
 

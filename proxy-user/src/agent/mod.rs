@@ -89,9 +89,7 @@ impl Agent {
             Kube::new(&KubeConfig { kubeconfig: options.kubeconfig.clone(), ..KubeConfig::default() })
         });
         let leases = kube.as_ref().map(|kube| LeaseCounter::new(&options, kube, &metrics));
-        let pool = parts::pool(&options.mux);
-        let queued = pool.clone();
-        metrics.konduit.show_queued(move || queued.queued())?;
+        let pool = parts::pool(&options.mux, &metrics.konduit)?;
         let flows = Flows { targets, splicer, table, metrics };
         let servers = Servers {
             identifiers: Identifiers::parse(&options.agent_identifiers)?,

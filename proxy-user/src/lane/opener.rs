@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::carrier::{Lane, Wire, jitter};
+use super::counters::OnMux;
 use super::hello::{hear_server, show};
 use super::message::TalkError;
 use super::open::{Host, Idle, RouteError, Shared};
@@ -33,7 +34,7 @@ pub(super) struct Stream {
     pub(super) ended: CancellationToken,
     ticket: Ticket,
     state: Mutex<State>,
-    /// Lanes that land here between others make it begin anew.
+    /// Told once in a while, though each lane that lands here between others makes `warned` begin anew.
     starved: Seldom,
 }
 
@@ -100,20 +101,24 @@ impl Stream {
         }
     }
 
-    /// Opens so many lanes, as far as the ceiling and earlier failures allow; whether it opens any.
-    pub(super) fn open(self: &Arc<Self>, lanes: usize) -> bool {
-        if self.shared.why_none().is_some() || self.ended.is_cancelled() || self.is_failing() {
-            return false;
-        }
+    /// Opens so many lanes, as far as the ceiling and earlier failures allow.
+    ///
+    /// # Errors
+    /// Why it opens none.
+    pub(super) fn open(self: &Arc<Self>, lanes: usize) -> Result<(), OnMux> {
+        let none = self.shared.why_none();
+        let none = none.or(self.is_failing().then_some(OnMux::Failing));
+        let none = none.or(self.ended.is_cancelled().then_some(OnMux::Lost));
+        none.map_or(Ok(()), Err)?;
         for opened in 0..lanes {
             let Some(slot) = self.shared.slot() else {
                 self.shared.counters.over_ceiling();
-                return opened > 0;
+                return if opened > 0 { Ok(()) } else { Err(OnMux::Ceiling) };
             };
             // On the heap at once: the state of a handshake is large, and a task is moved about before it runs.
             tokio::spawn(Box::pin(self.clone().run(slot)));
         }
-        lanes > 0
+        Ok(())
     }
 
     /// The life of one lane, until it carries a flow or ends. It lives as long as the stream that it belongs to, which

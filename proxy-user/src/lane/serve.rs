@@ -120,15 +120,14 @@ impl AgentStream {
     ) -> Answered<T> {
         let stream = &self.stream;
         stream.admit(number, u32::MAX);
-        let none = stream.shared.why_none().or(stream.is_failing().then_some(OnMux::Failing));
         let mut pending = Pending { stream, number, lane: stream.pend(number) };
-        let none = none.or((!stream.open(1)).then_some(OnMux::Ceiling));
+        let opened = stream.open(1);
         let mut dial = pin!(dial);
         let lane = select! {
             target = &mut dial => match target {
                 Err(error) => return Answered::Failed(error),
                 Ok(target) => {
-                    if let Some(why) = none {
+                    if let Err(why) = opened {
                         return pending.on_mux(target, why);
                     }
                     match timeout(stream.shared.config.wait, &mut pending.lane).await {

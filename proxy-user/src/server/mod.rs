@@ -94,9 +94,7 @@ impl Server {
         let authenticator = kube.as_ref().and_then(|kube| start::authenticator(&options, kube));
         let leases = start::leases(&options, &metrics);
         let nodes = start::nodes(&options, &registry);
-        let pool = parts::pool(&options.mux);
-        let queued = pool.clone();
-        metrics.konduit.show_queued(move || queued.queued())?;
+        let pool = parts::pool(&options.mux, &metrics.konduit)?;
         let service = Service {
             server: options.server_id.as_str().into(),
             count: u32::try_from(options.server_count).unwrap_or(0),

@@ -159,11 +159,11 @@ impl AgentHandle {
             Some(limit) => match tokio::time::timeout(limit, dialled).await {
                 Ok(dialled) => dialled,
                 Err(_) => {
-                    if asked_here.get().is_none() {
+                    let waited = asked_here.get().map(Instant::elapsed);
+                    if waited.is_none() {
                         self.metrics.packet(Segment::ToAgent, "DIAL_REQ");
                     }
-                    let waited = asked_here.get().map_or(Duration::ZERO, Instant::elapsed);
-                    return Err(self.timed_out(asked.dial, waited * 2 >= limit));
+                    return Err(self.timed_out(asked.dial, waited.is_some_and(|waited| waited * 2 >= limit)));
                 }
             },
         };
